@@ -1,0 +1,161 @@
+"""Who takes part in the benchmark. One class each: add a class to CONTENDERS and it is run, printed and written.
+
+All do the same work: read every image once in random order, scale it to a short edge of 512 (long edge at most 736),
+flip half of them, pad batches to the largest, rounded up to multiples of 32, and hand out uint8 batches and boxes.
+Who does less says so in `note`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pictures import AS_IS, Pictures
+from torch.utils.data import Subset
+
+from fastload import FastLoader, RandomFlip, ShortestEdge
+from fastload.cache.layout import Encoding
+from fastload.cache.reduce import Reduction
+from fastload.sources.source import Sample
+from fastload.usual import LONG_EDGE, SHORT_EDGE, UsualDataset, scale_of, scaled_size, usual_loader
+
+Q90 = Reduction(quality=90, subsampling="420")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What each contender has to do: the images `order`, once, in any order."""
+
+    pictures: Pictures
+    order: Sequence[int]  # the images of one epoch: repeats make it long enough to be timed
+    batch_size: int
+    threads: int
+
+    @property
+    def samples(self) -> list[Sample]:
+        """The images of the dataset as files; `order` indexes them."""
+        return self.pictures.samples
+
+
+class Contender:
+    """Base class. Whatever `__init__` prepares is not timed; an epoch of `batches` is."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]  # for readers who do not know the names
+    note: ClassVar[str] = ""  # in what its work differs from that of the others
+
+    def __init__(self, work: Work) -> None:
+        raise NotImplementedError
+
+    def batches(self) -> Iterable[tuple[Any, Any]]:
+        """One epoch of (images, targets)."""
+        raise NotImplementedError
+
+    def bytes_per_image(self) -> float:
+        """What is kept of an image, on average: on disk, unless `note` says otherwise."""
+        raise NotImplementedError
+
+
+class DataLoaderPillow(Contender):
+    """As torchvision's detection reference does it: worker processes, Pillow, no grouping by shape."""
+
+    name = "dataloader-pillow"
+    title = "DataLoader, Pillow"
+    dataset: ClassVar[type[UsualDataset]] = UsualDataset
+
+    def __init__(self, work: Work) -> None:
+        self.samples = work.samples
+        self.loader = usual_loader(Subset(self.dataset(work.samples), work.order), work.batch_size, work.threads)
+
+    def batches(self) -> Iterable[tuple[Any, Any]]:
+        return self.loader
+
+    def bytes_per_image(self) -> float:
+        return float(np.mean([sample.path.stat().st_size for sample in self.samples]))
+
+
+class OpenCVDataset(UsualDataset):
+    """Decoding and scaling by OpenCV."""
+
+    def read(self, path: Path) -> tuple[NDArray[np.uint8], float]:
+        cv2.setNumThreads(0)  # its threads and worker processes hinder each other
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        height, width = image.shape[:2]
+        scaled = cv2.resize(image, scaled_size(width, height), interpolation=cv2.INTER_LINEAR)
+        return cv2.cvtColor(scaled, cv2.COLOR_BGR2RGB), scale_of(width, height)
+
+
+class DataLoaderOpenCV(DataLoaderPillow):
+    name = "dataloader-opencv"
+    title = "DataLoader, OpenCV"
+    note = "does not antialias"
+    dataset = OpenCVDataset
+
+
+class FastLoaderOriginal(Contender):
+    """FastLoader on a cache of the JPEGs as they are; images grouped by shape, its default when shuffling."""
+
+    name = "fastload"
+    title = "FastLoader, original JPEGs"
+    encoding: ClassVar[Encoding] = Encoding.ORIGINAL
+    reduction: ClassVar[Reduction] = AS_IS
+
+    def __init__(self, work: Work) -> None:
+        self.cache = work.pictures.cache(self.encoding, self.reduction)
+        self.loader = FastLoader(
+            self.cache.subset(work.order),
+            work.batch_size,
+            shuffle=True,
+            num_workers=work.threads,
+            transforms=[ShortestEdge(SHORT_EDGE, max_size=LONG_EDGE), RandomFlip()],
+        )
+
+    def batches(self) -> Iterable[tuple[Any, Any]]:
+        return self.loader
+
+    def bytes_per_image(self) -> float:
+        return float(self.cache.lengths.mean())
+
+
+class FastLoaderDct(FastLoaderOriginal):
+    name = "fastload-dct"
+    title = "FastLoader, dct"
+    encoding = Encoding.DCT
+
+
+class FastLoaderDctFast(FastLoaderOriginal):
+    name = "fastload-dct-fast"
+    title = "FastLoader, dct-fast"
+    encoding = Encoding.DCT_FAST
+
+
+class FastLoaderQ90Dct(FastLoaderOriginal):
+    name = "fastload-q90-dct"
+    title = "FastLoader, dct of quality 90"
+    note = "pictures encoded anew at quality 90, 4:2:0"
+    encoding = Encoding.DCT
+    reduction = Q90
+
+
+class FastLoaderPlanes(FastLoaderOriginal):
+    name = "fastload-planes"
+    title = "FastLoader, planes"
+    note = "pictures encoded anew at quality 90, 4:2:0"
+    encoding = Encoding.PLANES
+    reduction = Q90
+
+
+CONTENDERS: tuple[type[Contender], ...] = (
+    DataLoaderPillow,
+    DataLoaderOpenCV,
+    FastLoaderOriginal,
+    FastLoaderDct,
+    FastLoaderDctFast,
+    FastLoaderQ90Dct,
+    FastLoaderPlanes,
+)

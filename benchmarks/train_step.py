@@ -1,0 +1,185 @@
+"""A whole training step, ResNet-18, batch 16, 512 px: ours against the same network as a stock user runs it.
+
+    python benchmarks/train_step.py --json train_step.json
+
+Stock: fp32, contiguous images, the stock head of `stock.py`, a plain optimiser, the loss read every step. Beside it the
+optimised head in stock's own precision and layout, which is what the head alone gives, and torchvision's FCOS where
+torchvision can be imported. Contenders take turns; medians are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import stock
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from detector.config import PRESETS, Config
+from detector.fcos import FCOS, grid_of
+from detector.learner import Learner
+
+CLASSES = 80
+Step = Callable[[], object]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--rounds", type=int, default=5, help="times that each contender runs")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--size", type=int, default=512, help="edge of the square images, a multiple of 32")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16", help="ours")
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    torch.manual_seed(0)
+    images, targets = make_batch(options.batch_size, options.size)
+    contenders: dict[str, Step] = {
+        "stock, fp32, contiguous": stock_step(images, targets, device),
+        "our head, fp32, contiguous": our_step(images, targets, device, "fp32", torch.contiguous_format),
+        f"ours, {options.precision}, channels_last": our_step(
+            images, targets, device, options.precision, torch.channels_last
+        ),
+    }
+    if peer := torchvision_step(images, targets, device):
+        contenders["torchvision's FCOS, fp32, contiguous"] = peer
+    times = take_turns(contenders, options.rounds, device)
+    base = next(iter(times.values()))
+    figures = {name: {"step_ms": value, "speedup": base / value} for name, value in times.items()}
+    Console().print(table(figures, device))
+    if device.type == "cuda":
+        counted = syncs(list(contenders.values())[2])
+        figures["syncs in a step"] = {"ours": counted}
+        Console().print(f"waits for the device in one of our steps: {counted}")
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def take_turns(contenders: dict[str, Step], rounds: int, device: torch.device) -> dict[str, float]:
+    """Median milliseconds of each; the first round is a rehearsal."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for round_ in range(rounds + 1):
+        for name, step in contenders.items():
+            start = time.perf_counter()
+            step()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if round_:
+                times[name].append(1000 * (time.perf_counter() - start))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def table(figures: dict[str, dict[str, float]], device: torch.device) -> Table:
+    title = f"{device.type}, PyTorch {torch.__version__}, {torch.get_num_threads()} threads"
+    title += "" if device.type == "cuda" else "; no GPU was measured"
+    shown = Table("step", "time", "speed-up", title=title)
+    for name, row in figures.items():
+        shown.add_row(name, f"{row['step_ms']:.0f} ms", f"{row['speedup']:.2f}x")
+    return shown
+
+
+def make_batch(batch: int, size: int) -> tuple[Tensor, SimpleNamespace]:
+    """uint8 images in channels_last, as FastLoader gives them, with up to 30 boxes each."""
+    images = torch.randint(256, (batch, 3, size, size), dtype=torch.uint8)
+    extent = torch.exp(torch.rand(batch, 30, 2) * torch.tensor(size / 16).log()) * 12
+    corner = torch.rand(batch, 30, 2) * (size - extent)
+    labels = torch.randint(CLASSES, (batch, 30)).masked_fill(torch.arange(30) >= torch.randint(1, 31, (batch, 1)), -1)
+    targets = SimpleNamespace(boxes=torch.cat([corner, corner + extent], -1), labels=labels)
+    targets.crowd = torch.zeros_like(labels, dtype=torch.bool)
+    targets.to = lambda device, non_blocking=False: SimpleNamespace(
+        **{name: getattr(targets, name).to(device, non_blocking=non_blocking) for name in ("boxes", "labels", "crowd")}
+    )
+    return images.contiguous(memory_format=torch.channels_last), targets
+
+
+def settings(precision: str) -> Config:
+    return replace(PRESETS["fcos_r18_rt"], strides=(8, 16, 32, 64, 128), precision=precision)
+
+
+def our_step(
+    images: Tensor, targets: SimpleNamespace, device: torch.device, precision: str, layout: torch.memory_format
+) -> Step:
+    """The detector's own step."""
+    learner = Learner(settings(precision), CLASSES, 1000, device)
+    learner.model.to(memory_format=layout)
+    images = images.contiguous(memory_format=layout)
+    return lambda: learner.update([(images, targets)])
+
+
+def stock_step(images: Tensor, targets: SimpleNamespace, device: torch.device) -> Step:
+    """The same network with the stock head, as most training scripts are written."""
+    model = FCOS.from_config(settings("fp32"), CLASSES).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4)
+    floats = images.contiguous().float()
+
+    def step() -> float:
+        on_device = targets.to(device)
+        predictions = model(floats.to(device))
+        grid = grid_of(model.strides, predictions)
+        assigned = stock.stock_assign(on_device.boxes, on_device.labels, on_device.labels >= 0, grid)
+        loss = sum(stock.stock_loss(predictions, assigned))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def torchvision_step(images: Tensor, targets: SimpleNamespace, device: torch.device) -> Step | None:
+    """torchvision's FCOS on a ResNet-18, images and targets given as its users do; None without torchvision."""
+    try:
+        from torchvision.models.detection import FCOS as Peer
+        from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+        from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+    except (ImportError, RuntimeError):
+        return None
+    backbone = resnet_fpn_backbone(
+        backbone_name="resnet18", weights=None, trainable_layers=5, returned_layers=[2, 3, 4],
+        extra_blocks=LastLevelP6P7(256, 256),
+    )  # fmt: skip
+    size = images.shape[-1]
+    model = Peer(backbone, CLASSES, min_size=size, max_size=size).to(device).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4)
+    pictures = [image.contiguous().float() / 255 for image in images]
+
+    def step() -> float:
+        on_device = targets.to(device)
+        notes = [
+            {"boxes": boxes[labels >= 0], "labels": labels[labels >= 0]}
+            for boxes, labels in zip(on_device.boxes, on_device.labels, strict=True)
+        ]
+        loss = sum(model([picture.to(device) for picture in pictures], notes).values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def syncs(step: Step) -> int:
+    """How often the host waits for the device in one step."""
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(warning.message) for warning in caught)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Checkpoints: written whole or not at all, read without running what they contain."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detector.config import Config
+from detector.errors import CheckpointError
+from detector.fcos import FCOS
+
+FORMAT, VERSION = "fastload-detector", 1
+Categories = list[tuple[int, str]]  # (the dataset's id, name) of each class, in the order of labels
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` (tensors and plain values) to `path`, replacing what is there only once all is on disk."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(unfinished, "wb") as file:
+            torch.save({"format": FORMAT, "version": VERSION, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """What `save` wrote, in host memory. Raises CheckpointError, with the reason, for anything else."""
+    if not path.is_file():
+        raise CheckpointError(f"There is no checkpoint {path}.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"{path} is damaged or not a checkpoint: {error}") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} is not a checkpoint of this detector. Weights of a backbone go to --weights of a new run."
+        )
+    if state["version"] != VERSION:
+        raise CheckpointError(
+            f"{path} has version {state['version']} of the format; this is fastload for version {VERSION}. "
+            "Use the fastload that wrote it, or train anew."
+        )
+    return state
+
+
+def config_of(state: dict[str, Any], path: Path) -> Config:
+    """The configuration a checkpoint was trained with."""
+    try:
+        return Config.from_dict(state["config"])
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} cannot be used: {error}. Use the fastload that wrote it.") from error
+
+
+def load_model(path: Path) -> tuple[FCOS, Config, Categories]:
+    """The network of a checkpoint as it is meant to be used: averaged weights if there are any, evaluation mode."""
+    state = load(path)
+    config = config_of(state, path)
+    model = FCOS.from_config(config, len(state["categories"]))
+    model.load_state_dict(state["ema"] or state["model"])
+    return model.eval(), config, state["categories"]
+
+
+def check_categories(path: Path, trained: Categories, found: Categories) -> None:
+    """Raise CheckpointError unless a dataset has the very classes, in order, that a checkpoint was trained on."""
+    if list(map(tuple, trained)) == list(map(tuple, found)):
+        return
+    names = [{name for _, name in categories} for categories in (trained, found)]
+    missing, new = sorted(names[0] - names[1]), sorted(names[1] - names[0])
+    raise CheckpointError(
+        f"{path} was trained on {len(trained)} classes and the dataset has {len(found)}. "
+        f"Only in the checkpoint: {', '.join(missing) or 'none'}. Only in the dataset: {', '.join(new) or 'none'}. "
+        "The ids and the order must be the same too."
+    )

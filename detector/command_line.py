@@ -1,0 +1,37 @@
+"""Command lines derived from dataclasses, and errors told in one line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from rich.console import Console
+
+from detector.errors import ConfigError, DetectorError
+from fastload.errors import FastloadError
+
+try:
+    import tyro
+    from tyro.conf import HelptextFromCommentsOff, Positional, arg
+except ImportError as error:
+    raise ConfigError("The detector's command line needs a few packages: pip install 'fastload[detector]'") from error
+
+__all__ = ["Positional", "arg", "parse", "tell_errors"]
+T = TypeVar("T")
+
+
+def parse(kind: type[T], arguments: Sequence[str] | None = None, default: T | None = None) -> T:
+    """A `kind`, a dataclass, from a command line; what is not given is as in `default`."""
+    if default is None:
+        return tyro.cli(kind, args=arguments, config=(HelptextFromCommentsOff,))
+    return tyro.cli(kind, args=arguments, default=default, config=(HelptextFromCommentsOff,))
+
+
+def tell_errors(work: Callable[[], object]) -> None:
+    """Run a command. Errors that it raises on purpose are printed without a traceback and exit with status 1."""
+    try:
+        work()
+    except (DetectorError, FastloadError) as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {error}", soft_wrap=True, highlight=False)
+        sys.exit(1)

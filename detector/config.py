@@ -1,0 +1,211 @@
+"""Every setting of the detector, its default, and three presets."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from detector import command_line
+from detector.backbone import BackboneName
+from detector.command_line import Positional, arg
+from detector.errors import CheckpointError, ConfigError
+from detector.fcos import Norm
+from detector.losses import QualityKind
+
+PresetName = Literal["fcos_tiny", "fcos_r18_rt", "fcos_r50"]
+Align = Literal["center", "top-left", "random"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Trains a detector, evaluates it, and leaves checkpoints, metrics and pictures in the run folder."""
+
+    data: Annotated[Path | None, Positional, arg(metavar="FOLDER")] = None
+    """A COCO folder: annotations/instances_*.json and the images. Without one: the sample set, made on first use."""
+    preset: PresetName = "fcos_tiny"
+    """Where the defaults come from: fcos_tiny (for CPUs), fcos_r18_rt (real time) or fcos_r50."""
+    out: Path = Path("runs/fcos")
+    """The run folder."""
+    resume: bool = False
+    """Go on from the run folder's last checkpoint, exactly where it stopped."""
+    train_split: str = ""
+    """Which annotations/instances_NAME.json to train on; empty: the one that begins with "train"."""
+    val_split: str = ""
+    """Likewise for evaluation: the one that begins with "val"."""
+    seed: int = 0
+    """Of the random weights, the order of images and their augmentation."""
+    workers: int = 2
+    """Native threads that decode images."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, ..."""
+
+    # The network.
+    backbone: BackboneName = "efficientnet_lite0"
+    """resnet18, resnet34, resnet50 or efficientnet_lite0."""
+    weights: str = "imagenet"
+    """What the backbone starts from: imagenet (EfficientNet-Lite0 only), a torchvision or timm file, or none."""
+    frozen_stages: int = 0
+    """How many of the backbone's stem and four stages are not trained."""
+    frozen_norm: bool = False
+    """Keep the backbone's batch norms as they are."""
+    strides: tuple[int, ...] = (8, 16, 32)
+    """One feature level each: 8 16 32, or 8 16 32 64 128."""
+    channels: int = 96
+    """Of the feature pyramid."""
+    width: int = 96
+    """Of the head's towers."""
+    depth: int = 2
+    """Convolutions of each tower."""
+    norm: Norm = "bn"
+    """In the towers: gn, bn (statistics of its own for each level) or none."""
+    quality: QualityKind = "iou"
+    """What scores are multiplied with: centerness or iou, the predicted overlap."""
+
+    # Images. Edges are in pixels.
+    sizes: tuple[int, ...] = (256, 288, 320, 352, 384)
+    """Short edges to train at, drawn for each image."""
+    max_size: int = 512
+    """The long edge may not be longer."""
+    test_size: int = 320
+    """The short edge to evaluate at."""
+    test_max_size: int = 512
+    """The longest long edge to evaluate at."""
+    flip: float = 0.5
+    """The share of images that are mirrored."""
+    align: Align = "center"
+    """Where an image lies on its canvas: center, top-left or random."""
+
+    # The schedule. One step is one update of the weights.
+    epochs: int = 30
+    """Times that every training image is seen."""
+    batch_size: int = 8
+    """Images a step, over all processes and accumulated batches together."""
+    accumulate: int = 1
+    """Batches a step is made of."""
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    """SGD with momentum, or AdamW."""
+    lr: float = 1e-3
+    """The highest learning rate; it belongs to `batch_size` and is not scaled with it."""
+    backbone_lr: float = 0.3
+    """The backbone's learning rate, as a share of `lr`."""
+    momentum: float = 0.9
+    """For SGD."""
+    weight_decay: float = 0.05
+    """Of convolutions' weights; norms, biases and scales have none."""
+    schedule: Literal["cosine", "multistep"] = "cosine"
+    """How the learning rate falls."""
+    warmup: int = 100
+    """Steps over which the learning rate rises linearly."""
+    milestones: tuple[float, ...] = (2 / 3, 8 / 9)
+    """For multistep: shares of the run after which the learning rate drops tenfold."""
+    clip_norm: float = 10.0
+    """The gradient's norm is cut to this; 0: never."""
+    ema: float = 0.9995
+    """Decay of the averaged weights, which are the ones evaluated; 0: no average."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: bf16 where the hardware multiplies it, else fp16 on a GPU and fp32 on a CPU."""
+    compile: bool = False
+    """Compile the network with torch.compile."""
+
+    # Inference.
+    score_threshold: float = 0.05
+    """Class scores below are not looked at."""
+    candidates: int = 1000
+    """Of each level, before suppression."""
+    nms_threshold: float = 0.6
+    """Boxes of one class that overlap by more IoU are one object."""
+    max_detections: int = 100
+    """Of an image."""
+
+    log_every: int = 20
+    """Steps between two lines of metrics. Only then does the host wait for the device."""
+    eval_every: int = 5
+    """Epochs between two evaluations; the last epoch is always evaluated."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch_size", 1), ("accumulate", 1), ("epochs", 1), ("log_every", 1), ("eval_every", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(self, name)}.")
+        if self.width % 8:
+            raise ConfigError(f"--width must be a multiple of 8 (group norm's groups), not {self.width}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON and checkpoints."""
+        return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> Config:
+        """The inverse of `to_dict`. Raises CheckpointError when the settings are another version's."""
+        known = {field.name for field in fields(Config)}
+        if unknown := sorted(set(values) ^ known):
+            raise CheckpointError(f"its settings are of another version of fastload: {', '.join(unknown)}")
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        data = values["data"] and Path(values["data"])
+        return Config(**{**values, "data": data, "out": Path(values["out"])})
+
+
+_RT = Config(
+    preset="fcos_r18_rt",
+    backbone="resnet18",
+    weights="none",
+    channels=256,
+    width=256,
+    depth=4,
+    norm="gn",
+    quality="centerness",
+    sizes=tuple(range(256, 609, 32)),
+    max_size=900,
+    test_size=512,
+    test_max_size=736,
+    epochs=36,
+    batch_size=16,
+    optimizer="sgd",
+    lr=0.01,
+    backbone_lr=1.0,
+    weight_decay=1e-4,
+    schedule="multistep",
+    warmup=1000,
+    clip_norm=0.0,
+    ema=0.0,
+    workers=8,
+    log_every=50,
+)
+PRESETS: dict[str, Config] = {
+    "fcos_tiny": Config(),
+    "fcos_r18_rt": _RT,
+    "fcos_r50": replace(
+        _RT,
+        preset="fcos_r50",
+        backbone="resnet50",
+        frozen_stages=2,
+        frozen_norm=True,
+        strides=(8, 16, 32, 64, 128),
+        sizes=(640, 672, 704, 736, 768, 800),
+        max_size=1333,
+        test_size=800,
+        test_max_size=1333,
+        epochs=12,
+    ),
+}
+
+
+def parse(arguments: Sequence[str] | None = None) -> Config:
+    """A configuration from a command line: a preset's values, then whatever else is given."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", choices=list(PRESETS), default="fcos_tiny")
+    preset = first.parse_known_args(arguments)[0].preset
+    return command_line.parse(Config, arguments, PRESETS[preset])
+
+
+# What may change when a run is resumed, because the result does not depend on it.
+FREE = ("data", "out", "resume", "workers", "device", "log_every")
+
+
+def differences(before: Config, now: Config) -> list[str]:
+    """The settings that keep `now` from going on with a run of `before`, as command-line options."""
+    a, b = before.to_dict(), now.to_dict()
+    names = [name for name in a if name not in FREE and a[name] != b[name]]
+    return [f"--{name.replace('_', '-')} {a[name]} (now {b[name]})" for name in names]

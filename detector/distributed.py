@@ -1,0 +1,108 @@
+"""Several processes, as torchrun starts them: one a GPU with NCCL, or on the CPU with gloo."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+T = TypeVar("T")
+M = TypeVar("M", bound=nn.Module)
+
+
+@contextmanager
+def processes(device: torch.device) -> Iterator[torch.device]:
+    """Joins the other processes, if torchrun started this one; gives the device that this one is to use."""
+    if "WORLD_SIZE" not in os.environ:
+        yield device
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether any process says so. Every process must ask."""
+    if world_size() == 1:
+        return flag
+    votes = torch.tensor(float(flag), device=device)
+    dist.all_reduce(votes)
+    return bool(votes > 0)
+
+
+def first_rank_does(work: Callable[[], T]) -> T:
+    """`work`'s result, from rank 0 to all. If it fails there, it fails everywhere instead of hanging."""
+    if world_size() == 1:
+        return work()
+    outcome: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            outcome[0] = work()
+        except Exception as error:
+            outcome[1] = error
+    dist.broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
+
+
+def gather(part: list[T]) -> list[T]:
+    """The parts of all processes, one after the other; on every process."""
+    if world_size() == 1:
+        return part
+    parts: list[list[T]] = [[] for _ in range(world_size())]
+    dist.all_gather_object(parts, part)
+    return [item for part in parts for item in part]
+
+
+def copy_buffers_from_first_rank(model: nn.Module) -> None:
+    """Running statistics that each process keeps for itself differ a little: make them rank 0's."""
+    if world_size() > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
+
+
+def synchronised(model: M, device: torch.device) -> M:
+    """With batch norms that take their statistics from all processes; on GPUs, where PyTorch has such."""
+    if world_size() == 1 or device.type != "cuda":
+        return model
+    return cast(M, nn.SyncBatchNorm.convert_sync_batchnorm(model))
+
+
+def wrap(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model as it is trained in several processes; itself if there is one."""
+    if world_size() == 1:
+        return model
+    return nn.parallel.DistributedDataParallel(model, [device] if device.type == "cuda" else None)
+
+
+def sharing_gradients(model: nn.Module, share: bool) -> AbstractContextManager[None]:
+    """Around a backward pass: whether its gradients are averaged over processes now, or later with the next ones."""
+    if share or not isinstance(model, nn.parallel.DistributedDataParallel):
+        return nullcontext()
+    return model.no_sync()
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """The sum over processes, without a wait for it on the host."""
+    if world_size() > 1:
+        dist.all_reduce(values)
+    return values

@@ -1,0 +1,57 @@
+"""The points a detector predicts at: one grid a feature level, laid end to end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+Shapes = tuple[tuple[int, int], ...]  # (height, width) of each level, finest first
+
+RANGE_PER_STRIDE = 8  # a level of stride s takes boxes whose longest distance is in (8 * s / 2, 8 * s] pixels
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All points of all levels, N = sum of height * width, L levels; everything on one device, made once per shape."""
+
+    points: Tensor  # (N, 2) float x, y in canvas pixels
+    point_strides: Tensor  # (N) float
+    strides: Tensor  # (L) float
+    shapes: Tensor  # (L, 2) float width, height in cells
+    starts: Tensor  # (L) int64, the first point of a level
+    reach: Tensor  # (L, 2) float: the shortest and the longest distance in pixels that a level predicts
+    counts: tuple[int, ...]  # points of each level, on the host
+
+    @property
+    def size(self) -> int:
+        return sum(self.counts)
+
+
+@lru_cache(maxsize=64)  # training on aspect groups and several sizes meets a few dozen shapes
+@torch.inference_mode(False)  # or a grid first made in inference could not be used in training
+def make_grid(strides: tuple[int, ...], shapes: Shapes, device: torch.device) -> Grid:
+    """The points i * stride + stride // 2 of levels of `shapes`.
+
+    Ranges follow the FCOS paper and its real-time variant: a level of stride s ends at 8 * s pixels (64 for P3), the
+    first starts at -1 and the last is open.
+    """
+    points, point_strides = [], []
+    for stride, (height, width) in zip(strides, shapes, strict=True):
+        y = torch.arange(height) * stride + stride // 2
+        x = torch.arange(width) * stride + stride // 2
+        points.append(torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).view(-1, 2).float())
+        point_strides.append(torch.full((height * width,), float(stride)))
+    ends = [float(RANGE_PER_STRIDE * stride) for stride in strides[:-1]]
+    counts = tuple(height * width for height, width in shapes)
+    return Grid(
+        points=torch.cat(points).to(device),
+        point_strides=torch.cat(point_strides).to(device),
+        strides=torch.tensor(strides, dtype=torch.float32, device=device),
+        shapes=torch.tensor([(width, height) for height, width in shapes], dtype=torch.float32, device=device),
+        starts=torch.tensor([sum(counts[:level]) for level in range(len(counts))], device=device),
+        reach=torch.tensor(list(zip([-1.0, *ends], [*ends, float("inf")], strict=True)), device=device),
+        counts=counts,
+    )

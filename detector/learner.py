@@ -1,0 +1,120 @@
+"""What learns: the network, its averaged copy, the optimiser; and how one step is made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detector import distributed
+from detector.assign import assign
+from detector.backbone import load_pretrained
+from detector.config import Config
+from detector.errors import TrainingError
+from detector.fcos import FCOS, grid_of
+from detector.losses import Losses, fcos_loss
+from detector.optim import EMA, learning_rate, make_optimizer, set_learning_rate
+from detector.precision import autocast, pick_format
+
+
+class Learner:
+    """A network in training for `steps` steps.
+
+    Nothing in a step waits for the device: losses come back as tensors on it.
+    """
+
+    def __init__(self, config: Config, classes: int, steps: int, device: torch.device) -> None:
+        torch.manual_seed(config.seed)
+        model = FCOS.from_config(config, classes)
+        if config.weights != "none" and not config.resume:
+            load_pretrained(model.backbone, config.weights)
+        model = distributed.synchronised(model, device).to(device, memory_format=torch.channels_last)
+        self.config, self.steps, self.device = config, steps, device
+        self.step = 0
+        self.model = model
+        self.shared = distributed.wrap(model, device)
+        self.network: nn.Module = torch.compile(self.shared) if config.compile else self.shared
+        self.averaged = EMA(model, config.ema) if config.ema else None
+        self.optimizer = make_optimizer(model, config, device)
+        self.dtype = pick_format(config, device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
+
+    @property
+    def best_model(self) -> FCOS:
+        """The network to evaluate: the averaged one if there is one. Evaluation mode."""
+        return (self.averaged.model if self.averaged else self.model).eval()
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step."""
+        return learning_rate(self.config, self.step, self.steps)
+
+    def update(self, batches: list[Any]) -> Tensor:
+        """One step on the gradients of `batches` together: (4) total, classification, box and quality loss."""
+        self.model.train()
+        set_learning_rate(self.optimizer, self.lr)
+        losses = []
+        for i, batch in enumerate(batches):
+            with distributed.sharing_gradients(self.shared, i == len(batches) - 1):
+                loss = self.loss(*batch)
+                self.scaler.scale(loss.total / len(batches)).backward()
+            losses.append(torch.stack([loss.total, loss.classification, loss.box, loss.quality]).detach())
+        self.scaler.unscale_(self.optimizer)
+        if self.config.clip_norm:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        if self.averaged:
+            self.averaged.update(self.model, self.step)
+        return torch.stack(losses).mean(0)
+
+    def loss(self, images: Tensor, targets: Any) -> Losses:
+        """Forward pass and losses of one batch of a FastLoader. Boxes of crowds are not learnt."""
+        images = images.to(self.device, non_blocking=True)
+        targets = targets.to(self.device, non_blocking=True)
+        with autocast(self.device, self.dtype):
+            predictions = self.network(images)
+        usable = (targets.labels >= 0) & ~targets.crowd
+        assigned = assign(targets.boxes, targets.labels, usable, grid_of(self.config.strides, predictions))
+        return fcos_loss(*predictions, assigned, self.config.quality)
+
+    def check_finite(self) -> None:
+        """Raise TrainingError if a weight is not a number, so that no checkpoint is written of it."""
+        norms = torch.stack(torch._foreach_norm([p.detach() for p in self.model.parameters()]))
+        if not norms.isfinite().all():
+            raise TrainingError(f"After step {self.step} some weights are not finite. {ADVICE}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it, and torch's random numbers."""
+        state = {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "ema": self.averaged.model.state_dict() if self.averaged else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "rng": {"cpu": torch.get_rng_state()},
+        }
+        if self.device.type == "cuda":
+            state["rng"]["cuda"] = torch.cuda.get_rng_state(self.device)
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to a `state_dict()` of a learner with the same configuration."""
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        if self.averaged:
+            self.averaged.model.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["rng"]["cpu"])
+        if self.device.type == "cuda" and "cuda" in state["rng"]:
+            torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)
+
+
+ADVICE = (
+    "The last checkpoint is from before: go on from it with --resume and a lower --lr, a longer --warmup or a smaller "
+    "--clip-norm."
+)

@@ -1,0 +1,44 @@
+"""Exact greedy non-maximum suppression, class-aware, a batch at a time."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastload import _core
+
+
+def nms(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float, limit: int) -> Tensor:
+    """The boxes that stay when each removes those of its class that overlap it by more than `threshold` IoU.
+
+    Args:
+        boxes: (B, N, 4) float xyxy.
+        scores: (B, N) float; -inf where there is no box.
+        labels: (B, N) int64.
+        limit: the most boxes to keep of an image.
+
+    Returns:
+        (B, min(limit, N)) int64 indices, best first and the lower index first among equals, filled up with -1.
+    """
+    if boxes.device.type == "cpu":
+        arrays = (t.detach().contiguous().numpy() for t in (boxes.float(), scores.float(), labels))
+        return torch.from_numpy(_core.nms(*arrays, threshold, limit))
+    return nms_torch(boxes, scores, labels, threshold, limit)
+
+
+def nms_torch(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float, limit: int) -> Tensor:
+    """`nms` in plain PyTorch: one step a kept box, of static shapes and without a transfer to the host."""
+    x0, y0, x1, y1 = boxes.double().unbind(-1)  # double: IoU equal to the native core's to the last decision
+    area = (x1 - x0) * (y1 - y0)
+    alive = torch.where(scores > -torch.inf, scores, -torch.inf)
+    kept = []
+    for _ in range(min(limit, boxes.shape[1])):
+        score, best = alive.max(1, keepdim=True)
+        kept.append(torch.where(score > -torch.inf, best, -1))
+        width = torch.minimum(x1, x1.gather(1, best)) - torch.maximum(x0, x0.gather(1, best))
+        height = torch.minimum(y1, y1.gather(1, best)) - torch.maximum(y0, y0.gather(1, best))
+        overlap = width.clamp(min=0) * height.clamp(min=0)
+        iou = overlap / (area + area.gather(1, best) - overlap)
+        suppressed = (iou > threshold) & (labels == labels.gather(1, best))
+        alive = alive.masked_fill(suppressed, -torch.inf).scatter(1, best, -torch.inf)
+    return torch.cat(kept, 1) if kept else scores.new_empty((len(scores), 0), dtype=torch.int64)

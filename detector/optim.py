@@ -1,0 +1,66 @@
+"""Optimiser, learning rate and averaged weights."""
+
+from __future__ import annotations
+
+import copy
+import math
+from bisect import bisect_right
+
+import torch
+from torch import Tensor, nn
+
+from detector.config import Config
+from detector.fcos import FCOS
+
+
+def make_optimizer(model: FCOS, config: Config, device: torch.device) -> torch.optim.Optimizer:
+    """SGD or AdamW in four groups: backbone or not, decayed (convolutions) or not (norms, biases, scales)."""
+    backbone = {id(parameter) for parameter in model.backbone.parameters()}
+    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            groups.setdefault((id(parameter) in backbone, parameter.ndim > 1), []).append(parameter)
+    settings = [
+        {
+            "params": parameters,
+            "share": config.backbone_lr if in_backbone else 1.0,
+            "weight_decay": config.weight_decay if decayed else 0.0,
+        }
+        for (in_backbone, decayed), parameters in groups.items()
+    ]
+    fused = device.type in ("cpu", "cuda")
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(settings, lr=config.lr, fused=fused)
+    return torch.optim.SGD(settings, lr=config.lr, momentum=config.momentum, fused=fused)
+
+
+def learning_rate(config: Config, step: int, steps: int) -> float:
+    """The learning rate of update `step` (from 0) of `steps`: a linear rise, then cosine or steps."""
+    progress = step / steps
+    if config.schedule == "cosine":
+        factor = (1 + math.cos(math.pi * progress)) / 2
+    else:
+        factor = 0.1 ** bisect_right(sorted(config.milestones), progress)
+    return config.lr * factor * min(1.0, (step + 1) / (config.warmup + 1))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["share"]
+
+
+class EMA:
+    """Exponentially averaged weights, in a model of their own. The decay rises to `decay` over `ramp` updates, so that
+    a short run is not held back by its random start."""
+
+    def __init__(self, model: nn.Module, decay: float, ramp: float = 2000.0) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.decay, self.ramp = decay, ramp
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, updates: int) -> None:
+        """Follow `model` after its update number `updates` (from 1)."""
+        weight = 1 - self.decay * (1 - math.exp(-updates / self.ramp))
+        pairs = zip(self.model.state_dict().values(), model.state_dict().values(), strict=True)
+        averages, values = zip(*[(mine, new) for mine, new in pairs if mine.is_floating_point()], strict=True)
+        torch._foreach_lerp_(averages, values, weight)

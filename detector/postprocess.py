@@ -1,0 +1,110 @@
+"""From a head's predictions to detections, for all images and levels of a batch together, with static shapes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from detector.grid import Grid
+from detector.losses import flatten
+from detector.nms import nms
+
+
+@dataclass(frozen=True)
+class Detections:
+    """At most D detections an image, best first; a label of -1 is none."""
+
+    boxes: Tensor  # (B, D, 4) float xyxy
+    scores: Tensor  # (B, D) float, 0 where there is none
+    labels: Tensor  # (B, D) int64
+
+    def cpu(self) -> Detections:
+        """The same in host memory, in one transfer."""
+        packed = torch.cat([self.boxes, self.scores[..., None], self.labels[..., None].float()], -1).cpu()
+        return Detections(packed[..., :4], packed[..., 4], packed[..., 5].long())
+
+
+@dataclass(frozen=True)
+class Settings:
+    """FCOS's inference settings."""
+
+    score_threshold: float = 0.05  # on the class score
+    candidates: int = 1000  # of each level, before suppression
+    iou_threshold: float = 0.6
+    limit: int = 100  # detections an image
+
+
+def postprocess(
+    logits: list[Tensor], boxes: list[Tensor], quality: list[Tensor], grid: Grid, region: Tensor, settings: Settings
+) -> Detections:
+    """Detections in canvas pixels, scored sqrt(class * quality).
+
+    Args:
+        logits, boxes, quality: per level (B, K, h, w), (B, 4, h, w), (B, 1, h, w), as FCOS returns them.
+        region: (B, 4) float xyxy, where each image lies on its canvas. Points beyond it predict nothing and boxes are
+            cut to it, so the padding around an image is of no consequence here.
+    """
+    points = grid.points.split(grid.counts)
+    strides = grid.strides.unbind()
+    levels = [
+        _candidates(*level, region, settings) for level in zip(logits, boxes, quality, points, strides, strict=True)
+    ]
+    found, scores, labels = (torch.cat(parts, 1) for parts in zip(*levels, strict=True))
+    kept = nms(found, scores, labels, settings.iou_threshold, settings.limit)
+    rows, some = kept.clamp(min=0), kept >= 0
+    return Detections(
+        boxes=torch.where(some[..., None], found.gather(1, rows[..., None].expand(-1, -1, 4)), 0.0),
+        scores=torch.where(some, scores.gather(1, rows), 0.0),
+        labels=torch.where(some, labels.gather(1, rows), -1),
+    )
+
+
+def _candidates(
+    logits: Tensor, boxes: Tensor, quality: Tensor, points: Tensor, stride: Tensor, region: Tensor, settings: Settings
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The best (point, class) pairs of one level: boxes (B, k, 4), scores (B, k), labels (B, k).
+
+    Exact in two steps: the k best pairs are at the k points whose best class is best.
+    """
+    logits = flatten(logits)
+    classes = logits.shape[-1]
+    inside = ((points >= region[:, None, :2]) & (points < region[:, None, 2:])).all(-1)
+    threshold = math.log(settings.score_threshold / (1 - settings.score_threshold))
+    peak = logits.amax(-1).masked_fill(~inside, -torch.inf)
+    near = peak.topk(_enough(peak, threshold, settings), sorted=False).indices  # (B, p)
+    rows = torch.arange(len(near), device=near.device)[:, None]
+    pairs = logits[rows, near].masked_fill(~inside.gather(1, near)[..., None], -torch.inf).flatten(1)
+    logit, pair = pairs.topk(_enough(pairs, threshold, settings), sorted=False)  # suppression sorts
+    point, label = near.gather(1, pair // classes), pair % classes
+
+    distances = flatten(boxes)[rows, point].float() * stride
+    origin = points[point]
+    low = torch.maximum(origin - distances[..., :2], region[:, None, :2])
+    high = torch.minimum(origin + distances[..., 2:], region[:, None, 2:])
+    score = (logit.float().sigmoid() * flatten(quality)[rows, point, 0].float().sigmoid()).sqrt()
+    some = (logit > threshold) & (high > low).all(-1)
+    return torch.cat([low, high], -1), torch.where(some, score, -torch.inf), label
+
+
+def _enough(logits: Tensor, threshold: float, settings: Settings) -> int:
+    """How many of `logits` (B, n) to look at. Where reading a number costs nothing, no more than can be detections."""
+    most = min(settings.candidates, logits.shape[1])
+    return min(most, int((logits > threshold).sum(1).max())) if logits.device.type == "cpu" else most
+
+
+def to_original(detections: Detections, scale: Tensor, offset: Tensor, size: Tensor) -> Detections:
+    """Canvas pixels -> pixels of the original images, on the device. The inverse of resizing and padding.
+
+    Args:
+        scale: (B, 2) x, y factors from the original image to the canvas.
+        offset: (B, 2) x, y of the image on the canvas.
+        size: (B, 2) height, width of the original image.
+    """
+    corners = (detections.boxes.unflatten(-1, (2, 2)) - offset[:, None, None]) / scale[:, None, None]
+    limit = size.flip(-1)[:, None, None].to(corners.dtype)
+    corners = torch.minimum(corners.clamp(min=0), limit)
+    real = (detections.labels >= 0)[..., None]
+    return Detections(torch.where(real, corners.flatten(-2), 0.0), detections.scores, detections.labels)

@@ -1,0 +1,140 @@
+"""Detections on pictures of one's own, drawn and as JSON.
+
+python -m detector.predict runs/fcos/best.pt photo.jpg holiday/
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from torch import Tensor
+
+from detector import checkpoint
+from detector.checkpoint import Categories
+from detector.command_line import Positional, parse, tell_errors
+from detector.config import Config
+from detector.errors import DataError
+from detector.evaluate import settings_of
+from detector.fcos import FCOS, SIZE_DIVISOR, grid_of
+from detector.postprocess import Detections, postprocess, to_original
+from detector.precision import autocast, pick_device, pick_format
+from fastload import CenterAlign
+from fastload.contact_sheet import draw
+from fastload.sources.source import Category
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Draws what a checkpoint detects on pictures, and writes it as JSON."""
+
+    checkpoint: Positional[Path]
+    """Such as runs/fcos/best.pt."""
+    images: Positional[tuple[Path, ...]]
+    """Pictures, or folders of pictures."""
+    out: Path = Path("predictions")
+    """The folder for the drawn pictures and predictions.json."""
+    score: float = 0.3
+    """Detections below are left out."""
+    device: str = "auto"
+    """auto, cpu, cuda, ..."""
+
+
+def run(options: Options, console: Console) -> None:
+    """Predict as the command line asks."""
+    pictures = find_pictures(options.images)
+    device = pick_device(options.device)
+    model, config, categories = checkpoint.load_model(options.checkpoint)
+    config = replace(config, score_threshold=options.score)
+    model = model.to(device, memory_format=torch.channels_last)
+    options.out.mkdir(parents=True, exist_ok=True)
+    found = {}
+    for path in pictures:
+        image = read_picture(path)
+        detections = predict(model, image, config, device)
+        objects = [item for item in as_objects(detections, categories) if item["score"] >= options.score]
+        found[str(path)] = objects
+        drawing = options.out / f"{len(found):04d}-{path.stem}.png"
+        draw_objects(image, objects, categories).save(drawing)
+        console.print(f"{path}: {len(objects)} objects -> {drawing}", soft_wrap=True, highlight=False)
+    (options.out / "predictions.json").write_text(json.dumps(found, indent=2) + "\n")
+
+
+@torch.no_grad()
+def predict(model: FCOS, image: Image.Image, config: Config, device: torch.device) -> Detections:
+    """Detections of one picture (a batch of 1) in its own pixels, on the host."""
+    short, long = sorted(image.size)
+    factor = min(config.test_size / short, config.test_max_size / long)
+    width, height = (max(round(edge * factor), 1) for edge in image.size)
+    resized = image.resize((width, height), Image.Resampling.BILINEAR)
+    batch, (target,) = CenterAlign(divisor=SIZE_DIVISOR)([(resized, {})])
+    offset = target["offset"].to(device)[None].float()
+    size = torch.tensor([[width, height]], device=device)
+    with autocast(device, pick_format(config, device)):
+        predictions = model(batch.to(device, memory_format=torch.channels_last))
+    region = torch.cat([offset, offset + size], 1)
+    found = postprocess(*predictions, grid_of(config.strides, predictions), region, settings_of(config))
+    original = torch.tensor([image.size], device=device)
+    return to_original(found, size / original, offset, original.flip(1)).cpu()
+
+
+def as_objects(detections: Detections, categories: Categories) -> list[dict[str, Any]]:
+    """One dict an object: category, category_id, score, and box as [x0, y0, x1, y1] in pixels."""
+    boxes, scores, labels = (part[0].tolist() for part in (detections.boxes, detections.scores, detections.labels))
+    return [
+        {
+            "category": categories[label][1],
+            "category_id": categories[label][0],
+            "score": round(score, 4),
+            "box": [round(edge, 2) for edge in box],
+        }
+        for box, score, label in zip(boxes, scores, labels, strict=True)
+        if label >= 0
+    ]
+
+
+def draw_objects(image: Image.Image, objects: list[dict[str, Any]], categories: Categories) -> Image.Image:
+    """The picture with its objects' boxes, classes and scores."""
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    note: dict[str, Tensor] = {
+        "boxes": torch.tensor([item["box"] for item in objects]).view(-1, 4),
+        "labels": torch.tensor([item["category_id"] for item in objects], dtype=torch.int64),
+        "scores": torch.tensor([item["score"] for item in objects]),
+    }
+    return draw([pixels], [note], [Category(key, name) for key, name in categories])
+
+
+def find_pictures(paths: tuple[Path, ...]) -> list[Path]:
+    """The pictures that `paths` name or contain."""
+    pictures = []
+    for path in paths:
+        if path.is_dir():
+            pictures += sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+        elif path.is_file():
+            pictures.append(path)
+        else:
+            raise DataError(f"There is no picture or folder {path}.")
+    if not pictures:
+        raise DataError(f"No pictures ({', '.join(SUFFIXES)}) in {', '.join(map(str, paths)) or 'nothing'}.")
+    return pictures
+
+
+def read_picture(path: Path) -> Image.Image:
+    """A picture in RGB. DataError names a file that is none."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} is not a picture that can be read: {error}") from error
+
+
+if __name__ == "__main__":
+    tell_errors(lambda: run(parse(Options), Console()))

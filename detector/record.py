@@ -1,0 +1,87 @@
+"""What a run leaves behind beside its checkpoints: metrics as CSV and TensorBoard, curves, a page of predictions."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from detector.checkpoint import Categories
+from detector.config import Config
+from detector.errors import ConfigError
+
+Row = dict[str, float]  # a line of metrics: step, epoch, and whatever was measured then
+
+
+class Record:
+    """The lines of metrics of a run, kept in the checkpoint, so that a resumed run has its past and nothing else."""
+
+    def __init__(self, folder: Path, rows: Iterable[Row], writes: bool = True) -> None:
+        self.folder, self.rows, self.writes = folder, list(rows), writes
+        if not writes:
+            return
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ConfigError("Training needs TensorBoard: pip install 'fastload[detector]'") from error
+        folder.mkdir(parents=True, exist_ok=True)
+        last = self.rows[-1]["step"] if self.rows else 0
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=int(last) + 1)
+        self._write_csv()
+
+    def __enter__(self) -> Record:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.writes:
+            self._board.close()
+
+    def add(self, row: Row) -> None:
+        """Keep a line of metrics, and write it."""
+        self.rows.append(row)
+        if not self.writes:
+            return
+        self._write_csv()
+        for name, value in row.items():
+            if name not in ("step", "epoch"):
+                self._board.add_scalar(name, value, int(row["step"]))
+
+    def draw_curves(self) -> None:
+        """Loss, learning rate and AP against steps, as curves.png."""
+        import matplotlib
+
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
+
+        figure, (losses, quality) = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
+        for name in ("loss", "classification", "box", "quality"):
+            losses.plot(*self._series(name), label=name, linewidth=1.8 if name == "loss" else 1)
+        for name in ("AP", "AP50", "AP75"):
+            quality.plot(*self._series(name), label=name, marker="o", markersize=3)
+        for axes, title in ((losses, "training loss"), (quality, "average precision")):
+            axes.set(title=title, xlabel="step", ylim=(0, None))
+            axes.grid(alpha=0.3)
+            axes.legend()
+        figure.savefig(self.folder / "curves.png", dpi=110)
+        plt.close(figure)
+
+    def _series(self, name: str) -> tuple[list[float], list[float]]:
+        rows = [row for row in self.rows if name in row]
+        return [row["step"] for row in rows], [row[name] for row in rows]
+
+    def _write_csv(self) -> None:
+        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, names)
+        writer.writeheader()
+        writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in self.rows)
+        (self.folder / "metrics.csv").write_text(text.getvalue(), newline="")
+
+
+def write_config(config: Config, categories: Categories) -> None:
+    """The run's settings and classes as config.json."""
+    config.out.mkdir(parents=True, exist_ok=True)
+    values = {**config.to_dict(), "categories": [name for _, name in categories]}
+    (config.out / "config.json").write_text(json.dumps(values, indent=2) + "\n")

@@ -1,0 +1,46 @@
+"""Pictures for people: ground truth beside predictions."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from detector.coco import Results
+from detector.config import Config
+from detector.data import Split, evaluation_batch
+from fastload.contact_sheet import draw
+
+PICTURES = 8  # each beside its twin: four columns
+SHOWN_SCORE = 0.3
+
+
+def draw_predictions(path: Path, split: Split, results: Results, config: Config) -> None:
+    """A page of some images of a split, annotated on the left and as predicted on the right, as a PNG."""
+    chosen = np.linspace(0, len(split.cache) - 1, min(PICTURES, len(split.cache))).round().astype(int)
+    images, targets = evaluation_batch(split, chosen.tolist(), config)
+    found = defaultdict(list)
+    for result in results:
+        if result["score"] >= SHOWN_SCORE:
+            found[result["image_id"]].append(result)
+    pictures, notes, captions = [], [], []
+    for i, target in enumerate(targets):
+        pictures += [images[i], images[i]]
+        predicted = as_target(found[target["image_id"]])
+        predicted["boxes"] = predicted["boxes"] * targets.scale[i].repeat(2) + targets.offset[i].repeat(2)
+        notes += [target, predicted]
+        captions += [f"image {target['image_id']}: annotated", "predicted"]
+    draw(pictures, notes, split.cache.categories, captions).save(path)
+
+
+def as_target(results: Results) -> dict[str, Any]:
+    """Results of one image as boxes (n, 4) xyxy, labels (n) and scores (n)."""
+    boxes = torch.tensor([result["bbox"] for result in results]).view(-1, 4)
+    return {
+        "boxes": torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1),
+        "labels": torch.tensor([result["category_id"] for result in results], dtype=torch.int64),
+        "scores": torch.tensor([result["score"] for result in results]),
+    }

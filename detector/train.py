@@ -1,0 +1,184 @@
+"""Training: one loop, readable from top to bottom.
+
+python -m detector.train coco/ --preset fcos_tiny
+torchrun --nproc-per-node 2 -m detector.train coco/ --preset fcos_r18_rt
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detector import checkpoint, distributed
+from detector.command_line import tell_errors
+from detector.config import Config, differences, parse
+from detector.data import Split, check_trainable, open_split, training_loader
+from detector.display import Display
+from detector.errors import CheckpointError, ConfigError, DataError, TrainingError
+from detector.evaluate import evaluate
+from detector.interrupt import Stop, stop_signals
+from detector.learner import Learner
+from detector.precision import pick_device
+from detector.record import Record, Row, write_config
+from detector.showcase import draw_predictions
+from detector.window import Window
+
+
+def train(config: Config) -> dict[str, float]:
+    """Train as `config` says, in `config.out`. Returns the last evaluation's figures; none if stopped before one.
+
+    Raises DetectorError or FastloadError, with what to do about it.
+    """
+    if not config.resume and (config.out / "last.pt").exists():
+        raise ConfigError(
+            f"{config.out} holds a run already: go on with --resume, or choose another folder with --out."
+        )
+    with stop_signals() as stop, distributed.processes(pick_device(config.device)) as device:
+        training = open_split(config.data, config.train_split, "train")
+        validation = open_split(config.data, config.val_split, "val")
+        check_trainable(training)
+        if training.categories != validation.categories:
+            raise DataError(f"{training.annotations} and {validation.annotations} have different categories.")
+        run = Run(config, training_loader(training, config), validation, device, stop)
+        try:
+            return run.fit()
+        except RuntimeError as error:
+            if _is_out_of_memory(error):
+                raise TrainingError(f"Out of memory at step {run.learner.step}. {MEMORY_ADVICE}") from error
+            raise
+
+
+class Run:
+    """A training run: the loop, its evaluations, its checkpoints."""
+
+    def __init__(self, config: Config, loader: Any, validation: Split, device: torch.device, stop: Stop) -> None:
+        self.config, self.loader, self.validation, self.stop = config, loader, validation, stop
+        self.categories = validation.categories
+        self.steps_an_epoch = -(-len(loader) // config.accumulate)
+        self.learner = Learner(config, len(self.categories), self.steps_an_epoch * config.epochs, device)
+        self.epoch, self.best = 0, float("-inf")
+        self.figures: dict[str, float] = {}
+        self.window = Window()
+        self.save_time = time.monotonic() + SAVE_SECONDS
+        past = self._resume(config.out / "last.pt") if config.resume else []
+        self.record = Record(config.out, past, writes=distributed.rank() == 0)
+        self.display = Display(self.learner.steps, self.learner.step)
+
+    def fit(self) -> dict[str, float]:
+        """All epochs that are left. Returns the last evaluation's figures."""
+        if distributed.rank() == 0:
+            write_config(self.config, self.categories)
+        with self.record, self.display:
+            while self.epoch < self.config.epochs:
+                if not self.train_epoch():
+                    self.save()
+                    self.display.say(f"Stopped at step {self.learner.step}. To go on: the same command with --resume")
+                    break
+                last = self.epoch == self.config.epochs - 1
+                if last or (self.epoch + 1) % self.config.eval_every == 0:
+                    self.save()
+                    self.evaluate()
+                self.epoch += 1
+            else:
+                self.save()
+        return self.figures
+
+    def train_epoch(self) -> bool:
+        """The rest of the present epoch. False: asked to stop in the middle of it."""
+        self.loader.set_epoch(self.epoch)
+        batches = iter(self.loader)
+        while taken := self.window.take(batches, self.config.accumulate):
+            self.window.add(self.learner.lr, self.learner.update(taken), taken)
+            self.display.advance()
+            due = self.learner.step % self.config.log_every == 0
+            if self._stop_asked(due):
+                return False
+            if due:
+                self._log()
+                if time.monotonic() > self.save_time:
+                    self.save()
+        return True
+
+    def evaluate(self) -> None:
+        """COCO's figures, the page of predictions, the curves; the best weights so far are kept."""
+        self.display.say(f"Evaluating epoch {self.epoch + 1} on {len(self.validation.cache)} images")
+        model, learner = self.learner.best_model, self.learner
+        distributed.copy_buffers_from_first_rank(model)
+        found = evaluate(model, self.validation, self.config, learner.device, learner.dtype, align=self.config.align)
+        self.figures = found.metrics.figures
+        self._record({**self.figures})
+        self.display.show_figures(self.epoch + 1, self.figures)
+        if distributed.rank() == 0:
+            self.record.draw_curves()
+            draw_predictions(self.config.out / "predictions.png", self.validation, found.results, self.config)
+            if self.figures["AP"] > self.best:
+                checkpoint.save(self.config.out / "best.pt", self._state({"model": model.state_dict(), "ema": None}))
+        self.best = max(self.best, self.figures["AP"])
+        self.window = Window()  # the evaluation is no part of a step's time
+
+    def save(self) -> None:
+        """All that it takes to go on, as last.pt; unless the losses or the weights have gone bad."""
+        self.save_time = time.monotonic() + SAVE_SECONDS
+        self._log()
+        self.learner.check_finite()
+        if distributed.rank() == 0:
+            progress = {"epoch": self.epoch, "best": self.best, "rows": self.record.rows, "figures": self.figures}
+            progress["loader"] = self.loader.state_dict()
+            checkpoint.save(self.config.out / "last.pt", self._state({**self.learner.state_dict(), **progress}))
+
+    def _resume(self, path: Path) -> list[Row]:
+        """Go back to where `path` was written; returns the metrics up to there."""
+        state = checkpoint.load(path)
+        then = checkpoint.config_of(state, path)
+        if different := differences(then, self.config):
+            raise CheckpointError(
+                f"{path} was written with other settings: {', '.join(different)}. To resume is to go on with the same; "
+                "leave --resume out to begin anew."
+            )
+        checkpoint.check_categories(path, state["categories"], self.categories)
+        if "optimizer" not in state:
+            raise CheckpointError(f"{path} holds weights only and cannot be resumed.")
+        self.learner.load_state_dict(state)
+        own = self.loader.state_dict()  # the seed differs between processes
+        self.loader.load_state_dict({**state["loader"], "seed": own["seed"]} if "seed" in own else state["loader"])
+        self.epoch, self.best, self.figures = state["epoch"], state["best"], state["figures"]
+        return list(state["rows"])
+
+    def _state(self, content: dict[str, Any]) -> dict[str, Any]:
+        return {"config": self.config.to_dict(), "categories": self.categories, **content}
+
+    def _stop_asked(self, everyone_is_here: bool) -> bool:
+        """Whether to stop now. Several processes agree on it where they meet anyway."""
+        if distributed.world_size() == 1:
+            return bool(self.stop)
+        return everyone_is_here and distributed.any_rank(bool(self.stop), self.learner.device)
+
+    def _log(self) -> None:
+        """Close the window of steps since the last line of metrics, if there are any."""
+        if len(self.window):
+            row = self.window.close()
+            self._record(row)
+            self.display.show({"step": self.learner.step, **row})
+            self.window = Window()
+
+    def _record(self, values: Row) -> None:
+        step = self.learner.step
+        self.record.add({"step": step, "epoch": step / self.steps_an_epoch, **values})
+
+
+SAVE_SECONDS = 300  # what a crash may cost at most, within an epoch
+MEMORY_ADVICE = (
+    "Lower --batch-size (or raise --accumulate to keep it, in smaller parts), --sizes and --max-size, or use "
+    "--precision bf16."
+)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+if __name__ == "__main__":
+    tell_errors(lambda: train(parse()))

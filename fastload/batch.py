@@ -1,0 +1,154 @@
+"""What a loader hands out: `Batch`, which unpacks as images, targets, and `Targets`, padded tensors and dicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import fastload._core as _core
+from fastload.errors import PlanError
+from fastload.plan.batch_plan import BatchPlan
+
+if TYPE_CHECKING:
+    from fastload.cache.reader import Cache
+
+
+class Batch(NamedTuple):
+    """`images, targets = batch`: uint8 RGB images (B, 3, H, W) in channels_last memory format, and their `Targets`."""
+
+    images: Tensor
+    targets: Targets
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The same batch on `device`."""
+        return Batch(self.images.to(device, non_blocking=non_blocking), self.targets.to(device, non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """A copy in page-locked memory."""
+        return Batch(self.images.pin_memory(), self.targets.pin_memory())
+
+
+@dataclass(eq=False)
+class Targets(Sequence[dict[str, Any]]):
+    """The annotations of B images, padded to the G boxes of the fullest one (G may be 0).
+
+    As tensors: made for training on whole batches. **`labels` here are contiguous**: 0 to K - 1, the order of the
+    dataset's categories, -1 where there is no box; `category_ids` (K) has the dataset's own id of each.
+
+    As a sequence of dicts, one an image: torchvision's convention, for `model(list(images), list(targets))`. Keys:
+    `boxes` (n, 4) float32 xyxy, `labels` (n) int64, `image_id` int, `area` (n) float32, `iscrowd` (n) int64.
+    **`labels` there are the dataset's own category ids** (COCO's 1 to 90), as in torchvision's reference scripts.
+
+    Source pixels are those of the picture that was annotated, also where the cache stores it smaller. They go to the
+    canvas by canvas = scale * source + offset; for an image with `flip`, x is first measured from the source's right
+    edge. `to_original` is the inverse. Where a canvas shows several sources (a mosaic) or
+    none, scale and offset are NaN. See `fastload.plan.transforms` for which boxes are clipped and dropped.
+    """
+
+    boxes: Tensor  # (B, G, 4) float32: x0, y0, x1, y1 in canvas pixels
+    labels: Tensor  # (B, G) int64
+    crowd: Tensor  # (B, G) bool: the box holds a crowd, not one object
+    area: Tensor  # (B, G) float32: square canvas pixels, of the segmentation if the source has it; in proportion if cut
+    image_id: Tensor  # (B) int64: the dataset's own
+    scale: Tensor  # (B, 2) float32: canvas pixels a source pixel, x and y
+    offset: Tensor  # (B, 2) float32: where the corner of the whole (mirrored) source lies on the canvas, x and y
+    flip: Tensor  # (B) bool
+    size: Tensor  # (B, 2) int64: height, width of the image on the canvas
+    original_size: Tensor  # (B, 2) int64: height, width of the annotated picture
+    category_ids: Tensor  # (K) int64
+    num_boxes: tuple[int, ...]  # (B) on the host
+    num_sources: tuple[int, ...]  # (B) on the host: images shown by each canvas, more than one for a mosaic
+
+    def __len__(self) -> int:
+        return len(self.num_boxes)
+
+    @overload
+    def __getitem__(self, i: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, i: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        if isinstance(i, slice):
+            return [self[k] for k in range(*i.indices(len(self)))]
+        n = self.num_boxes[i]  # raises IndexError, which ends iteration
+        return {
+            "boxes": self.boxes[i, :n],
+            "labels": self.category_ids[self.labels[i, :n]],
+            "image_id": int(self.image_id[i]),
+            "area": self.area[i, :n],
+            "iscrowd": self.crowd[i, :n].long(),
+        }
+
+    def to_original(self, boxes: Tensor, i: int | Tensor) -> Tensor:
+        """Canvas boxes (n, 4) xyxy in the pixels of the source image; not clipped to it.
+
+        `i` is the image they lie on, or one image a box (n). Raises PlanError for a mosaic, which has no one source.
+        """
+        images = range(len(self)) if isinstance(i, Tensor) else [i]
+        if any(self.num_sources[k] != 1 for k in images):
+            raise PlanError(f"image {i} of the batch shows several sources or none: to_original has no answer for it")
+        corners = boxes.reshape(-1, 2, 2) - self.offset[i].reshape(-1, 1, 2)
+        x, y = (corners / self.scale[i].reshape(-1, 1, 2)).unbind(2)
+        mirrored = self.original_size[i].reshape(-1, 2)[:, 1:] - x.flip(1)
+        x = torch.where(self.flip[i].reshape(-1, 1), mirrored, x)
+        return torch.stack([x, y], 2).reshape(boxes.shape)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Targets:
+        """The same targets on `device`."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Targets:
+        """A copy in page-locked memory."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Targets:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        changed: dict[str, Any] = {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **changed)
+
+
+def targets_of(
+    plan: BatchPlan,
+    index: NDArray[np.int64],
+    cache: Cache,
+    category_ids: Tensor,
+    failed: Sequence[int] = (),
+) -> Targets:
+    """The targets of a placed plan for the records `index` (B). The slots in `failed` get no boxes."""
+    affine, scale, offset, flip, size, original_size, num_sources = _core.place_slots(
+        plan.slot, plan.source, plan.crop, plan.rect, plan.flip, plan.size, index, cache.sizes, cache.source_sizes
+    )
+    boxes, labels, crowd, area, num_boxes = _core.place_boxes(
+        cache.box_offsets,
+        cache.boxes,
+        cache.labels,
+        cache.crowd,
+        cache.area,
+        index=plan.index,
+        slot=plan.slot,
+        affine=affine,
+        rect=plan.rect,
+        min_visible=plan.min_visible,
+        batch=len(index),
+        failed=failed,
+    )
+    return Targets(
+        boxes=torch.from_numpy(boxes),
+        labels=torch.from_numpy(labels),
+        crowd=torch.from_numpy(crowd),
+        area=torch.from_numpy(area),
+        image_id=torch.from_numpy(cache.image_ids.take(index)),
+        scale=torch.from_numpy(scale),
+        offset=torch.from_numpy(offset),
+        flip=torch.from_numpy(flip),
+        size=torch.from_numpy(size),
+        original_size=torch.from_numpy(original_size),
+        category_ids=category_ids,
+        num_boxes=tuple(num_boxes.tolist()),
+        num_sources=num_sources,
+    )

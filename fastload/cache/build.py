@@ -1,0 +1,123 @@
+"""Building a cache: source -> checked pictures -> records, in parallel, resumable, atomic."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fastload.cache.assemble import BuildReport, Progress, check_up_to_date, fill, report
+from fastload.cache.convert import Outcome, make_record
+from fastload.cache.layout import Encoding
+from fastload.cache.manifest import Manifest, describe_arrays
+from fastload.cache.partial import Partial, write_errors
+from fastload.cache.problems import problems_path, read_problems, write_problems
+from fastload.cache.reduce import Reduction
+from fastload.errors import CacheError, SourceError
+from fastload.parallel import ordered_map
+from fastload.sources.source import Problem, Source
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How a cache is built. What changes its content is part of the job that a partial build is resumed for."""
+
+    encoding: Encoding = Encoding.DCT
+    reduction: Reduction = field(default_factory=Reduction)
+    exif_rotate: bool = False  # turn pictures upright; boxes refer to the upright picture (see `boxes.fit_boxes`)
+    workers: int | None = None  # threads; None: one for every core
+    overwrite: bool = False
+    strict: bool = False
+
+
+def build_cache(
+    source: Source, path: Path, options: BuildOptions, progress: Progress = lambda done, total: None
+) -> BuildReport:
+    """Build the cache of `source` at `path`, or find it up to date.
+
+    Stopped at any moment it leaves an older cache as it was, and a `.partial` beside it that the next call with the
+    same source and options carries on from. `CacheError` when `path` holds another cache and `overwrite` is off, when
+    somebody else is building it, when nothing could be put in, or, with `strict`, when an image was left out.
+    """
+    start = time.monotonic()
+    job = describe_job(source, options)
+    if path.exists() and not options.overwrite:
+        check_up_to_date(path, job)
+        if options.strict:
+            _check_strict(read_problems(path), path)
+        return report(path, start, built=False)
+    if not len(source):
+        raise SourceError(f"{source.location} lists no images.")
+    with write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with Partial.locked(path.with_name(path.name + ".partial"), job) as unfinished:
+        resumed, restarted = unfinished.next_position, unfinished.restarted
+        if unfinished.manifest is None:
+            fill(unfinished, _outcomes(source, resumed, options), len(source), progress)
+        _finish(unfinished, source, path, job, options)
+    return report(path, start, True, resumed, restarted)
+
+
+def describe_job(source: Source, options: BuildOptions) -> dict[str, Any]:
+    """What decides the content of a cache, to be compared with what another was built from."""
+    return {
+        "format": source.format,
+        "digest": source.digest,
+        "encoding": options.encoding.label,
+        **options.reduction.describe(),
+        "exif_rotate": options.exif_rotate,
+    }
+
+
+def _outcomes(source: Source, start: int, options: BuildOptions) -> Iterator[Outcome]:
+    """The outcomes of the samples from position `start` on, in order, made by several threads."""
+    label_of = {category.id: label for label, category in enumerate(source.categories)}
+    make = partial(
+        make_record,
+        label_of=label_of,
+        encoding=options.encoding,
+        reduction=options.reduction,
+        exif_rotate=options.exif_rotate,
+    )
+    return ordered_map(make, source.samples(start), options.workers)
+
+
+def _finish(unfinished: Partial, source: Source, path: Path, job: dict[str, Any], options: BuildOptions) -> None:
+    if unfinished.manifest is not None:  # it was killed on the last metre
+        unfinished.finish({}, unfinished.manifest, path)
+        return
+    problems = [*unfinished.problems, *source.problems]
+    with write_errors(path):
+        write_problems(problems, path)
+    index = unfinished.index()
+    images = len(index["image_id"])
+    if not images:
+        unfinished.discard()
+        raise CacheError(f"{path}: all {len(source)} images had to be left out. {problems_path(path)} says why.")
+    if options.strict:
+        try:
+            _check_strict(problems, path)
+        except CacheError:
+            unfinished.discard()
+            raise
+    manifest = Manifest(
+        encoding=options.encoding.label,
+        images=images,
+        boxes=len(index["boxes"]),
+        categories=source.categories,
+        source={**job, "location": source.location},
+        arrays=describe_arrays(index),
+    )
+    unfinished.finish(index, manifest, path)
+
+
+def _check_strict(problems: list[Problem], path: Path) -> None:
+    left_out = sum(problem.kind == "left out" for problem in problems)
+    if left_out:
+        raise CacheError(
+            f"{path}: {left_out} images had to be left out, which --strict does not accept. "
+            f"{problems_path(path)} says why."
+        )

@@ -1,0 +1,91 @@
+"""The cache format: one LMDB file, described here and nowhere else.
+
+Keys, in LMDB's (byte) order:
+
+    b"index/" + name      a flat little-endian array over all images or boxes (see INDEX)
+    b"manifest"           b"xxh64=" + 16 hex digits of the JSON's checksum + b"\\n" + JSON (see manifest keys below)
+    b"record/" + position the image at this position of the source; position is 8 bytes, big-endian
+
+A record is a RECORD_HEADER followed by the payload. Its checksum is xxh64(payload, seed=xxh64(header without
+the checksum, seed=0)), so a flipped bit anywhere in the record is found. Positions of images that were left out are
+missing: the n records in key order are images 0 .. n-1 of the index.
+
+The manifest is written last, in the transaction that completes the cache: a file without one is a build that
+was interrupted. Manifest keys: version, encoding, images, boxes, categories [{id, name, supercategory}], source,
+arrays {name: {dtype, shape, checksum}}, fingerprint (hex; changes whenever images or annotations do).
+
+All of it is read as untrusted bytes by `reader` and by the C++ core; nothing is ever unpickled.
+"""
+
+from enum import IntEnum
+
+import numpy as np
+
+VERSION = 1
+MANIFEST_KEY = b"manifest"
+INDEX_PREFIX = b"index/"
+RECORD_PREFIX = b"record/"
+
+
+class Encoding(IntEnum):
+    """How a record's payload holds the image."""
+
+    ORIGINAL = 0  # a JPEG that libjpeg-turbo decodes without a warning
+    DCT = 1  # its quantised coefficients, entropy coded for SIMD
+    DCT_FAST = 2  # the same without entropy coding
+    PLANES = 3  # decoded planes
+
+    @property
+    def label(self) -> str:
+        """Its name in manifests and on the command line: original, dct, dct-fast, planes."""
+        return self.name.lower().replace("_", "-")
+
+
+class Subsampling(IntEnum):
+    """Chroma subsampling, numbered as TurboJPEG's TJSAMP is."""
+
+    S444 = 0
+    S422 = 1
+    S420 = 2
+    GRAY = 3
+    S440 = 4
+    S411 = 5
+
+
+RECORD_MAGIC = 0x31524C46  # b"FLR1"
+RECORD_HEADER = np.dtype(
+    [
+        ("magic", "<u4"),
+        ("encoding", "u1"),
+        ("subsampling", "u1"),
+        ("rgb", "u1"),  # 1: the three planes are R, G, B, not Y, Cb, Cr
+        ("reserved", "u1"),
+        ("width", "<u4"),  # of the decoded image, in pixels
+        ("height", "<u4"),
+        ("payload", "<u8"),  # bytes that follow the header
+        ("checksum", "<u8"),
+    ]
+)
+assert RECORD_HEADER.itemsize == 32
+
+# name: (dtype, per what). "image": one entry an image; "image+1": offsets; "box": one an annotation.
+INDEX = {
+    "image_id": ("<i8", "image"),
+    "size": ("<i4", "image"),  # (n, 2) width, height of the decoded image
+    "source_size": ("<i4", "image"),  # (n, 2) of the picture that was annotated; larger if the image was stored smaller
+    "encoding": ("u1", "image"),
+    "name_offset": ("<i8", "image+1"),  # into `names`
+    "checksum": ("<u8", "image"),  # of the record, as in its header
+    "names": ("u1", "bytes"),  # file names, UTF-8, concatenated
+    "box_offset": ("<i8", "image+1"),  # boxes of image i: rows box_offset[i] to box_offset[i + 1]
+    "boxes": ("<f4", "box"),  # (m, 4) x0, y0, x1, y1 in pixels of the decoded image
+    "label": ("<i4", "box"),  # index into the manifest's categories
+    "crowd": ("u1", "box"),
+    "area": ("<f4", "box"),  # of the segmentation where the source has one, else of the box; square pixels
+    "annotation_id": ("<i8", "box"),
+}
+
+
+def record_key(position: int) -> bytes:
+    """The key of the image at `position` in the source."""
+    return RECORD_PREFIX + position.to_bytes(8, "big")

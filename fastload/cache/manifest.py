@@ -1,0 +1,76 @@
+"""The manifest of a cache: what it holds and the checksums of its index. Written last, it makes the cache whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import fastload._core as _core
+from fastload.cache.index import Index, shape_of
+from fastload.cache.layout import INDEX, VERSION
+from fastload.sources.source import Category
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The manifest of a cache of this version."""
+
+    encoding: str  # what the cache was built as; single records may fall back to another
+    images: int
+    boxes: int
+    categories: tuple[Category, ...]
+    source: dict[str, Any]  # where it was built from and how
+    arrays: dict[str, dict[str, Any]]  # name: dtype, shape, checksum (hex)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever images or annotations do, not with where they lie."""
+        content = [self.encoding, [asdict(category) for category in self.categories], self.arrays]
+        return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+    def to_bytes(self) -> bytes:
+        """The manifest as it is stored."""
+        fields = {"version": VERSION, "fingerprint": self.fingerprint, **asdict(self)}
+        text = json.dumps(fields, sort_keys=True).encode()
+        return b"xxh64=%016x\n" % _core.xxh64(text) + text
+
+    @classmethod
+    def from_bytes(cls, stored: bytes) -> Manifest:
+        """ValueError when these are not the bytes of a sound manifest of this version."""
+        line, _, text = stored.partition(b"\n")
+        if line != b"xxh64=%016x" % _core.xxh64(text):
+            raise ValueError("its manifest is damaged")
+        fields = json.loads(text)
+        if not isinstance(fields, dict) or fields.get("version") != VERSION:
+            raise ValueError(f"it is of another version of the format than this fastload's {VERSION}")
+        try:
+            manifest = cls(
+                encoding=str(fields["encoding"]),
+                images=int(fields["images"]),
+                boxes=int(fields["boxes"]),
+                categories=tuple(Category(**category) for category in fields["categories"]),
+                source=dict(fields["source"]),
+                arrays={name: dict(array) for name, array in fields["arrays"].items()},
+            )
+            manifest._check_arrays()
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"its manifest makes no sense ({error!r})") from error
+        return manifest
+
+    def _check_arrays(self) -> None:
+        name_bytes = self.arrays["names"]["shape"][0]
+        for name, (dtype, _) in INDEX.items():
+            array = self.arrays[name]
+            if array["dtype"] != dtype or tuple(array["shape"]) != shape_of(name, self.images, self.boxes, name_bytes):
+                raise ValueError(name)
+            int(array["checksum"], 16)
+
+
+def describe_arrays(index: Index) -> dict[str, dict[str, Any]]:
+    """The manifest's entry for each array of an index."""
+    return {
+        name: {"dtype": INDEX[name][0], "shape": list(array.shape), "checksum": f"{_core.xxh64(array.tobytes()):016x}"}
+        for name, array in index.items()
+    }

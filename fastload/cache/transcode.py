@@ -1,0 +1,138 @@
+"""From a cache to a cache: another encoding, or smaller pictures, without the dataset it was built from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fastload._core as _core
+from fastload.cache.assemble import BuildReport, Progress, check_up_to_date, fill, report
+from fastload.cache.boxes import FittedBoxes
+from fastload.cache.convert import NOT_PACKED, Outcome, encode, make_entry
+from fastload.cache.layout import Encoding
+from fastload.cache.manifest import Manifest, describe_arrays
+from fastload.cache.partial import Partial, write_errors
+from fastload.cache.picture import jpeg_picture
+from fastload.cache.problems import read_problems, write_problems
+from fastload.cache.reader import Cache, Record
+from fastload.cache.reduce import Reduction, scale_boxes
+from fastload.errors import CacheError, DecodeError
+from fastload.parallel import ordered_map
+from fastload.sources.source import Problem
+
+
+@dataclass(frozen=True)
+class TranscodeOptions:
+    """What a cache is turned into."""
+
+    encoding: Encoding
+    reduction: Reduction = field(default_factory=Reduction)
+    workers: int | None = None  # threads; None: one for every core
+    overwrite: bool = False
+
+
+def transcode_cache(
+    source: Path, path: Path, options: TranscodeOptions, progress: Progress = lambda done, total: None
+) -> BuildReport:
+    """Make the cache at `path` from the one at `source`, or find it up to date.
+
+    Annotations are carried over; boxes follow where pictures shrink. Atomic and resumable as `build.build_cache` is.
+    `CacheError` as there, and when an image of `source` is damaged, or is held as planes and has to become anything
+    else: from planes there is no way back.
+    """
+    start = time.monotonic()
+    cache = Cache(source)
+    _check_possible(cache, options)
+    job = describe_job(cache, options)
+    if path.exists() and not options.overwrite:
+        check_up_to_date(path, job)
+        return report(path, start, built=False)
+    with write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with Partial.locked(path.with_name(path.name + ".partial"), job) as unfinished:
+        resumed, restarted = unfinished.next_position, unfinished.restarted
+        if unfinished.manifest is None:
+            fill(unfinished, _outcomes(cache, resumed, options), len(cache), progress)
+        _finish(unfinished, cache, path, job, options)
+    return report(path, start, True, resumed, restarted)
+
+
+def describe_job(cache: Cache, options: TranscodeOptions) -> dict[str, Any]:
+    """What decides the content: for `build_cache` the result is as if built from the dataset with these settings."""
+    built = cache.manifest.source
+    earlier = Reduction(**{name: built.get(name) for name in Reduction().describe()})
+    return {
+        **{key: value for key, value in built.items() if key != "location"},
+        "encoding": options.encoding.label,
+        **options.reduction.after(earlier).describe(),
+        "converted_from": cache.fingerprint,
+    }
+
+
+def transcode(cache: Cache, options: TranscodeOptions, index: int) -> Outcome:
+    """The record of image `index` as `options` want it. Runs in a worker thread."""
+    record = cache[index]
+    boxes = FittedBoxes(record.boxes, record.labels, record.crowd.view(np.uint8), record.area, record.annotation_ids)
+    if record.encoding == options.encoding and not options.reduction:
+        data, refusal = bytes(cache.record_bytes(index)), None
+    else:
+        picture = jpeg_picture(_jpeg(cache, record))
+        try:
+            stored = options.reduction.apply(picture)
+        except DecodeError as error:
+            raise CacheError(f"{cache.path}: image {record.image_id} ({record.name}) {error}.") from error
+        data, refusal = encode(stored, options.encoding)
+        boxes = scale_boxes(boxes, picture.size, stored.size)
+    entry = make_entry(data, record.image_id, record.name, record.source_size, boxes)
+    problems = [Problem(record.image_id, record.name, NOT_PACKED, refusal)] if refusal else []
+    return Outcome(data, entry, problems)
+
+
+def _jpeg(cache: Cache, record: Record) -> bytes:
+    """A JPEG that decodes to the record's planes, bit for bit."""
+    if record.encoding == Encoding.ORIGINAL:
+        return bytes(record.data)
+    try:
+        return _core.dct_to_jpeg(record.data)
+    except ValueError as error:
+        raise CacheError(
+            f"{cache.path}: image {record.image_id} ({record.name}) cannot be unpacked: {error}."
+        ) from error
+
+
+def _outcomes(cache: Cache, start: int, options: TranscodeOptions) -> Iterator[Outcome]:
+    return ordered_map(partial(transcode, cache, options), range(start, len(cache)), options.workers)
+
+
+def _check_possible(cache: Cache, options: TranscodeOptions) -> None:
+    if (options.encoding == Encoding.PLANES and not options.reduction) or Encoding.PLANES not in cache.encodings:
+        return
+    raise CacheError(
+        f"{cache.path} holds decoded planes, from which nothing but planes of the same size can be made. Convert "
+        "another cache of the dataset, or build from the dataset itself: fastload build-cache DATASET."
+    )
+
+
+def _finish(unfinished: Partial, cache: Cache, path: Path, job: dict[str, Any], options: TranscodeOptions) -> None:
+    if unfinished.manifest is not None:  # it was killed on the last metre
+        unfinished.finish({}, unfinished.manifest, path)
+        return
+    met_before = [problem for problem in read_problems(cache.path) if problem.kind != NOT_PACKED]
+    with write_errors(path):
+        write_problems([*met_before, *unfinished.problems], path)
+    index = unfinished.index()
+    manifest = Manifest(
+        encoding=options.encoding.label,
+        images=len(cache),
+        boxes=len(index["boxes"]),
+        categories=cache.categories,
+        source={**job, "location": cache.manifest.source.get("location")},
+        arrays=describe_arrays(index),
+    )
+    unfinished.finish(index, manifest, path)

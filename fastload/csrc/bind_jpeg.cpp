@@ -1,0 +1,145 @@
+// JPEG functions for Python: what building, verifying and testing need, one image at a time.
+#include <atomic>
+#include <chrono>
+#include <filesystem>
+#include <thread>
+
+#include "bindings.h"
+#include "turbojpeg.h"
+
+#include <pybind11/stl.h>
+
+namespace fastload {
+namespace {
+
+JpegDecoder& thread_decoder() {
+    thread_local JpegDecoder decoder;
+    return decoder;
+}
+
+py::object optional_text(const std::string& text) { return text.empty() ? py::none() : py::object(py::str(text)); }
+
+const char* color_name(const JpegHeader& header) {
+    constexpr const char* names[] = {"rgb", "ycbcr", "gray", "cmyk", "ycck"};
+    return names[int(header.color)];
+}
+
+JpegHeader header_of(const py::buffer& buffer) {
+    const Bytes bytes(buffer);
+    py::gil_scoped_release release;
+    return thread_decoder().header(bytes.data(), bytes.size());
+}
+
+py::tuple decode_planes(const py::buffer& buffer) {
+    const Bytes bytes(buffer);
+    Buffer memory;
+    Planes planes;
+    std::string warning;
+    {
+        py::gil_scoped_release release;
+        warning = thread_decoder().planes(bytes.data(), bytes.size(), memory, planes);
+    }
+    return py::make_tuple(to_arrays(planes), optional_text(warning));
+}
+
+py::tuple decode_rgb(const py::buffer& buffer) {
+    const Bytes bytes(buffer);
+    const JpegHeader header = header_of(buffer);
+    Array<uint8_t> rgb({header.height, header.width, 3});
+    uint8_t* const pixels = rgb.mutable_data();
+    std::string warning;
+    {
+        py::gil_scoped_release release;
+        warning = thread_decoder().rgb(bytes.data(), bytes.size(), header, pixels);
+    }
+    return py::make_tuple(rgb, optional_text(warning));
+}
+
+py::bytes transform(const py::buffer& buffer) {
+    const Bytes bytes(buffer);
+    std::vector<uint8_t> rewritten;
+    {
+        py::gil_scoped_release release;
+        rewritten = jpeg_transform(bytes.data(), bytes.size());
+    }
+    return py::bytes(reinterpret_cast<const char*>(rewritten.data()), rewritten.size());
+}
+
+// Decodes images from a shared counter until none is left: the yardstick of the benchmarks.
+double decode_loop(const std::vector<py::buffer>& images, int threads) {
+    std::vector<Bytes> bytes(images.begin(), images.end());
+    py::gil_scoped_release release;
+    std::atomic<size_t> next{0};
+    std::atomic<int> failures{0};
+    auto work = [&] {
+        JpegDecoder decoder;
+        Buffer memory;
+        for (size_t i; (i = next++) < bytes.size();) try {
+                const JpegHeader header = decoder.header(bytes[i].data(), bytes[i].size());
+                decoder.rgb(bytes[i].data(), bytes[i].size(), header,
+                            memory.ensure(size_t(header.width) * header.height * 3));
+            } catch (const JpegError&) {
+                ++failures;
+            }
+    };
+    const auto start = std::chrono::steady_clock::now();
+    std::vector<std::thread> others;
+    for (int t = 1; t < threads; ++t) others.emplace_back(work);
+    work();
+    for (std::thread& other : others) other.join();
+    if (failures) throw JpegError(std::to_string(failures) + " images do not decode");
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// Decodes images to planes one after another: the yardstick of the packed encodings.
+double planes_loop(const std::vector<py::buffer>& images) {
+    std::vector<Bytes> bytes(images.begin(), images.end());
+    py::gil_scoped_release release;
+    JpegDecoder decoder;
+    Buffer memory;
+    Planes planes;
+    const auto start = std::chrono::steady_clock::now();
+    for (const Bytes& image : bytes) decoder.planes(image.data(), image.size(), memory, planes);
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// The PyPI package `turbojpeg` keeps its library in a folder of its own beside the modules.
+std::vector<std::string> libraries_on_python_path() {
+    namespace fs = std::filesystem;
+    std::vector<std::string> found;
+    for (const py::handle& entry : py::module_::import("sys").attr("path")) {
+        for (const char* folder : {"turbojpeg.libs", "turbojpeg.dylibs"}) {
+            std::error_code error;
+            for (const auto& file : fs::directory_iterator(fs::path(py::str(entry)) / folder, error))
+                if (file.path().filename().string().rfind("libturbojpeg", 0) == 0) found.push_back(file.path().string());
+        }
+    }
+    return found;
+}
+
+}  // namespace
+
+void bind_jpeg(py::module_& m) {
+    add_turbojpeg_candidates(libraries_on_python_path());
+    py::register_exception<JpegError>(m, "JpegError", PyExc_ValueError);
+
+    py::class_<JpegHeader>(m, "JpegHeader")
+        .def_readonly("width", &JpegHeader::width)
+        .def_readonly("height", &JpegHeader::height)
+        .def_readonly("subsampling", &JpegHeader::subsampling, "TurboJPEG's TJSAMP number; -1: irregular.")
+        .def_property_readonly("colorspace", &color_name, "rgb, ycbcr, gray, cmyk or ycck.");
+
+    m.def("turbojpeg_path", &turbojpeg_path, "The libturbojpeg in use; RuntimeError when none is found.");
+    m.def("jpeg_header", &header_of, py::arg("data"), "Size and colour of a JPEG; JpegError when it is none.");
+    m.def("decode_planes", &decode_planes, py::arg("data"),
+          "Decode to ([Y] or [Y, Cb, Cr] or [R, G, B] uint8 arrays, warning or None); JpegError on failure.");
+    m.def("decode_rgb", &decode_rgb, py::arg("data"),
+          "Decode to ((H, W, 3) uint8 array, warning or None); JpegError on failure.");
+    m.def("jpeg_transform", &transform, py::arg("data"),
+          "Rewrite without loss as baseline JPEG without extra markers; JpegError on any warning.");
+    m.def("decode_loop", &decode_loop, py::arg("images"), py::arg("threads"),
+          "Decode all images to RGB with nothing around it; returns seconds.");
+    m.def("planes_loop", &planes_loop, py::arg("images"), "Decode all images to planes on one thread; returns seconds.");
+}
+
+}  // namespace fastload

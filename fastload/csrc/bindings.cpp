@@ -1,0 +1,26 @@
+#include "bindings.h"
+
+#include "simd.h"
+#include "xxh64.h"
+
+PYBIND11_MODULE(_core, m) {
+    using namespace fastload;
+    m.doc() = "The native core: whatever touches pixels or untrusted bytes.";
+    m.def("simd_level", [] { return simd_name(simd_level()); }, "Vector instructions in use: scalar, neon, avx2, avx512.");
+    m.def(
+        "xxh64",
+        [](const py::buffer& buffer, uint64_t seed) {
+            const Bytes bytes(buffer);
+            py::gil_scoped_release release;
+            return xxh64(bytes.data(), bytes.size(), seed);
+        },
+        py::arg("data"), py::arg("seed") = 0, "XXH64 of a buffer's bytes.");
+    bind_boxes(m);
+    bind_slots(m);
+    bind_dct(m);
+    bind_engine(m);
+    bind_jpeg(m);
+    bind_jpeg_write(m);
+    bind_lmdb_tree(m);
+    bind_nms(m);
+}

@@ -1,0 +1,79 @@
+// From a section's streams to samples: the same three functions for each set of vector instructions.
+//
+// The scalar version is the specification. The inverse DCT is the one of Loeffler, Ligtenberg and Moschytz (1989) as
+// libjpeg's jidctint.c scales and rounds it, each output written as a sum over its inputs: the sums are the same
+// integers. Arithmetic that would overflow (never, for what dct_encode writes) wraps in products, sums and dequantised
+// coefficients and saturates after each pass.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "dct_format.h"
+#include "huffman.h"
+
+namespace fastload {
+
+// The streams of a section, decoded, and how far they have been read. open_section has compared their lengths:
+// the bits set in `presence` add up to the bytes of `masks`, and the bits set in these to the bytes of `values`, so
+// that all blocks can be read without further checks. Only `rest` is checked as it is read.
+// Readable behind their ends: a byte of rest, 8 of presence and masks, 64 of values.
+struct BlockStreams {
+    const uint8_t* presence;
+    const uint8_t* dc;
+    const uint8_t* masks;
+    const uint8_t* values;
+    const uint8_t* rest;
+    const uint8_t* rest_end;
+};
+
+// The next large value of `rest`. Throws DctError at its end.
+int read_large_value(BlockStreams& streams);
+
+// Reads a block row's DC coefficients from `streams`: dc[stride * x] for block x. `above` is the one of the row above
+// at its left end, 0 for the first row.
+void read_dc_row(BlockStreams& streams, int blocks, int above, int16_t* dc, int stride);
+
+// Scratch memory for one block row: blocks rounded up to four, 96 bytes each.
+constexpr size_t row_scratch(int blocks) { return (size_t(blocks) + 3) / 4 * 4 * 96; }
+
+// Decodes one component's blocks to out[stride * y + x] for whole blocks; blocks beyond a row's last, up to a multiple
+// of four, are written too: stride must be a multiple of 32 and cover them.
+using DecodeBlocks = void(BlockStreams& streams, const DctComponent& component, uint8_t* scratch, uint8_t* out,
+                          ptrdiff_t stride);
+DecodeBlocks decode_blocks_scalar;
+// Negates values[i] where bit i of signs is set. 64 bytes behind both may be read, and behind `values` written.
+using ApplySigns = void(uint8_t* values, const uint8_t* signs, size_t count);
+ApplySigns apply_signs_scalar;
+// The number of bits set in `count` bytes.
+using SetBits = size_t(const uint8_t* bytes, size_t count);
+SetBits set_bits_scalar;
+#if defined(__x86_64__)
+DecodeBlocks decode_blocks_avx2, decode_blocks_avx512;
+ApplySigns apply_signs_avx2, apply_signs_avx512;
+SetBits set_bits_popcnt;
+#endif
+
+namespace idct {
+
+// jidctint.c's constants, in 13 bits after the point.
+constexpr int f0298 = 2446, f0390 = 3196, f0541 = 4433, f0765 = 6270, f0899 = 7373, f1175 = 9633, f1501 = 12299,
+              f1847 = 15137, f1961 = 16069, f2053 = 16819, f2562 = 20995, f3072 = 25172, one = 8192;
+
+// Even outputs 0 to 3 before the odd ones are added (for 0 to 3) and subtracted (for 7 to 4), by inputs 0, 2, 4, 6.
+constexpr int even[4][4] = {{one, f0541 + f0765, one, f0541},
+                            {one, f0541, -one, f0541 - f1847},
+                            {one, -f0541, -one, f1847 - f0541},
+                            {one, -f0541 - f0765, one, -f0541}};
+
+// Odd parts of outputs 0 to 3, by inputs 1, 3, 5, 7.
+constexpr int odd[4][4] = {
+    {f1501 - f0899 - f0390 + f1175, f1175, f1175 - f0390, f1175 - f0899},
+    {f1175, f3072 - f2562 - f1961 + f1175, f1175 - f2562, f1175 - f1961},
+    {f1175 - f0390, f1175 - f2562, f2053 - f2562 - f0390 + f1175, f1175},
+    {f1175 - f0899, f1175 - f1961, f1175, f0298 - f0899 - f1961 + f1175}};
+
+constexpr int shift[2] = {11, 18};  // after the first pass (columns) and the second (rows)
+
+}  // namespace idct
+}  // namespace fastload

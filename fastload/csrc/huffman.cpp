@@ -1,0 +1,268 @@
+#include "huffman.h"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+
+#include "huffman_code.h"
+
+namespace fastload {
+namespace {
+
+constexpr int streams = 4, max_symbols = 6;
+constexpr int lookups = 5;  // in the 56 bits of a refilled window, each of up to 11 bits
+constexpr size_t counts_bytes = (streams - 1) * sizeof(uint32_t);
+
+uint64_t big_endian(uint64_t value) {
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    return __builtin_bswap64(value);
+#else
+    return value;
+#endif
+}
+
+uint64_t load64(const uint8_t* p) {
+    uint64_t value;
+    std::memcpy(&value, p, sizeof value);
+    return big_endian(value);
+}
+
+void store64(uint64_t value, uint8_t* p) {
+    value = big_endian(value);
+    std::memcpy(p, &value, sizeof value);
+}
+
+struct Code {
+    uint32_t bits;
+    int length;
+};
+
+// Longer codes only pay where many symbols share the cost of building their table.
+int length_limit(size_t count) { return count < 8192 ? 9 : count < 32768 ? 10 : huffman_max_length; }
+
+std::array<Code, 256> assign_codes(const CodeLengths& lengths) {
+    const SymbolOrder order = order_symbols(lengths);
+    std::array<Code, 256> codes{};
+    uint32_t next = 0;  // left-aligned in huffman_max_length bits
+    for (int i = 0; i < order.count; ++i) {
+        const uint8_t symbol = order.symbol[size_t(i)];
+        const int unused = huffman_max_length - lengths[symbol];
+        codes[symbol] = {next >> unused, lengths[symbol]};
+        next += 1u << unused;
+    }
+    return codes;
+}
+
+// Writes symbols from `position` on into `size` bytes, as many as fit, and returns the position of the next one.
+// Up to 7 bytes behind are overwritten.
+size_t encode_stream(const uint8_t* symbols, size_t position, size_t count, const std::array<Code, 256>& codes,
+                     uint8_t* out, size_t size) {
+    uint64_t bits = 0;  // the next one on top
+    int filled = 0;
+    for (size_t left = size * 8; position < count; ++position) {
+        const Code code = codes[symbols[position]];
+        if (size_t(code.length) > left) break;
+        left -= size_t(code.length);
+        filled += code.length;
+        bits |= uint64_t{code.bits} << (64 - filled);
+        if (filled < 48) continue;
+        store64(bits, out);
+        out += filled >> 3;
+        bits <<= filled & ~7;
+        filled &= 7;
+    }
+    store64(bits, out);
+    return position;
+}
+
+// The size of each stream: a code that does not fit at the end of one leaves up to 10 bits unused.
+size_t stream_size(const std::array<uint32_t, 256>& frequency, const CodeLengths& lengths) {
+    size_t bits = (streams - 1) * (huffman_max_length - 1);
+    for (size_t symbol = 0; symbol < 256; ++symbol) bits += size_t{frequency[symbol]} * lengths[symbol];
+    return (bits + 8 * streams - 1) / (8 * streams);
+}
+
+// What the next bits decode to. An entry is, from its lowest byte: the number of bits it uses up, its symbols, and in
+// the highest byte the number of symbols.
+class Table {
+public:
+    explicit Table(const CodeLengths& lengths) : log2_size_(*std::max_element(lengths.begin(), lengths.end())) {
+        const SymbolOrder order = order_symbols(lengths);
+        entries_[1] = 0;
+        for (int bits = 1; bits <= log2_size_; ++bits) fill(bits, order, lengths);
+    }
+
+    const uint64_t* entries() const { return level(log2_size_); }
+    int log2_size() const { return log2_size_; }
+
+private:
+    // Level n is what n bits decode to when none may be added: a first symbol, then what level n - its length says.
+    const uint64_t* level(int bits) const { return entries_ + (size_t{1} << bits); }
+
+    void fill(int bits, const SymbolOrder& order, const CodeLengths& lengths) {
+        uint64_t* out = entries_ + (size_t{1} << bits);
+        uint64_t* const end = out + (size_t{1} << bits);
+        for (int i = 0; i < order.count; ++i) {
+            const uint8_t symbol = order.symbol[size_t(i)];
+            const int length = lengths[symbol];
+            if (length > bits) break;
+            out = prepend(symbol, length, level(bits - length), size_t{1} << (bits - length), out);
+        }
+        std::fill(out, end, uint64_t{0});  // no whole code
+    }
+
+    // Entries of `followers` with a symbol before them, or it alone where there is no room for one more.
+    static uint64_t* prepend(uint8_t symbol, int length, const uint64_t* followers, size_t count, uint64_t* out) {
+        const uint64_t alone = uint64_t{1} << 56 | uint64_t{symbol} << 8 | uint64_t(length);
+        constexpr uint64_t ends = 0xff000000000000ff, symbols = 0x0000ffffffffff00;
+        for (size_t i = 0; i < count; ++i) {
+            const uint64_t follower = followers[i] >> 56 < max_symbols ? followers[i] : 0;
+            out[i] = alone + (follower & ends) + ((follower & symbols) << 8);
+        }
+        return out + count;
+    }
+
+    int log2_size_;
+    uint64_t entries_[2 << huffman_max_length];  // level n at 2^n
+};
+
+struct BitStream {
+    const uint8_t* next;  // the window's first byte
+    const uint8_t* end;
+    uint64_t window;  // the bits left, above a sentinel one; the zeros below it tell how many are used up
+    uint8_t* out;
+    uint8_t* out_end;
+
+    void open(const uint8_t* begin) {
+        next = begin;
+        window = load64(begin) | 1;
+    }
+
+    __attribute__((always_inline)) inline void refill() {
+        const int used = __builtin_ctzll(window);
+        next += used >> 3;
+        window = (load64(next) | 1) << (used & 7);
+    }
+};
+
+// How many rounds of `lookups` look-ups stay within all streams' bytes and places: a look-up writes eight bytes and
+// moves on by at most max_symbols; a round moves on by at most (7 + 5 * 11) / 8 = 7 bytes and, with next <= end after
+// it, reads at most 8 behind the end.
+size_t safe_rounds(const BitStream* stream) {
+    constexpr ptrdiff_t out_round = lookups * max_symbols, in_round = 7;
+    ptrdiff_t rounds = PTRDIFF_MAX;
+    for (int s = 0; s < streams; ++s) {
+        rounds = std::min(rounds, (stream[s].out_end - stream[s].out - 8) / out_round);
+        rounds = std::min(rounds, (stream[s].end - stream[s].next) / in_round);
+    }
+    return size_t(std::max(rounds, ptrdiff_t{0}));
+}
+
+__attribute__((always_inline)) inline void decode_rounds(const Table& table, BitStream* stream) {
+    const uint64_t* const entries = table.entries();
+    const int unused = 64 - table.log2_size();
+    BitStream local[streams];
+    std::copy_n(stream, streams, local);
+    while (size_t rounds = safe_rounds(local)) {
+        do {
+            for (int i = 0; i < lookups; ++i) {
+                for (int s = 0; s < streams; ++s) {
+                    const uint64_t entry = entries[local[s].window >> unused];
+                    const uint64_t symbols = entry >> 8;
+                    std::memcpy(local[s].out, &symbols, sizeof symbols);
+                    local[s].out += entry >> 56;
+                    local[s].window <<= entry & 63;
+                }
+            }
+            for (int s = 0; s < streams; ++s) local[s].refill();
+        } while (--rounds);
+    }
+    std::copy_n(local, streams, stream);
+}
+
+void decode_rounds_portable(const Table& table, BitStream* stream) { decode_rounds(table, stream); }
+
+#if defined(__x86_64__)
+__attribute__((target("bmi,bmi2"))) void decode_rounds_bmi2(const Table& table, BitStream* stream) {
+    decode_rounds(table, stream);
+}
+#endif
+
+// Decodes one symbol of a stream; returns whether there was one.
+__attribute__((always_inline)) inline bool decode_one(const Table& table, const CodeLengths& lengths,
+                                                      BitStream& stream) {
+    stream.refill();
+    if (stream.out == stream.out_end || stream.next > stream.end) return false;
+    const uint8_t symbol = uint8_t(table.entries()[stream.window >> (64 - table.log2_size())] >> 8);
+    *stream.out++ = symbol;
+    stream.window <<= lengths[symbol];
+    return true;
+}
+
+// Decodes the streams' last symbols.
+void decode_rest(const Table& table, const CodeLengths& lengths, BitStream* stream) {
+    for (bool more = true; more;) {
+        more = false;
+        for (int s = 0; s < streams; ++s) more |= decode_one(table, lengths, stream[s]);
+    }
+    for (int s = 0; s < streams; ++s)
+        if ((stream[s].next - stream[s].end) * 8 + __builtin_ctzll(stream[s].window) > 0)
+            throw std::invalid_argument("a coded stream is cut short");
+}
+
+void open_streams(const uint8_t* data, const uint8_t* end, uint8_t* symbols, size_t count, BitStream* stream) {
+    if (size_t(end - data) < counts_bytes || size_t(end - data - counts_bytes) % streams != 0)
+        throw std::invalid_argument("coded streams of impossible size");
+    const size_t size = size_t(end - data - counts_bytes) / streams;
+    const uint8_t* begin = data + counts_bytes;
+    for (int s = 0; s < streams; ++s, data += sizeof(uint32_t), begin += size) {
+        size_t here = count;
+        if (s < streams - 1) here = data[0] | data[1] << 8 | data[2] << 16 | uint32_t{data[3]} << 24;
+        if (here > count) throw std::invalid_argument("coded streams of more symbols than there are");
+        count -= here;
+        stream[s].open(begin);
+        stream[s].end = begin + size;
+        stream[s].out = symbols;
+        stream[s].out_end = symbols += here;
+    }
+}
+
+}  // namespace
+
+bool huffman_encode(const uint8_t* symbols, size_t count, std::vector<uint8_t>& coded) {
+    std::array<uint32_t, 256> frequency{};
+    for (size_t i = 0; i < count; ++i) ++frequency[symbols[i]];
+    const CodeLengths lengths = choose_lengths(frequency, length_limit(count));
+    const std::array<Code, 256> codes = assign_codes(lengths);
+    const size_t start = coded.size(), size = stream_size(frequency, lengths);
+    write_lengths(lengths, coded);
+    const size_t counts = coded.size(), end = counts + counts_bytes + streams * size;
+    coded.resize(end + sizeof(uint64_t));
+    size_t position = 0;
+    for (size_t s = 0; s < streams; ++s) {
+        const size_t first = position;
+        position = encode_stream(symbols, first, count, codes, &coded[counts + counts_bytes + s * size], size);
+        for (size_t byte = 0; s < streams - 1 && byte < 4; ++byte)
+            coded[counts + 4 * s + byte] = uint8_t((position - first) >> (8 * byte));
+    }
+    coded.resize(end - start < count ? end : start);
+    return end - start < count;
+}
+
+void huffman_decode(const uint8_t* coded, size_t size, uint8_t* symbols, size_t count, Simd simd) {
+    const uint8_t* const end = coded + size;
+    const CodeLengths lengths = read_lengths(coded, end);
+    BitStream stream[streams];
+    open_streams(coded, end, symbols, count, stream);
+    const Table table(lengths);
+#if defined(__x86_64__)
+    if (simd != Simd::scalar)
+        decode_rounds_bmi2(table, stream);
+    else
+#endif
+        decode_rounds_portable(table, stream);
+    (void)simd;
+    decode_rest(table, lengths, stream);
+}
+
+}  // namespace fastload

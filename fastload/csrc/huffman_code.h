@@ -1,0 +1,34 @@
+// Code lengths of a Huffman code: choosing, writing and reading them.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace fastload {
+
+constexpr int huffman_max_length = 11;
+
+// Per symbol the length of its code, 0 for a symbol without one.
+using CodeLengths = std::array<uint8_t, 256>;
+
+// The coded symbols in the order of their codes: by length, then by value.
+struct SymbolOrder {
+    int count;
+    std::array<uint8_t, 256> symbol;
+};
+
+// The optimal lengths of at most `limit` (8 to huffman_max_length) bits for symbols this frequent, at least two of them
+// coded.
+CodeLengths choose_lengths(const std::array<uint32_t, 256>& frequency, int limit);
+
+SymbolOrder order_symbols(const CodeLengths& lengths);
+
+void write_lengths(const CodeLengths& lengths, std::vector<uint8_t>& out);
+
+// Reads what write_lengths wrote and moves `data` behind it. Throws std::invalid_argument unless they form a complete
+// code.
+CodeLengths read_lengths(const uint8_t*& data, const uint8_t* end);
+
+}  // namespace fastload

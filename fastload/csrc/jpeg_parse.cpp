@@ -1,0 +1,260 @@
+#include "jpeg_parse.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+#include "jpeg_scan.h"
+#include "turbojpeg.h"
+
+namespace fastload {
+namespace {
+
+enum Marker : int {
+    sof0 = 0xc0, sof1 = 0xc1, dht = 0xc4, jpg = 0xc8, sof15 = 0xcf, dac = 0xcc, rst0 = 0xd0, rst7 = 0xd7, soi = 0xd8,
+    eoi = 0xd9, sos = 0xda, dqt = 0xdb, dri = 0xdd, app0 = 0xe0, app14 = 0xee, tem = 0x01,
+};
+
+bool is_frame_header(int marker) {
+    return marker >= sof0 && marker <= sof15 && marker != dht && marker != jpg && marker != dac;
+}
+
+int ceil_div(int64_t a, int64_t b) { return int((a + b - 1) / b); }
+
+// The contents of a marker segment, read with every step checked.
+class Segment {
+public:
+    Segment(const uint8_t* data, size_t size) : data_(data), size_(size) {}
+    size_t left() const { return size_ - position_; }
+    const uint8_t* take(size_t count) {
+        if (count > left()) throw JpegError("a marker segment is too short");
+        position_ += count;
+        return data_ + position_ - count;
+    }
+    int byte() { return *take(1); }
+    int word() {
+        const uint8_t* p = take(2);
+        return p[0] << 8 | p[1];
+    }
+
+private:
+    const uint8_t* data_;
+    size_t size_, position_ = 0;
+};
+
+// Steps from marker to marker.
+class MarkerReader {
+public:
+    MarkerReader(const uint8_t* data, size_t size) : data_(data), size_(size) {
+        if (size < 2 || data[0] != 0xff || data[1] != soi) throw JpegError("not a JPEG");
+    }
+
+    int next() {
+        if (position_ >= size_ || data_[position_] != 0xff) throw JpegError("no marker where one is due");
+        while (position_ < size_ && data_[position_] == 0xff) ++position_;
+        if (position_ >= size_) throw JpegError("the file ends before its end marker");
+        return data_[position_++];
+    }
+
+    Segment segment() {
+        if (size_ - position_ < 2) throw JpegError("the file ends within a marker segment");
+        const size_t length = size_t(data_[position_]) << 8 | data_[position_ + 1];
+        if (length < 2 || length > size_ - position_) throw JpegError("a marker segment of impossible length");
+        position_ += length;
+        return {data_ + position_ - length + 2, length - 2};
+    }
+
+    size_t position() const { return position_; }
+    void seek(size_t position) { position_ = position; }
+
+private:
+    const uint8_t* data_;
+    size_t size_, position_ = 2;
+};
+
+class Parser {
+public:
+    Parser(const uint8_t* data, size_t size) : data_(data), size_(size), reader_(data, size) {}
+
+    JpegCoefficients run() {
+        for (int marker; (marker = reader_.next()) != eoi;) {
+            if (marker == tem) continue;
+            if (marker == soi || (marker >= rst0 && marker <= rst7)) throw JpegError("a marker out of place");
+            Segment segment = reader_.segment();
+            read(marker, segment);
+        }
+        if (image_.components.empty()) throw JpegError("a JPEG without a picture");
+        for (bool seen : coded_)
+            if (!seen) throw JpegError("a colour component is missing");
+        image_.rgb = image_.components.size() == 3 && is_rgb();
+        return std::move(image_);
+    }
+
+private:
+    void read(int marker, Segment& segment) {
+        if (is_frame_header(marker)) return frame(marker, segment);
+        switch (marker) {
+            case dqt:
+                return quantisation_tables(segment);
+            case dht:
+                return huffman_tables(segment);
+            case dri:
+                restart_interval_ = segment.word();
+                return;
+            case sos:
+                return scan(segment);
+            case app0:
+                jfif_ = jfif_ || (segment.left() >= 14 && std::memcmp(segment.take(5), "JFIF", 5) == 0);
+                return;
+            case app14:
+                if (segment.left() >= 12 && std::memcmp(segment.take(5), "Adobe", 5) == 0)
+                    adobe_transform_ = segment.take(7)[6];
+                return;
+        }
+    }
+
+    void quantisation_tables(Segment& segment) {
+        while (segment.left()) {
+            const int kind = segment.byte(), table = kind & 15;
+            if (table > 3) throw JpegError("a quantisation table numbered beyond 3");
+            for (int k = 0; k < 64; ++k)
+                quant_[table][zigzag_to_natural[k]] = uint16_t(kind >> 4 ? segment.word() : segment.byte());
+            quant_defined_[table] = true;
+        }
+    }
+
+    void huffman_tables(Segment& segment) {
+        while (segment.left()) {
+            const int kind = segment.byte();
+            const uint8_t* counts = segment.take(16);
+            int total = 0;
+            for (int i = 0; i < 16; ++i) total += counts[i];
+            if ((kind & 0xef) > 3 || total > 256) throw JpegError("an impossible Huffman table");
+            huffman_[kind >> 4][kind & 3].define(counts, segment.take(size_t(total)), total);
+        }
+    }
+
+    void frame(int marker, Segment& segment) {
+        if (!image_.components.empty()) throw JpegError("more than one frame");
+        if (marker > sof1) throw JpegError("a progressive, arithmetic-coded or lossless JPEG");
+        if (segment.byte() != 8) throw JpegError("not 8 bits a sample");
+        image_.height = segment.word();
+        image_.width = segment.word();
+        if (image_.width < 1 || image_.height < 1) throw JpegError("the image has no pixels");
+        if (int64_t{image_.width} * image_.height > max_pixels) throw JpegError("the image is absurdly large");
+        const int count = segment.byte();
+        if (count != 1 && count != 3) throw JpegError(std::to_string(count) + " colour components, not 1 or 3");
+        for (int c = 0; c < count; ++c) {
+            const int id = segment.byte(), factors = segment.byte(), table = segment.byte();
+            const int h = factors >> 4, v = factors & 15;
+            if (h < 1 || h > 4 || v < 1 || v > 4) throw JpegError("impossible sampling factors");
+            if (table > 3) throw JpegError("a quantisation table numbered beyond 3");
+            image_.components.push_back({id, h, v, table, 0, 0, 0, 0, {}, {}});
+        }
+        coded_.assign(size_t(count), false);
+        set_subsampling();
+        allocate();
+    }
+
+    void set_subsampling() {
+        const std::vector<JpegComponent>& part = image_.components;
+        if (part.size() == 1) {
+            image_.subsampling = gray;
+            return;
+        }
+        const bool regular = part[1].h == part[2].h && part[1].v == part[2].v;
+        for (int kind = 0; regular && kind < subsampling_kinds; ++kind)
+            if (kind != gray && part[0].h == part[1].h * chroma_divisor_x[kind] &&
+                part[0].v == part[1].v * chroma_divisor_y[kind]) {
+                image_.subsampling = static_cast<Subsampling>(kind);
+                return;
+            }
+        throw JpegError("irregular chroma sampling");
+    }
+
+    void allocate() {
+        const int max_h = image_.components[0].h, max_v = image_.components[0].v;
+        size_t blocks = 0;
+        for (JpegComponent& part : image_.components) {
+            part.width = ceil_div(int64_t{image_.width} * part.h, max_h);
+            part.height = ceil_div(int64_t{image_.height} * part.v, max_v);
+            part.blocks_w = ceil_div(part.width, 8);
+            part.blocks_h = ceil_div(part.height, 8);
+            blocks += size_t(part.blocks_w) * part.blocks_h;
+        }
+        // A block takes two bits or more, so a small file cannot ask for much memory.
+        if (blocks / 4 > size_) throw JpegError("the file ends within the picture");
+        for (JpegComponent& part : image_.components)
+            part.coefficients.assign(size_t(part.blocks_w) * part.blocks_h * 64, 0);
+    }
+
+    void scan(Segment& segment) {
+        Scan scan{{}, 0, 0, restart_interval_};
+        const int count = segment.byte();
+        if (count < 1 || size_t(count) > image_.components.size()) throw JpegError("an impossible scan header");
+        int blocks_in_mcu = 0;
+        for (int i = 0; i < count; ++i) {
+            const int id = segment.byte(), tables = segment.byte();
+            JpegComponent& part = begin(id);
+            scan.components.push_back({&part, &table(0, tables >> 4), &table(1, tables & 15)});
+            blocks_in_mcu += part.h * part.v;
+        }
+        if (count > 1 && blocks_in_mcu > 10) throw JpegError("more than ten blocks in an MCU");
+        scan.mcus_w = ceil_div(image_.width, image_.components[0].h * 8);
+        scan.mcus_h = ceil_div(image_.height, image_.components[0].v * 8);
+        reader_.seek(decode_scan(scan, data_, size_, reader_.position()));
+    }
+
+    // Marks a component as coded; its quantisation table is the one in force now (T.81, B.2.4.1).
+    JpegComponent& begin(int id) {
+        for (size_t c = 0; c < image_.components.size(); ++c) {
+            JpegComponent& part = image_.components[c];
+            if (part.id != id) continue;
+            if (coded_[c]) throw JpegError("a colour component is coded twice");
+            if (!quant_defined_[part.table]) throw JpegError("a quantisation table is missing");
+            coded_[c] = true;
+            std::copy_n(quant_[part.table], 64, part.quant);
+            return part;
+        }
+        throw JpegError("a scan of an unknown colour component");
+    }
+
+    const JpegHuffmanTable& table(int kind, int number) {
+        if (number > 3 || !huffman_[kind][number].defined()) throw JpegError("a Huffman table is missing");
+        return huffman_[kind][number];
+    }
+
+    // As libjpeg guesses the colours of three components.
+    bool is_rgb() const {
+        if (jfif_) return false;
+        if (adobe_transform_ >= 0) return adobe_transform_ == 0;
+        return image_.components[0].id == 'R' && image_.components[1].id == 'G' && image_.components[2].id == 'B';
+    }
+
+    const uint8_t* data_;
+    size_t size_;
+    MarkerReader reader_;
+    JpegCoefficients image_{};
+    std::vector<bool> coded_;
+    uint16_t quant_[4][64];
+    bool quant_defined_[4] = {};
+    JpegHuffmanTable huffman_[2][4];
+    int restart_interval_ = 0, adobe_transform_ = -1;
+    bool jfif_ = false;
+};
+
+}  // namespace
+
+bool is_huffman_sequential(const uint8_t* data, size_t size) {
+    MarkerReader reader(data, size);
+    for (;;) {
+        const int marker = reader.next();
+        if (is_frame_header(marker)) return marker <= sof1;
+        if (marker == eoi || marker == sos) throw JpegError("a JPEG without a picture");
+        if (marker != tem) reader.segment();
+    }
+}
+
+JpegCoefficients parse_jpeg(const uint8_t* data, size_t size) { return Parser(data, size).run(); }
+
+}  // namespace fastload

@@ -1,0 +1,42 @@
+// Reads a Huffman-coded sequential JPEG up to its quantised DCT coefficients, without computing a pixel.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "planes.h"
+
+namespace fastload {
+
+struct JpegComponent {
+    int id, h, v;            // h, v: sampling factors
+    int table;               // number of its quantisation table
+    int width, height;       // in samples
+    int blocks_w, blocks_h;  // in blocks of 8x8 samples, those that hold samples of the image only
+    uint16_t quant[64];      // natural (row by row) order
+    std::vector<int16_t> coefficients;  // blocks_h x blocks_w x 64, natural order
+};
+
+struct JpegCoefficients {
+    int width, height;
+    Subsampling subsampling;
+    bool rgb;  // the components are R, G, B
+    std::vector<JpegComponent> components;
+};
+
+constexpr uint8_t zigzag_to_natural[64] = {
+    0,  1,  8,  16, 9,  2,  3,  10, 17, 24, 32, 25, 18, 11, 4,  5,   //
+    12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6,  7,  14, 21, 28,  //
+    35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51,  //
+    58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63};
+
+// Whether the frame header is one that parse_jpeg can read: false for progressive, arithmetic and lossless files.
+// Throws JpegError when there is no frame header.
+bool is_huffman_sequential(const uint8_t* data, size_t size);
+
+// Throws JpegError, saying why, for anything that libjpeg-turbo would not decode without a warning, and for
+// 12-bit, CMYK and irregularly sampled files.
+JpegCoefficients parse_jpeg(const uint8_t* data, size_t size);
+
+}  // namespace fastload

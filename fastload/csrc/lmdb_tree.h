@@ -1,0 +1,27 @@
+// Reads the file of an LMDB environment without trusting a byte of it.
+//
+// LMDB itself follows page numbers and node offsets as it finds them, so a flipped bit is a crash. A cache is
+// opened by walking its whole tree once; that walk is all of LMDB that reading needs.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <string_view>
+
+namespace fastload {
+
+struct LmdbValue {
+    uint64_t offset;  // of the value's first byte in the file
+    uint64_t size;    // bytes
+};
+
+using LmdbVisitor = std::function<void(std::string_view key, LmdbValue value)>;
+
+// Calls `visit` for every entry of the main database, in key order, and returns the bytes up to the end of the last
+// page that LMDB has numbered: the file may end before, when what follows was never written. Throws
+// std::invalid_argument that says what is wrong when the file is damaged, truncated, or no LMDB 0.9 file of a 64-bit
+// little-endian machine.
+uint64_t walk_lmdb(const uint8_t* file, size_t file_size, const LmdbVisitor& visit);
+
+}  // namespace fastload

@@ -1,0 +1,58 @@
+// A decoded image as its planes: Y, Cb and Cr, only Y, or R, G and B.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <new>
+
+namespace fastload {
+
+// Kernels load whole vectors: this many bytes after a plane's last sample must be readable.
+constexpr size_t plane_slack = 256;
+
+constexpr int64_t max_pixels = 178'956'970;  // Pillow's decompression bomb limit doubled, as its hard error is
+constexpr int max_side = 65'500;             // JPEG_MAX_DIMENSION of libjpeg
+
+// TurboJPEG's TJSAMP numbers, and the factors by which chroma is smaller.
+enum Subsampling : int { s444, s422, s420, gray, s440, s411 };
+constexpr int subsampling_kinds = 6;
+constexpr int chroma_divisor_x[subsampling_kinds] = {1, 2, 2, 1, 1, 4};
+constexpr int chroma_divisor_y[subsampling_kinds] = {1, 1, 2, 1, 2, 1};
+
+struct Plane {
+    const uint8_t* data;
+    int width, height;  // valid samples: the image's size divided by the divisor, rounded up
+    ptrdiff_t stride;
+};
+
+struct Planes {
+    Plane plane[3];
+    int count;          // 1 or 3
+    int width, height;  // of the image
+    Subsampling subsampling;
+    bool rgb;
+};
+
+// Memory that only grows, aligned for vectors.
+class Buffer {
+public:
+    uint8_t* ensure(size_t size) {
+        if (size > size_) {
+            data_.reset();
+            size_ = 0;
+            data_.reset(static_cast<uint8_t*>(::operator new(size, std::align_val_t{64})));
+            size_ = size;
+        }
+        return data_.get();
+    }
+
+private:
+    struct Free {
+        void operator()(uint8_t* p) const { ::operator delete(p, std::align_val_t{64}); }
+    };
+    std::unique_ptr<uint8_t, Free> data_;
+    size_t size_ = 0;
+};
+
+}  // namespace fastload

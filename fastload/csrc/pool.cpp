@@ -1,0 +1,145 @@
+#include "pool.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+namespace fastload {
+
+void Records::decode(size_t i, RecordDecoder& decoder, Buffer& buffer, Planes& planes) {
+    const bool check = check_ && !checked_[i].load(std::memory_order_relaxed);
+    decoder.planes(records_[i].data, records_[i].size, check, buffer, planes);
+    if (check) checked_[i].store(true, std::memory_order_relaxed);
+}
+
+Pool::Pool(std::vector<Record> records, int threads, bool check, std::chrono::microseconds emulated)
+    : records_(std::move(records), check), emulated_(emulated) {
+    turbojpeg_path();  // throws here, not in a thread, when there is no library
+    kernels();         // likewise when FASTLOAD_SIMD is wrong
+    for (int t = 0; t < threads; ++t) threads_.emplace_back([this] { work(); });
+}
+
+Pool::~Pool() {
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        stopping_ = true;
+        for (const auto& job : queue_) job->next = job->slots();
+        queue_.clear();
+    }
+    work_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
+}
+
+void Pool::submit(std::shared_ptr<Job> job) {
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        if (job->slots()) queue_.push_back(std::move(job));
+    }
+    work_.notify_all();
+}
+
+std::shared_ptr<Job> Pool::unannounced() {
+    for (const std::shared_ptr<Job>& job : queue_)
+        if (!job->announced) {
+            job->announced = true;
+            return job;
+        }
+    return nullptr;
+}
+
+void Pool::announce(const Job& job) const {
+    static const uintptr_t page = uintptr_t(sysconf(_SC_PAGESIZE));
+    for (int64_t i : job.index) {
+        const uintptr_t begin = reinterpret_cast<uintptr_t>(records_[i].data) & ~(page - 1);
+        const uintptr_t end = reinterpret_cast<uintptr_t>(records_[i].data) + records_[i].size;
+        madvise(reinterpret_cast<void*>(begin), end - begin, MADV_WILLNEED);
+    }
+}
+
+int Pool::take(Job& job) {
+    ++job.running;
+    if (job.next + 1 == job.slots())
+        queue_.erase(std::find_if(queue_.begin(), queue_.end(), [&](const auto& queued) { return queued.get() == &job; }));
+    return job.next++;
+}
+
+void Pool::finish(Job& job, std::vector<Failure> failures) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    --job.running;
+    job.failures.insert(job.failures.end(), failures.begin(), failures.end());
+    if (job.next == job.slots() && !job.running) job.done.notify_all();
+}
+
+void Pool::work() {
+    Workspace workspace;
+    std::unique_lock<std::mutex> lock(mutex_);
+    while (true) {
+        work_.wait(lock, [&] { return stopping_ || !queue_.empty(); });
+        if (stopping_) return;
+        const std::shared_ptr<Job> job = queue_.front();
+        const int slot = take(*job);
+        const std::shared_ptr<Job> ahead = unannounced();
+        lock.unlock();
+        if (ahead) announce(*ahead);
+        finish(*job, write(*job, slot, workspace));
+        lock.lock();
+    }
+}
+
+bool Pool::wait(Job& job, int milliseconds) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    if (threads_.empty()) {
+        if (!own_) own_ = std::make_unique<Workspace>();
+        if (job.next == job.slots()) return true;
+        const int slot = take(job);
+        lock.unlock();
+        finish(job, write(job, slot, *own_));
+        lock.lock();
+        return job.next == job.slots();
+    }
+    return job.done.wait_for(lock, std::chrono::milliseconds(milliseconds),
+                          [&] { return job.next == job.slots() && !job.running; });
+}
+
+void Pool::cancel(Job& job) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    job.next = job.slots();
+    queue_.erase(std::remove_if(queue_.begin(), queue_.end(), [&](const auto& queued) { return queued.get() == &job; }),
+                 queue_.end());
+    job.done.wait(lock, [&] { return !job.running; });
+}
+
+std::vector<Failure> Pool::failures(const Job& job) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return job.failures;
+}
+
+std::vector<Failure> Pool::write(const Job& job, int slot, Workspace& workspace) {
+    const int first = job.first_row[slot], count = job.first_row[slot + 1] - first;
+    std::vector<Failure> failures;
+    if (emulated_.count() > 0) {
+        std::this_thread::sleep_for(count * emulated_);
+        return failures;
+    }
+    int row = first;
+    try {
+        workspace.planes.resize(std::max(workspace.planes.size(), size_t(count)));
+        workspace.pictures.resize(std::max(workspace.pictures.size(), size_t(count)));
+        for (; row < first + count; ++row) try {
+                Planes planes;
+                records_.decode(size_t(job.index[row]), workspace.decoder, workspace.planes[row - first], planes);
+                workspace.pictures[row - first].open(planes, job.placements[row], workspace.tables);
+            } catch (const std::runtime_error& error) {  // this image is bad; the others of its slot are named too
+                failures.push_back({row, error.what()});
+            }
+        const size_t canvas_bytes = size_t(3) * job.canvas.height * job.canvas.width;
+        render(job.canvas, workspace.pictures, failures.empty() ? count : 0, workspace.row,
+               job.out + slot * canvas_bytes);
+    } catch (const std::exception& error) {  // out of memory: nothing may leave a thread
+        failures.push_back({std::min(row, first + count - 1), error.what()});
+    }
+    return failures;
+}
+
+}  // namespace fastload

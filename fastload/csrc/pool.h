@@ -1,0 +1,102 @@
+// Executes plans on native threads: (batch, slot) pairs from a queue, several batches under way, no barrier between them.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "record.h"
+#include "render.h"
+
+namespace fastload {
+
+struct Record {
+    const uint8_t* data;
+    size_t size;
+};
+
+// The records of a cache, each checked against its checksum the first time it is read.
+class Records {
+public:
+    Records(std::vector<Record> records, bool check)
+        : records_(std::move(records)), checked_(records_.size()), check_(check) {}
+    size_t size() const { return records_.size(); }
+    const Record& operator[](size_t i) const { return records_[i]; }
+    void decode(size_t i, RecordDecoder& decoder, Buffer& buffer, Planes& planes);
+
+private:
+    std::vector<Record> records_;
+    std::vector<std::atomic<bool>> checked_;
+    bool check_;
+};
+
+struct Failure {
+    int row;
+    std::string reason;
+};
+
+// A batch to be written.
+struct Job {
+    Canvas canvas;
+    std::vector<int64_t> index;         // (N) records
+    std::vector<Placement> placements;  // (N)
+    std::vector<int> first_row;         // (B + 1) rows of a slot
+    uint8_t* out;
+
+    int slots() const { return int(first_row.size()) - 1; }
+
+private:
+    friend class Pool;
+    int next = 0, running = 0;  // guarded by the pool's mutex, as all that follows
+    std::vector<Failure> failures;
+    std::condition_variable done;
+    bool announced = false;
+};
+
+class Pool {
+public:
+    // With `emulated`, nothing is decoded or written: each record takes that long asleep, as if on a core of its own.
+    Pool(std::vector<Record> records, int threads, bool check, std::chrono::microseconds emulated = {});
+    ~Pool();  // waits for the slots that are being written, no others
+
+    const Records& records() const { return records_; }
+    void submit(std::shared_ptr<Job> job);
+    // True when the job is finished; waits up to `milliseconds`. With no threads, does the work itself.
+    bool wait(Job& job, int milliseconds);
+    // Gives up the slots not begun and waits for those being written: then nobody touches job.out any more.
+    void cancel(Job& job);
+    std::vector<Failure> failures(const Job& job);
+
+private:
+    struct Workspace {
+        RecordDecoder decoder;
+        TableCache tables;
+        std::vector<Buffer> planes;
+        std::vector<Picture> pictures;
+        Buffer row;
+    };
+    void work();
+    int take(Job& job);                   // the next slot; the mutex is held
+    std::shared_ptr<Job> unannounced();   // a queued batch, now marked as announced, or none; the mutex is held
+    void announce(const Job& job) const;  // have a cold disk read the batch's records ahead of their use
+    void finish(Job& job, std::vector<Failure> failures);
+    std::vector<Failure> write(const Job& job, int slot, Workspace& workspace);
+
+    Records records_;
+    const std::chrono::microseconds emulated_;
+    std::mutex mutex_;
+    std::condition_variable work_;
+    std::deque<std::shared_ptr<Job>> queue_;
+    bool stopping_ = false;
+    std::vector<std::thread> threads_;
+    std::unique_ptr<Workspace> own_;  // of the calling thread, when there are no others
+};
+
+}  // namespace fastload

@@ -1,0 +1,112 @@
+#include "record.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "xxh64.h"
+
+namespace fastload {
+namespace {
+
+constexpr uint32_t record_magic = 0x31524C46;
+
+// The planes of an image of `header`'s size and subsampling, one after another without padding from `data` on.
+Planes contiguous_planes(const RecordHeader& header, const uint8_t* data) {
+    Planes planes{{}, header.subsampling == gray ? 1 : 3, int(header.width), int(header.height),
+                  static_cast<Subsampling>(header.subsampling), header.rgb != 0};
+    for (int c = 0; c < planes.count; ++c) {
+        const int dx = c ? chroma_divisor_x[planes.subsampling] : 1, dy = c ? chroma_divisor_y[planes.subsampling] : 1;
+        const int width = (planes.width + dx - 1) / dx, height = (planes.height + dy - 1) / dy;
+        planes.plane[c] = {data, width, height, width};
+        data += size_t(width) * height;
+    }
+    return planes;
+}
+
+size_t samples(const Planes& planes) {
+    const Plane& last = planes.plane[planes.count - 1];
+    return last.data + last.stride * last.height - planes.plane[0].data;
+}
+
+// The planes one after another, then plane_slack bytes: kernels read whole vectors in place.
+std::vector<uint8_t> pack_planes(const Planes& planes) {
+    RecordHeader header{};
+    header.width = uint32_t(planes.width);
+    header.height = uint32_t(planes.height);
+    header.subsampling = uint8_t(planes.subsampling);
+    const size_t size = samples(contiguous_planes(header, nullptr));
+    std::vector<uint8_t> payload(size + plane_slack);
+    uint8_t* out = payload.data();
+    for (int c = 0; c < planes.count; ++c)
+        for (int y = 0; y < planes.plane[c].height; ++y)
+            out = std::copy_n(planes.plane[c].data + y * planes.plane[c].stride, planes.plane[c].width, out);
+    return payload;
+}
+
+void decode_cleanly(JpegDecoder& jpeg, const uint8_t* data, size_t size, Buffer& buffer, Planes& planes) {
+    const std::string warning = jpeg.planes(data, size, buffer, planes);
+    if (!warning.empty()) throw JpegError(warning);
+}
+
+}  // namespace
+
+uint64_t record_checksum(const RecordHeader& header, const uint8_t* payload) {
+    return xxh64(payload, header.payload, xxh64(&header, offsetof(RecordHeader, checksum)));
+}
+
+RecordHeader read_header(const uint8_t* record, size_t size) {
+    RecordHeader header;
+    if (size < sizeof header) throw RecordError("the record is shorter than its header");
+    std::memcpy(&header, record, sizeof header);
+    if (header.magic != record_magic) throw RecordError("the record does not begin as records do");
+    if (header.payload != size - sizeof header) throw RecordError("the record's size is not what its header says");
+    if (header.subsampling >= subsampling_kinds) throw RecordError("unknown chroma subsampling");
+    if (header.width < 1 || header.height < 1 || uint64_t{header.width} * header.height > uint64_t(max_pixels))
+        throw RecordError("impossible image size");
+    return header;
+}
+
+void RecordDecoder::planes(const uint8_t* record, size_t size, bool check, Buffer& buffer, Planes& planes) {
+    const RecordHeader header = read_header(record, size);
+    const uint8_t* payload = record + sizeof header;
+    if (check && record_checksum(header, payload) != header.checksum)
+        throw RecordError("checksum mismatch: its bytes have changed since the cache was built");
+    switch (static_cast<Encoding>(header.encoding)) {
+        case Encoding::original:
+            decode_cleanly(jpeg_, payload, header.payload, buffer, planes);
+            break;
+        case Encoding::dct:
+        case Encoding::dct_fast:
+            dct_.planes(payload, header.payload, buffer, planes);
+            break;
+        case Encoding::planes:
+            planes = contiguous_planes(header, payload);
+            if (header.payload != samples(planes) + plane_slack) throw RecordError("the planes' size is wrong");
+            break;
+        default:
+            throw RecordError("unknown encoding " + std::to_string(header.encoding) +
+                              ": the cache was made by a newer fastload");
+    }
+    if (planes.width != int(header.width) || planes.height != int(header.height))
+        throw RecordError("the image decodes to another size than its header says");
+}
+
+std::vector<uint8_t> encode_payload(const uint8_t* jpeg, size_t size, Encoding encoding) {
+    JpegDecoder decoder;
+    Buffer memory;
+    Planes planes;
+    decode_cleanly(decoder, jpeg, size, memory, planes);
+    switch (encoding) {
+        case Encoding::original:
+            return {jpeg, jpeg + size};
+        case Encoding::dct:
+            return dct_encode(jpeg, size, true);
+        case Encoding::dct_fast:
+            return dct_encode(jpeg, size, false);
+        case Encoding::planes:
+            return pack_planes(planes);
+    }
+    throw std::invalid_argument("unknown encoding " + std::to_string(int(encoding)));
+}
+
+}  // namespace fastload

@@ -1,0 +1,50 @@
+// A record of a cache: see fastload/cache/layout.py.
+#pragma once
+
+#include <cstdint>
+
+#include <vector>
+
+#include "dct.h"
+#include "planes.h"
+#include "turbojpeg.h"
+
+namespace fastload {
+
+enum class Encoding : uint8_t { original, dct, dct_fast, planes };
+
+struct RecordHeader {
+    uint32_t magic;
+    uint8_t encoding, subsampling, rgb, reserved;
+    uint32_t width, height;
+    uint64_t payload;
+    uint64_t checksum;
+};
+static_assert(sizeof(RecordHeader) == 32, "the format's header has 32 bytes");
+
+// The checksum a record should carry.
+uint64_t record_checksum(const RecordHeader& header, const uint8_t* payload);
+
+// Bytes of a cache are not what was written there.
+struct RecordError : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+// Reads the header and checks it against the record's size. Throws RecordError.
+RecordHeader read_header(const uint8_t* record, size_t size);
+
+// Turns records into planes; one per thread.
+class RecordDecoder {
+public:
+    // `planes` points into memory of `buffer` or into the record itself. Throws RecordError, JpegError or DctError.
+    void planes(const uint8_t* record, size_t size, bool check, Buffer& buffer, Planes& planes);
+
+private:
+    JpegDecoder jpeg_;
+    DctDecoder dct_;
+};
+
+// A JPEG's payload in `encoding`. Throws JpegError when it does not decode cleanly or cannot be held that way.
+std::vector<uint8_t> encode_payload(const uint8_t* jpeg, size_t size, Encoding encoding);
+
+}  // namespace fastload

@@ -1,0 +1,55 @@
+// One image of a batch: its sources' planes, resampled, coloured and laid out on a canvas.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "planes.h"
+#include "resample.h"
+
+namespace fastload {
+
+// One row of a plan (see fastload/plan/batch_plan.py).
+struct Placement {
+    float crop[4];  // x, y, w, h in source pixels
+    int32_t rect[4];  // x, y, w, h on the canvas
+    bool flip;
+    float color[3][4];
+};
+
+struct Canvas {
+    int height, width;
+    uint8_t fill[3];
+};
+
+// A source on its way to the canvas: remembers the rows it has resampled horizontally.
+class Picture {
+public:
+    void open(const Planes& planes, const Placement& placement, TableCache& tables);
+    void draw(int y, uint8_t* rgb);  // row y of the rectangle: placement.rect[2] pixels
+    const Placement& placement() const { return placement_; }
+
+private:
+    struct Channel {
+        Plane plane;
+        std::shared_ptr<const HorizontalTable> horizontal;
+        std::shared_ptr<const VerticalTable> vertical;
+        std::vector<int> held;           // the source row in each slot of `rows`, -1: none
+        std::vector<const int16_t*> wanted;
+        int16_t *rows, *blended;
+    };
+    const int16_t* row(Channel& channel, int y);
+
+    Placement placement_;
+    Channel channels_[3];
+    int count_ = 0;
+    size_t stride_ = 0;
+    ColorMatrix matrix_;
+    Buffer memory_;
+};
+
+// Writes every byte of a canvas once: the pictures, and `fill` where there is none.
+void render(const Canvas& canvas, std::vector<Picture>& pictures, size_t count, Buffer& row_memory, uint8_t* out);
+
+}  // namespace fastload

@@ -1,0 +1,102 @@
+// Resampling one axis: which source samples an output takes, with which weights.
+//
+// An output at u covers the source around start + (u + .5) * extent / size. Enlarging takes the two nearest
+// samples (bilinear); shrinking takes a triangle whose radius is the scale, as Pillow's antialiased BILINEAR does.
+// Samples beyond the plane's edge do not count: bilinear repeats the edge, the triangle is normalised over what is left.
+//
+// Fixed point, the same in every kernel. Samples are centred (minus 128) and resampled horizontally to int16 in
+// units of 1/255 level; rows are then blended with weights of 1/32768.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+namespace fastload {
+
+struct Axis {
+    double start, extent;  // the source interval, in samples of the plane
+    int source;            // samples there are
+    int size;              // outputs wanted
+    bool flip;             // outputs in reverse order
+    bool operator==(const Axis& other) const {
+        return start == other.start && extent == other.extent && source == other.source && size == other.size &&
+               flip == other.flip;
+    }
+};
+
+// Horizontal, two taps: outputs in blocks of 8, each block's samples within 16 bytes of its base.
+// Horizontal, more taps: weights of outputs in blocks of 16, taps in groups of 4.
+struct HorizontalTable {
+    Axis axis;
+    int taps;  // 2, or a multiple of 4
+
+    // two taps
+    std::vector<int32_t> base8;   // a block of 8
+    std::vector<uint8_t> index8;  // (block, 8, 2) bytes relative to base8
+    std::vector<int32_t> base32;  // a block of 32
+    std::vector<uint8_t> index32; // (block, 32, 2) bytes relative to base32
+    std::vector<uint8_t> weight;  // (output, 2), summing to 255
+
+    // more taps
+    std::vector<int32_t> start;   // first tap of an output
+    std::vector<uint8_t> weights; // (block, group, 16, 4)
+    std::vector<float> norm;      // 255 / sum of the output's weights
+    // A group of four taps of neighbouring outputs, by one shuffle: bytes relative to the lowest start among them.
+    std::vector<int32_t> base4, base16;    // of 4 and of 16 outputs
+    std::vector<uint8_t> index4, index16;  // (output, 4)
+    bool shuffles4, shuffles16;            // whether all lie within 16 and within 64 bytes
+};
+
+struct VerticalTable {
+    Axis axis;
+    int taps;
+    std::vector<int32_t> first;   // first source row of an output row
+    std::vector<int16_t> weight;  // (output, taps), summing to 32768 (a single 32768 is stored as 32767)
+};
+
+HorizontalTable horizontal_table(const Axis& axis);
+VerticalTable vertical_table(const Axis& axis);
+
+// The last few tables made: images of a set share few sizes.
+class TableCache {
+public:
+    std::shared_ptr<const HorizontalTable> horizontal(const Axis& axis);
+    std::shared_ptr<const VerticalTable> vertical(const Axis& axis);
+
+private:
+    static constexpr int slots = 64;
+    std::shared_ptr<const HorizontalTable> horizontal_[slots];
+    std::shared_ptr<const VerticalTable> vertical_[slots];
+};
+
+// RGB = matrix * (plane samples - 128) + offset, in 1/8 level: matrix in units of 255 / (8 * 32768).
+struct ColorMatrix {
+    int16_t plane[3][3];  // [channel][plane]
+    int16_t offset[3];
+};
+
+// int16 rows are padded: kernels write whole blocks of this many.
+constexpr int row_padding = 64;
+
+struct Kernels {
+    // `row` (source samples, plane_slack readable beyond) -> `out` (axis.size int16, rounded up to row_padding)
+    void (*horizontal)(const uint8_t* row, const HorizontalTable& table, int16_t* out);
+    // weighted sum of `taps` rows
+    void (*vertical)(const int16_t* const* rows, const int16_t* weights, int taps, int width, int16_t* out);
+    // three planes (or one, when planes[1] is null) -> `width` packed RGB pixels, not a byte more
+    void (*color)(const int16_t* const planes[3], const ColorMatrix& matrix, int width, uint8_t* rgb);
+    // copy past the CPU's caches, for memory that somebody else reads next
+    void (*stream)(uint8_t* to, const uint8_t* from, size_t size);
+};
+
+const Kernels& kernels();  // for simd_level()
+
+extern const Kernels scalar_kernels;
+#if defined(__x86_64__)
+extern const Kernels avx2_kernels, avx512_kernels;
+#elif defined(__aarch64__)
+extern const Kernels neon_kernels;
+#endif
+
+}  // namespace fastload

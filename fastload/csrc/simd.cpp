@@ -1,0 +1,80 @@
+#include "simd.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+namespace fastload {
+namespace {
+
+#if defined(__x86_64__)
+bool bit_instructions() {
+    return __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+}
+#endif
+
+bool available(Simd level) {
+    switch (level) {
+        case Simd::scalar:
+            return true;
+        case Simd::neon:
+#if defined(__aarch64__)
+            return true;
+#else
+            return false;
+#endif
+#if defined(__x86_64__)
+        case Simd::avx2:
+            return __builtin_cpu_supports("avx2") && bit_instructions();
+        case Simd::avx512:  // Ice Lake and later: byte permutes and byte dot products
+            return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                   __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi") &&
+                   __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("avx512vnni") &&
+                   __builtin_cpu_supports("avx512dq") && bit_instructions();
+#endif
+        default:
+            return false;
+    }
+}
+
+constexpr Simd best_first[] = {Simd::avx512, Simd::avx2, Simd::neon, Simd::scalar};
+
+Simd choose() {
+    const char* wanted = std::getenv("FASTLOAD_SIMD");
+    for (Simd level : best_first) {
+        if (wanted && *wanted && std::strcmp(wanted, simd_name(level)) != 0) continue;
+        if (available(level)) return level;
+    }
+    throw std::runtime_error(std::string("FASTLOAD_SIMD=") + wanted +
+                             ": not one of scalar, neon, avx2, avx512, or this machine lacks it");
+}
+
+}  // namespace
+
+Simd simd_level() {
+    static const Simd level = choose();
+    return level;
+}
+
+std::vector<Simd> simd_levels() {
+    std::vector<Simd> levels;
+    for (Simd level : best_first)
+        if (available(level)) levels.push_back(level);
+    return levels;
+}
+
+const char* simd_name(Simd level) {
+    switch (level) {
+        case Simd::neon:
+            return "neon";
+        case Simd::avx2:
+            return "avx2";
+        case Simd::avx512:
+            return "avx512";
+        default:
+            return "scalar";
+    }
+}
+
+}  // namespace fastload

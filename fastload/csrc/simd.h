@@ -1,0 +1,19 @@
+// Which vector instructions the kernels may use, found once at run time.
+#pragma once
+
+#include <vector>
+
+namespace fastload {
+
+enum class Simd { scalar, neon, avx2, avx512 };
+
+// The best level of this machine, or the one named by FASTLOAD_SIMD (scalar, neon, avx2, avx512).
+// Throws std::runtime_error when the variable names a level that is unknown or that this machine lacks.
+Simd simd_level();
+
+// The levels of this machine, best first.
+std::vector<Simd> simd_levels();
+
+const char* simd_name(Simd level);
+
+}  // namespace fastload

@@ -1,0 +1,40 @@
+"""The native engine: libjpeg-turbo and the fused resampling kernel, on threads that never hold the GIL."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastload import _core
+from fastload.errors import PlanError
+from fastload.plan.batch_plan import BatchPlan
+
+if TYPE_CHECKING:
+    from fastload.cache.reader import Cache
+
+
+class NativeEngine:
+    """Executes plans over `cache` on `threads` native threads; with 0, in the thread that waits.
+
+    Each record's checksum is verified the first time this engine reads it, unless `check` is off.
+    """
+
+    def __init__(self, cache: Cache, threads: int, check: bool = True) -> None:
+        self._core = _core.Engine(cache.addresses, cache.lengths, threads, check, cache)
+
+    def submit(self, plan: BatchPlan, out: NDArray[np.uint8]) -> _core.Ticket:
+        """See `Engine.submit`."""
+        try:
+            return self._core.submit(plan.index, plan.slot, plan.crop, plan.rect, plan.flip, plan.color, plan.fill, out)
+        except ValueError as error:
+            raise PlanError(f"this plan cannot be executed: {error}") from None
+
+    def wait(self, ticket: _core.Ticket) -> dict[int, str]:
+        """See `Engine.wait`. Ctrl-C gets through."""
+        return self._core.wait(ticket)
+
+    def close(self) -> None:
+        """End all threads."""
+        self._core.close()

@@ -1,0 +1,21 @@
+"""The errors fastload raises on purpose. Each message names the file or image and says what to do."""
+
+
+class FastloadError(Exception):
+    """Base of every error raised by fastload itself."""
+
+
+class SourceError(FastloadError):
+    """A dataset on disk cannot be understood: nothing found, unreadable annotations, contradictory files."""
+
+
+class CacheError(FastloadError):
+    """A cache cannot be opened, is damaged, is of another version, or is being built by somebody else."""
+
+
+class DecodeError(FastloadError):
+    """An image's bytes do not decode to the picture they should be."""
+
+
+class PlanError(FastloadError):
+    """Transforms and collator ask for something that cannot be executed, such as an image beyond its canvas."""

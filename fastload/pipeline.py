@@ -1,0 +1,114 @@
+"""The iterator over batches: it keeps several in the making and hands them out in order.
+
+There is no Python thread: it submits plans ahead and waits for the oldest, while native threads do the work.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastload.batch import Targets
+from fastload.canvas_ring import CanvasRing
+from fastload.engines.engine import Engine
+from fastload.plan.batch_plan import BatchPlan
+
+
+@dataclass
+class Progress:
+    """How far an epoch has come."""
+
+    epoch: int
+    step: int  # batches handed out
+    done: bool = False
+    skipped: dict[int, str] = field(default_factory=dict)  # image id: reason
+
+
+@dataclass
+class Job:
+    """A batch to be made of the records `index` (B). `seed` is for what chance is left when the pixels are there."""
+
+    index: NDArray[np.int64]
+    plan: BatchPlan
+    targets: Targets
+    seed: int
+
+
+@dataclass
+class Submitted:
+    """A job under way, or the error that came instead. Dropping it abandons the job: see `Engine`."""
+
+    job: Job | None = None
+    canvas: NDArray[np.uint8] | None = None
+    ticket: Any = None
+    error: Exception | None = None
+
+
+class BatchIterator(Iterator[Any]):
+    """Keeps up to `depth` batches submitted, and half as many at least.
+
+    `jobs` plans them; an error of it is raised when its batch would have come, whatever the depth. `deliver` makes
+    what the user gets from a job, its pixels and {row: reason} of what did not decode. `report` is called once, at the
+    end or when the iterator is dropped.
+    """
+
+    def __init__(
+        self,
+        jobs: Iterator[Job],
+        deliver: Callable[[Job, NDArray[np.uint8], dict[int, str]], Any],
+        report: Callable[[], None],
+        engine: Engine,
+        ring: CanvasRing,
+        progress: Progress,
+        depth: int,
+    ) -> None:
+        self._jobs = jobs
+        self._deliver = deliver
+        self._engine = engine
+        self._ring = ring
+        self._progress = progress
+        self._depth = depth
+        self._flight: deque[Submitted] = deque()
+        self._end = weakref.finalize(self, _end, self._flight, report)
+
+    def __next__(self) -> Any:
+        self._top_up()
+        if not self._flight:
+            self._progress.done = True
+            self._end()
+            raise StopIteration
+        first = self._flight[0]
+        failures = self._engine.wait(first.ticket) if first.error is None else {}  # Ctrl-C leaves it in its place
+        self._flight.popleft()
+        self._progress.step += 1
+        if first.error is not None:
+            raise first.error
+        assert first.job is not None and first.canvas is not None
+        return self._deliver(first.job, first.canvas, failures)
+
+    def _top_up(self) -> None:
+        if len(self._flight) * 2 > self._depth:
+            return  # plan several in a row, since pixels drive the code that plans out of the CPU's caches
+        while len(self._flight) < self._depth and (submitted := self._submit_next()):
+            self._flight.append(submitted)
+
+    def _submit_next(self) -> Submitted | None:
+        try:
+            job = next(self._jobs)
+            canvas = self._ring.lease((len(job.index), *job.plan.canvas, 3))
+            return Submitted(job, canvas, self._engine.submit(job.plan, canvas))
+        except StopIteration:
+            return None
+        except Exception as error:  # less this frame, which would keep the iterator alive
+            return Submitted(error=error.with_traceback(error.__traceback__ and error.__traceback__.tb_next))
+
+
+def _end(flight: deque[Submitted], report: Callable[[], None]) -> None:
+    flight.clear()
+    report()

@@ -1,0 +1,58 @@
+"""Progress of long work: a bar on a terminal, a line now and then elsewhere. Always on stderr."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+LINE_SECONDS = 5.0  # between lines where there is no terminal
+
+Report = Callable[[int, int], None]  # items done, items in all
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f}/s" if speed else "", style="cyan")
+
+
+@contextmanager
+def show_progress(what: str, unit: str = "images") -> Iterator[Report]:
+    """A function to call with (done, total) as work goes on. The first call may come with work already done."""
+    console = Console(stderr=True)
+    yield from _bar(what, console) if console.is_terminal else _lines(what, unit, console)
+
+
+def _bar(what: str, console: Console) -> Iterator[Report]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+
+        def report(done: int, total: int) -> None:
+            if not progress.task_ids:
+                progress.add_task(what, total=total, completed=done)
+            progress.update(progress.task_ids[0], completed=done, total=total)
+
+        yield report
+
+
+def _lines(what: str, unit: str, console: Console) -> Iterator[Report]:
+    start = last = time.monotonic()
+    first: int | None = None
+
+    def report(done: int, total: int) -> None:
+        nonlocal first, last
+        first = done if first is None else first
+        now = time.monotonic()
+        if now - last < LINE_SECONDS and done < total:
+            return
+        last = now
+        rate = (done - first) / max(now - start, 1e-9)
+        left = f", {(total - done) / rate:.0f} s left" if rate and done < total else ""
+        console.print(f"{what}: {done} of {total} {unit}, {rate:,.0f}/s{left}", highlight=False, soft_wrap=True)
+
+    yield report

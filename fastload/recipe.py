@@ -1,0 +1,119 @@
+"""Recipe: how the images of a batch become the batch, from planning to what the user receives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data._utils.pin_memory import pin_memory
+
+from fastload.batch import Batch, targets_of
+from fastload.cache.reader import Cache
+from fastload.errors import DecodeError, PlanError
+from fastload.pipeline import Job
+from fastload.plan.collate import Collator, TopLeftAlign
+from fastload.plan.records import Records
+from fastload.plan.sampling import EpochRandom
+from fastload.plan.transforms import Transform
+
+SampleFunction = Callable[[Any, Any], tuple[Any, Any]]
+
+
+@dataclass
+class Recipe:
+    """The settings of a loader that decide what a batch holds. `batched` is False for single samples."""
+
+    cache: Cache
+    records: Records
+    transforms: Sequence[Transform | SampleFunction]
+    collate_fn: Callable[[Any], Any]
+    batched: bool
+    skip_errors: bool
+    pin: bool
+
+    def __post_init__(self) -> None:
+        self._edits, self._functions = split_transforms(self.transforms)
+        self._category_ids = torch.tensor([category.id for category in self.cache.categories], dtype=torch.int64)
+        self._fused = isinstance(self.collate_fn, Collator) and not self._functions
+        self._aligner = self.collate_fn if isinstance(self.collate_fn, Collator) and self._fused else TopLeftAlign(1)
+        if isinstance(self.collate_fn, Collator) and not self.batched:
+            raise PlanError("batch_size=None hands out single images, so a collator as collate_fn has nothing to align")
+
+    def plan(self, random: EpochRandom, step: int, positions: NDArray[np.int64]) -> Job:
+        """Plan one batch: a pure function of the seed, the epoch, the step, the positions and the settings."""
+        if not len(positions):
+            raise PlanError(f"batch {step} of the epoch is empty: check the batch sampler")
+        rng = random.step(step)
+        plan = self.records.plan(positions)
+        for edit in self._edits:
+            if edit(plan, rng, self.records) is not None:  # type: ignore[func-returns-value]  # easily got wrong
+                raise PlanError(f"{edit!r} returned something: a transform changes the plan it is given")
+        self._aligner.place(plan, rng)
+        index = self.records.index[positions]
+        seed = 0 if self._fused else int(rng.integers(2**63))
+        return Job(index, plan, targets_of(plan, index, self.cache, self._category_ids), seed)
+
+    def deliver(self, skipped: dict[int, str], job: Job, canvas: NDArray[np.uint8], failures: dict[int, str]) -> Any:
+        """What the user receives for an executed job. Failures raise DecodeError, or are added to `skipped`."""
+        if failures:
+            self._account(job, failures, skipped)
+        batch = Batch(torch.from_numpy(canvas).permute(0, 3, 1, 2), job.targets)
+        if self._fused:
+            return batch.pin_memory() if self.pin else batch
+        result = self._collate(self._samples(job, batch), np.random.default_rng(job.seed))
+        return pin_memory(result) if self.pin else result  # type: ignore[no-untyped-call]
+
+    def _account(self, job: Job, failures: dict[int, str], skipped: dict[int, str]) -> None:
+        """Raise for the first failure, or note all of them and take their boxes away."""
+        records = {int(job.plan.index[row]): reason for row, reason in failures.items()}
+        if not self.skip_errors:
+            raise DecodeError(self._complaint(records))
+        skipped.update({int(self.cache.image_ids[record]): reason for record, reason in records.items()})
+        failed = job.plan.slot[list(failures)].tolist()
+        job.targets = targets_of(job.plan, job.index, self.cache, self._category_ids, failed)
+
+    def _complaint(self, records: dict[int, str]) -> str:
+        record, reason = next(iter(records.items()))
+        others = f" ({len(records) - 1} more in the same batch)" if len(records) > 1 else ""
+        return (
+            f"image {self.cache.image_ids[record]} ({self.cache.name(record)}) of {self.cache.path} does not decode: "
+            f"{reason}{others}. Run `fastload verify {self.cache.path}` to see what is damaged, or go on without such "
+            'images by on_error="skip".'
+        )
+
+    def _samples(self, job: Job, batch: Batch) -> list[tuple[Any, Any]]:
+        """Single images (3, H, W), views into the canvas without its padding, and dicts; functions applied."""
+        samples = []
+        for i, (width, height) in enumerate(job.plan.size.tolist()):
+            sample: tuple[Any, Any] = batch.images[i, :, :height, :width], batch.targets[i]
+            for function in self._functions:
+                sample = function(*sample)
+            samples.append(sample)
+        return samples
+
+    def _collate(self, samples: list[tuple[Any, Any]], rng: np.random.Generator) -> Any:
+        if isinstance(self.collate_fn, Collator):
+            return self.collate_fn.collate(samples, rng)
+        return self.collate_fn(samples if self.batched else samples[0])
+
+
+def split_transforms(
+    transforms: Sequence[Transform | SampleFunction],
+) -> tuple[list[Transform], list[SampleFunction]]:
+    """Edits of the plan, and the functions on samples that follow them."""
+    edits: list[Transform] = []
+    functions: list[SampleFunction] = []
+    for transform in transforms:
+        if not isinstance(transform, Transform):
+            functions.append(transform)
+        elif functions:
+            raise PlanError(f"{transform!r} follows a plain function in transforms: put all fastload transforms first")
+        else:
+            edits.append(transform)
+    if wrong := [function for function in functions if not callable(function)]:
+        raise PlanError(f"{wrong[0]!r} in transforms is neither a fastload Transform nor a function")
+    return edits, functions

@@ -1,0 +1,148 @@
+"""COCO: one JSON of images, annotations and categories, and a folder of pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastload.errors import SourceError
+from fastload.sources.files import digest_of, inside, read_bytes
+from fastload.sources.source import Boxes, Category, Problem, Sample
+
+NO_BOX = (np.nan,) * 4
+
+
+class CocoSource:
+    """A COCO annotation file with its image folder, in the order of the file's `images`."""
+
+    format = "coco"
+
+    def __init__(self, annotations: Path, images: Path) -> None:
+        self.location = str(annotations)
+        self.path, self.folder = annotations, images
+        content = read_bytes(annotations)
+        self.digest = digest_of(content)
+        document = self._parse(content)
+        self.categories = self._categories(document)
+        self.images = self._entries(document, "images")
+        self._check_images()
+        self._read_annotations(document.get("annotations") or [])
+        self.problems = self._orphans()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def samples(self, start: int = 0) -> Iterator[Sample]:
+        """The images from position `start` on."""
+        seen = {image["id"] for image in self.images[:start]}
+        for image in self.images[start:]:
+            yield self._sample(image, duplicate=image["id"] in seen)
+            seen.add(image["id"])
+
+    def _sample(self, image: dict[str, Any], duplicate: bool) -> Sample:
+        name = image["file_name"]
+        path = inside(self.folder, name)
+        left_out = None
+        if path is None:
+            left_out = "its file name leads out of the image folder"
+        elif duplicate:
+            left_out = f"another image before it has the id {image['id']}"
+        return Sample(
+            image_id=image["id"],
+            name=name,
+            path=path or self.folder,
+            boxes=self._boxes_of(image["id"]),
+            size=_size(image),
+            left_out=left_out,
+        )
+
+    def _boxes_of(self, image_id: int) -> Boxes:
+        rows = slice(*np.searchsorted(self._image_of, [image_id, image_id + 1]))
+        return Boxes(self._xyxy[rows], self._category[rows], self._crowd[rows], self._area[rows], self._id[rows])
+
+    def _parse(self, content: bytes) -> dict[str, Any]:
+        try:
+            # Outlines are most of the file and nothing here needs them: dropped while parsing, they take no memory.
+            document = json.loads(content, object_hook=_without_outlines)
+        except (ValueError, RecursionError) as error:
+            raise SourceError(f"{self.path} is not readable JSON: {error}.") from error
+        if not isinstance(document, dict) or not {"images", "categories"} <= document.keys():
+            raise SourceError(f"{self.path} is no COCO instances file: it lacks `images` or `categories`.")
+        return document
+
+    def _entries(self, document: dict[str, Any], key: str) -> list[dict[str, Any]]:
+        entries = document[key]
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise SourceError(f"{self.path}: `{key}` is not a list of objects.")
+        return entries
+
+    def _categories(self, document: dict[str, Any]) -> tuple[Category, ...]:
+        categories = []
+        for entry in self._entries(document, "categories"):
+            if not _is_id(entry.get("id")) or not isinstance(entry.get("name"), str):
+                raise SourceError(f"{self.path}: a category needs an integer `id` and a `name`: {entry}.")
+            categories.append(Category(entry["id"], entry["name"], str(entry.get("supercategory") or "")))
+        if len({category.id for category in categories}) < len(categories):
+            raise SourceError(f"{self.path}: two categories have the same id.")
+        return tuple(sorted(categories, key=lambda category: category.id))
+
+    def _check_images(self) -> None:
+        for entry in self.images:
+            if not _is_id(entry.get("id")) or not isinstance(entry.get("file_name"), str):
+                raise SourceError(f"{self.path}: an image needs an integer `id` and a `file_name`: {entry}.")
+
+    def _read_annotations(self, annotations: Any) -> None:
+        if not isinstance(annotations, list) or not all(isinstance(entry, dict) for entry in annotations):
+            raise SourceError(f"{self.path}: `annotations` is not a list of objects.")
+        count = len(annotations)
+        image_of = np.fromiter((_id(entry.get("image_id")) for entry in annotations), np.int64, count)
+        order = np.argsort(image_of, kind="stable")
+        self._image_of: NDArray[np.int64] = image_of[order]
+        ids = (_id(entry.get("id", i)) for i, entry in enumerate(annotations))
+        self._id = np.fromiter(ids, np.int64, count)[order]
+        self._category = np.fromiter((_id(entry.get("category_id")) for entry in annotations), np.int64, count)[order]
+        self._crowd = np.fromiter((bool(entry.get("iscrowd")) for entry in annotations), np.bool_, count)[order]
+        self._area = np.fromiter((_number(entry.get("area")) for entry in annotations), np.float64, count)[order]
+        xywh = np.array([_four_numbers(entry.get("bbox")) for entry in annotations], np.float64).reshape(-1, 4)[order]
+        self._xyxy: NDArray[np.float64] = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)
+
+    def _orphans(self) -> tuple[Problem, ...]:
+        known = np.fromiter((image["id"] for image in self.images), np.int64, len(self.images))
+        rows = np.flatnonzero(~np.isin(self._image_of, known))
+        return tuple(
+            Problem(int(self._image_of[row]), "", "box dropped", f"annotation {self._id[row]} is of an unlisted image")
+            for row in rows
+        )
+
+
+def _without_outlines(entry: dict[str, Any]) -> dict[str, Any]:
+    entry.pop("segmentation", None)
+    return entry
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**62
+
+
+def _id(value: Any) -> int:
+    return value if _is_id(value) else -1
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) and abs(value) < 1e30 else np.nan
+
+
+def _four_numbers(value: Any) -> tuple[float, ...]:
+    if not isinstance(value, list) or len(value) != 4:
+        return NO_BOX
+    return tuple(_number(number) for number in value)
+
+
+def _size(image: dict[str, Any]) -> tuple[int, int] | None:
+    width, height = image.get("width"), image.get("height")
+    return (width, height) if isinstance(width, int) and isinstance(height, int) and width and height else None

@@ -1,0 +1,154 @@
+"""Finding the datasets in a folder: which format, which splits, and where their caches belong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from pathlib import Path
+
+from fastload.errors import SourceError
+from fastload.sources.coco import CocoSource
+from fastload.sources.files import CACHE_FOLDER, pictures_below
+from fastload.sources.folder import FolderSource
+from fastload.sources.source import Source
+from fastload.sources.voc import VocSource, voc_splits
+from fastload.sources.yolo import YoloSource, looks_like_yolo, yolo_splits
+
+
+class Format(str, Enum):
+    """The formats of datasets on disk."""
+
+    COCO = "coco"
+    VOC = "voc"
+    YOLO = "yolo"
+    FOLDER = "folder"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One split of a dataset on disk, not read yet."""
+
+    split: str
+    cache: Path  # where its cache goes by default
+    load: Callable[[], Source]  # may take seconds; `SourceError` when the annotations make no sense
+    missing: str | None = None  # why it cannot be loaded
+
+
+def find_datasets(root: Path, format: Format | None = None, splits: Sequence[str] = ()) -> list[Dataset]:
+    """The splits of the dataset in `root`: all, or those named. `SourceError` when there is nothing to build."""
+    if not root.is_dir():
+        advice = " For a single annotation file use --annotations with --images." if root.is_file() else ""
+        raise SourceError(f"{root} is not a folder.{advice}")
+    format = format or detect_format(root)
+    found = _FINDERS[format](root)
+    if not found:
+        raise SourceError(f"no {format.value} dataset found in {root}.")
+    if unknown := set(splits) - {dataset.split for dataset in found}:
+        names = ", ".join(dataset.split for dataset in found)
+        raise SourceError(f"{root} has no split {' or '.join(sorted(unknown))}. It has: {names}.")
+    wanted = [dataset for dataset in found if not splits or dataset.split in splits]
+    missing = [dataset.missing for dataset in wanted if dataset.missing]
+    if missing and (splits or len(missing) == len(wanted)):
+        raise SourceError(missing[0])
+    return wanted
+
+
+def coco_dataset(annotations: Path, images: Path) -> Dataset:
+    """The dataset of one COCO file and one image folder, wherever they lie."""
+    for path, is_there in ((annotations, annotations.is_file()), (images, images.is_dir())):
+        if not is_there:
+            raise SourceError(f"there is no {path}.")
+    split = annotations.stem.removeprefix("instances_")
+    home = annotations.parent.parent if annotations.parent.name == "annotations" else annotations.parent
+    return Dataset(split, home / CACHE_FOLDER / f"{split}.lmdb", partial(CocoSource, annotations, images))
+
+
+def detect_format(root: Path) -> Format:
+    """The one format that `root` looks like. `SourceError` when there is none, or more than one."""
+    looks = {
+        Format.COCO: bool(_coco_files(root)),
+        Format.VOC: bool(_voc_roots(root)),
+        Format.YOLO: looks_like_yolo(root),
+    }
+    formats = [format for format, found in looks.items() if found]
+    if len(formats) == 1:
+        return formats[0]
+    if formats:
+        names = " and ".join(format.value for format in formats)
+        raise SourceError(f"{root} looks like {names}: say which with --format.")
+    raise SourceError(
+        f"no dataset found in {root}: looked for annotations/instances_*.json (COCO), Annotations/*.xml (VOC) and "
+        f"images/ with labels/ (YOLO). {_about_pictures(root)}"
+    )
+
+
+def _about_pictures(root: Path) -> str:
+    if pictures_below(root):
+        return "For its pictures alone, without boxes, use --format folder."
+    return "There are no pictures in it either."
+
+
+def _find_coco(root: Path) -> list[Dataset]:
+    datasets = []
+    for path in _coco_files(root):
+        split = path.stem.removeprefix("instances_")
+        candidates = [root / split, root / "images" / split, path.parent / split]
+        images = next((folder for folder in candidates if folder.is_dir()), None)
+        if images is not None:
+            datasets.append(coco_dataset(path, images))
+            continue
+        looked = ", ".join(str(folder) for folder in candidates)
+        missing = f"{path} has no image folder: looked for {looked}. Name it with --annotations and --images."
+        datasets.append(Dataset(split, root, partial(CocoSource, path, candidates[0]), missing))
+    return datasets
+
+
+def _coco_files(root: Path) -> list[Path]:
+    return sorted((root / "annotations").glob("instances_*.json"))
+
+
+def _find_voc(root: Path) -> list[Dataset]:
+    roots = _voc_roots(root)
+    many = len(roots) > 1
+    return [
+        Dataset(
+            split=f"{home.name}-{split}" if many else split,
+            cache=root / CACHE_FOLDER / (f"{home.name}-{split}.lmdb" if many else f"{split}.lmdb"),
+            load=partial(VocSource, home, split),
+        )
+        for home in roots
+        for split in voc_splits(home)
+    ]
+
+
+def _voc_roots(root: Path) -> list[Path]:
+    """`root` itself, or the years in a VOCdevkit."""
+    return [home for home in [root, *sorted(root.glob("VOC*")), *sorted(root.glob("VOCdevkit/VOC*"))] if _is_voc(home)]
+
+
+def _is_voc(home: Path) -> bool:
+    return (home / "JPEGImages").is_dir() and next((home / "Annotations").glob("*.xml"), None) is not None
+
+
+def _find_yolo(root: Path) -> list[Dataset]:
+    return [
+        Dataset(split, root / CACHE_FOLDER / f"{split}.lmdb", partial(YoloSource, root, split))
+        for split in yolo_splits(root)
+    ]
+
+
+def _find_folder(root: Path) -> list[Dataset]:
+    if not pictures_below(root):
+        raise SourceError(f"there are no pictures in {root}.")
+    name = root.resolve().name
+    return [Dataset(name, root / CACHE_FOLDER / f"{name}.lmdb", partial(FolderSource, root))]
+
+
+_FINDERS: dict[Format, Callable[[Path], list[Dataset]]] = {
+    Format.COCO: _find_coco,
+    Format.VOC: _find_voc,
+    Format.YOLO: _find_yolo,
+    Format.FOLDER: _find_folder,
+}

@@ -1,0 +1,33 @@
+"""A folder of pictures without annotations: for looking, predicting and measuring."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from fastload.sources.files import digest_of, number_images, pictures_below
+from fastload.sources.source import Boxes, Category, Problem, Sample
+
+
+class FolderSource:
+    """Every picture below a folder, by its extension, sorted by path. No boxes and no categories."""
+
+    format = "folder"
+    categories: tuple[Category, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+    def __init__(self, folder: Path) -> None:
+        self.location = str(folder)
+        self.folder = folder
+        self.files = pictures_below(folder)
+        self.names = [file.relative_to(folder).as_posix() for file in self.files]
+        self.image_ids = number_images(self.files)
+        self.digest = digest_of("\0".join(self.names).encode("utf-8", "surrogateescape"))
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def samples(self, start: int = 0) -> Iterator[Sample]:
+        """The pictures from position `start` on."""
+        for i in range(start, len(self)):
+            yield Sample(self.image_ids[i], self.names[i], self.files[i], Boxes.of([]))

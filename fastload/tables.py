@@ -1,0 +1,32 @@
+"""The console that commands print to, and the tables they print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+console = Console()
+
+
+def print_table(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """A table whose first column is text and whose others are numbers; an empty `header` is not shown."""
+    console.print(Text(title, style="bold"), soft_wrap=True)
+    table = Table(*header, show_header=any(header))
+    table.columns[0].no_wrap = True
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(*map(Text, row))  # as Text, brackets in a name are no markup
+    console.print(table)
+
+
+def human_bytes(number: float) -> str:
+    """A number of bytes in the unit that suits it, three digits."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number < 1024:
+            return f"{number:.3g} {unit}"
+        number /= 1024
+    return f"{number:.3g} TiB"

@@ -1,0 +1,58 @@
+"""Makes tests/data/golden/cache.lmdb and its checksums: run it only when the format changes on purpose."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from fastload import Cache, _core
+from fastload.cache.boxes import FittedBoxes
+from fastload.cache.convert import encode, make_entry
+from fastload.cache.layout import Encoding
+from fastload.cache.manifest import Manifest, describe_arrays
+from fastload.cache.partial import Partial
+from fastload.cache.picture import admit
+from fastload.cache.reduce import Reduction, scale_boxes
+from fastload.sources.source import Category
+
+DATA = Path(__file__).parent
+NAMES = ("rgb", "s411", "gray_2x2", "scans_420")  # one for each encoding
+GOLDEN = DATA / "golden" / "cache.lmdb"
+
+
+def main() -> None:
+    """Write one record of each encoding, the last of a picture made smaller, with 0 to 3 boxes."""
+    records, entries = [], []
+    for i, (name, encoding) in enumerate(zip(NAMES, Encoding, strict=True)):
+        picture = admit((DATA / "jpeg" / f"{name}.jpg").read_bytes())
+        stored = Reduction(short=12).apply(picture) if encoding == Encoding.PLANES else picture
+        boxes = np.array([[k, 1, k + 2, 5] for k in range(i)], np.float32).reshape(i, 4)
+        number = np.arange(i)
+        fitted = FittedBoxes(
+            boxes, number.astype(np.int32) % 2, (number == 2).astype(np.uint8), 8.5 - number, 7 + number
+        )
+        record, _ = encode(stored, encoding)
+        fitted = scale_boxes(fitted, picture.size, stored.size)
+        records.append((2 * i, record))
+        entries.append(make_entry(record, 100 + i, f"{name}.jpg", picture.size, fitted))
+    with Partial.locked(GOLDEN.with_name("cache.lmdb.partial"), {"format": "golden"}) as unfinished:
+        unfinished.commit(records, entries, [], 8)
+        index = unfinished.index()
+        categories = (Category(1, "person", "being"), Category(18, "dog"))
+        source = {"format": "golden", "location": "tests/data/jpeg"}
+        unfinished.finish(index, Manifest("dct", 4, 6, categories, source, describe_arrays(index)), GOLDEN)
+    cache = Cache(GOLDEN)
+    planes = [[f"{_core.xxh64(p.reshape(-1)):016x}" for p in decoded(cache, i)] for i in range(len(cache))]
+    known = {"fingerprint": cache.fingerprint, "planes": planes, "boxes": cache.boxes.tolist()}
+    GOLDEN.with_suffix(".json").write_text(json.dumps(known, indent=1) + "\n")
+
+
+def decoded(cache: Cache, index: int) -> list[np.ndarray]:
+    """The planes of one image."""
+    return _core.decode_record(cache.record_bytes(index))[0]
+
+
+if __name__ == "__main__":
+    main()

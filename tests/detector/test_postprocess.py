@@ -1,0 +1,128 @@
+"""NMS and postprocess against brute force and the per-image loop."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from benchmarks.stock import stock_postprocess
+from detector.grid import make_grid
+from detector.nms import nms, nms_torch
+from detector.postprocess import Detections, Settings, postprocess, to_original
+
+STRIDES = (8, 16, 32)
+SHAPES = ((16, 20), (8, 10), (4, 5))
+
+
+def brute_force(boxes: list, scores: list, labels: list, threshold: float, limit: int) -> list[int]:
+    """Greedy NMS as its definition reads."""
+
+    def iou(a, b):
+        w, h = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+        inter = max(w, 0) * max(h, 0)
+        union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - inter
+        return inter / union if union else 0.0
+
+    left = sorted((i for i in range(len(boxes)) if scores[i] > -math.inf), key=lambda i: (-scores[i], i))
+    kept: list[int] = []
+    while left and len(kept) < limit:
+        best, *left = left
+        kept.append(best)
+        left = [i for i in left if labels[i] != labels[best] or iou(boxes[i], boxes[best]) <= threshold]
+    return kept
+
+
+edge = st.integers(0, 12)  # a coarse raster: overlaps of exactly 1/2 and equal scores are common
+row = st.tuples(edge, edge, edge, edge, st.sampled_from([0.5, 0.25, 0.125, 1.0, -math.inf]), st.integers(0, 2))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 12).flatmap(lambda n: st.lists(st.lists(row, min_size=n, max_size=n), min_size=1, max_size=3)),
+       st.sampled_from([0.0, 0.5, 0.6, 1.0]), st.integers(1, 14))  # fmt: skip
+def test_nms_is_exact_and_the_same_natively_and_in_torch(images, threshold, limit):
+    """Ties in score, overlaps at the threshold itself, empty boxes, missing boxes, limits: all three agree."""
+    table = torch.tensor(images, dtype=torch.float64).view(len(images), -1, 6)
+    corner, size = table[..., :2], table[..., 2:4]
+    boxes = torch.cat([corner, corner + size], -1).float()
+    scores, labels = table[..., 4].float(), table[..., 5].long()
+    native = nms(boxes, scores, labels, threshold, limit)
+    assert torch.equal(native, nms_torch(boxes, scores, labels, threshold, limit))
+    for i, kept in enumerate(native.tolist()):
+        found = [k for k in kept if k >= 0]
+        assert found == brute_force(boxes[i].tolist(), scores[i].tolist(), labels[i].tolist(), threshold, limit)
+        assert kept[len(found) :] == [-1] * (len(kept) - len(found))
+
+
+def test_nms_on_thousands_of_boxes_far_apart_in_class():
+    """5,000 boxes of 1,000 classes at coordinates where a class offset would round: both versions agree."""
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.rand(2, 5000, 2, generator=generator) * 1000 + 1e6
+    boxes = torch.cat([corner, corner + 1 + torch.rand(2, 5000, 2, generator=generator) * 300], -1)
+    scores = torch.rand(2, 5000, generator=generator)
+    labels = torch.randint(1000, (2, 5000), generator=generator)
+    native = nms(boxes, scores, labels, 0.3, 300)
+    assert torch.equal(native, nms_torch(boxes, scores, labels, 0.3, 300))
+    assert native[0].tolist() == brute_force(boxes[0].tolist(), scores[0].tolist(), labels[0].tolist(), 0.3, 300)
+
+
+def test_nms_refuses_shapes_that_do_not_agree():
+    """The native core checks what it is given before it reads it."""
+    with pytest.raises(ValueError, match="boxes"):
+        nms(torch.zeros(1, 5, 4), torch.zeros(1, 4), torch.zeros(1, 5, dtype=torch.int64), 0.5, 3)
+
+
+def predicted(seed: int, classes: int = 7, batch: int = 3) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    level = lambda c, h, w: torch.randn(batch, c, h, w, generator=generator)  # noqa: E731
+    logits = [level(classes, h, w) * 2 - 3 for h, w in SHAPES]
+    return logits, [level(4, h, w).abs() * 3 for h, w in SHAPES], [level(1, h, w) for h, w in SHAPES]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_postprocess_equals_the_per_image_loop(seed):
+    """Same boxes, scores and classes, in the same order, as image by image and level by level."""
+    grid = make_grid(STRIDES, SHAPES, torch.device("cpu"))
+    region = torch.tensor([[0.0, 0, 160, 128], [10, 20, 130, 100], [0, 0, 1, 1]])
+    batch = predicted(seed)
+    ours = postprocess(*batch, grid, region, Settings())
+    for i, (boxes, scores, labels) in enumerate(stock_postprocess(batch, grid, region)):
+        count = int((ours.labels[i] >= 0).sum())
+        assert count == len(boxes)
+        assert torch.equal(ours.labels[i, :count], labels)
+        torch.testing.assert_close(ours.scores[i, :count], scores)
+        torch.testing.assert_close(ours.boxes[i, :count], boxes)
+        assert (ours.labels[i, count:] == -1).all() and (ours.scores[i, count:] == 0).all()
+    assert (ours.labels[0] >= 0).sum() > 20 and (ours.labels[2] >= 0).sum() == 0
+
+
+def test_candidates_are_the_best_pairs_of_their_level():
+    """With room for three candidates a level, the three best (point, class) pairs are taken, two at one point."""
+    grid = make_grid((8,), ((1, 4),), torch.device("cpu"))
+    logits = torch.tensor([[3.0, 2.9, -9], [1.0, 0, 0], [2.0, -1, -1], [0.5, 0.4, 0.3]]).T.reshape(1, 3, 1, 4)
+    found = postprocess(
+        [logits], [torch.ones(1, 4, 1, 4)], [torch.zeros(1, 1, 1, 4)], grid, torch.tensor([[0.0, 0, 32, 8]]),
+        Settings(candidates=3),
+    )  # fmt: skip
+    assert found.labels[0, :4].tolist() == [0, 1, 0] or found.labels[0].tolist() == [0, 1, 0]
+    assert found.boxes[0, :3].tolist() == [[0, 0, 12, 8], [0, 0, 12, 8], [12, 0, 28, 8]]
+
+
+def test_postprocess_of_bfloat16_predictions_is_finite_and_ordered():
+    """Half-precision logits come out as float32 boxes and scores, best first."""
+    grid = make_grid(STRIDES, SHAPES, torch.device("cpu"))
+    batch = tuple([level.bfloat16() for level in part] for part in predicted(9))
+    found = postprocess(*batch, grid, torch.tensor([[0.0, 0, 160, 128]] * 3), Settings())
+    assert found.boxes.dtype == torch.float32 and (found.scores.diff(dim=1) <= 0).all()
+
+
+def test_to_original_undoes_scale_and_offset_and_clips():
+    """A box drawn on a resized, centred image comes back to its own pixels; beyond the image it is cut."""
+    box = torch.tensor([[[20.0, 40, 120, 90], [0, 0, 500, 500], [9, 9, 9, 9]]])
+    scale, offset, size = torch.tensor([[0.5, 0.25]]), torch.tensor([[10, 15]]), torch.tensor([[300, 400]])
+    canvas = torch.cat([box[..., :2] * scale + offset, box[..., 2:] * scale + offset], -1)
+    found = to_original(Detections(canvas, torch.ones(1, 3), torch.tensor([[1, 2, -1]])), scale, offset, size).cpu()
+    assert found.boxes[0].tolist() == [[20, 40, 120, 90], [0, 0, 400, 300], [0, 0, 0, 0]]
+    assert found.labels.tolist() == [[1, 2, -1]] and found.labels.dtype == torch.int64

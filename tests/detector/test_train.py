@@ -1,0 +1,286 @@
+"""Training runs: what they leave behind, resuming, several processes, and what goes wrong."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from detector import checkpoint
+from detector.batches import RankBatches
+from detector.config import PRESETS, Config
+from detector.data import open_split, training_loader
+from detector.errors import CheckpointError, ConfigError, DataError, TrainingError
+from detector.interrupt import Stop
+from detector.learner import Learner
+from detector.train import Run, train
+from tests.detector.blocks import make_blocks
+
+
+def open_run(config: Config, stop: Stop | None = None) -> Run:
+    training = open_split(config.data, "", "train")
+    validation = open_split(config.data, "", "val")
+    return Run(config, training_loader(training, config), validation, torch.device("cpu"), stop or Stop())
+
+
+def stop_at(run: Run, step: int) -> None:
+    """Ask `run` to stop once it has made `step` steps."""
+    update = run.learner.update
+
+    def counted(batches):
+        losses = update(batches)
+        run.stop.asked = run.learner.step == step
+        return losses
+
+    run.learner.update = counted
+
+
+def same(a, b) -> bool:
+    """Whether two checkpoints hold the same bits; times are let differ."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        skipped = {"resume", "out", "data_time", "step_time", "images_per_second"}
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a if key not in skipped)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def test_a_run_leaves_its_folder_and_returns_the_figures(tiny):
+    """Checkpoints, settings, metrics as CSV and TensorBoard, curves and predictions as PNG; caches in the dataset."""
+    figures = train(tiny)
+    assert set(figures) >= {"AP", "AP50", "AP75", "APs", "AR100"}
+    found = {path.name for path in tiny.out.iterdir()}
+    assert found == {"config.json", "metrics.csv", "tensorboard", "last.pt", "best.pt", "curves.png", "predictions.png"}
+    settings = json.loads((tiny.out / "config.json").read_text())
+    assert settings["lr"] == tiny.lr and settings["categories"] == ["red", "green", "blue"]
+    rows = list(csv.DictReader((tiny.out / "metrics.csv").open()))
+    losses = [row for row in rows if row["loss"]]
+    assert [row["step"] for row in losses] == ["2", "3", "4", "6"]
+    assert {"data_time", "step_time", "images_per_second", "lr"} <= losses[0].keys()
+    assert [row["epoch"] for row in rows if row["AP"]] == ["1", "2"]
+    assert Image.open(tiny.out / "predictions.png").width > 400 and Image.open(tiny.out / "curves.png").width > 400
+    assert (tiny.data / "fastload" / "train.lmdb").exists()
+
+
+@pytest.mark.parametrize("step", [1, 3, 4])
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tiny, step):
+    """Stopped in mid-epoch or at its end: weights, EMA, optimiser, schedule, random numbers, position and metrics."""
+    tiny = replace(tiny, accumulate=2, log_every=1, eval_every=2)
+    whole = replace(tiny, out=tiny.out / "whole")
+    open_run(whole).fit()
+    run = open_run(tiny)
+    stop_at(run, step)
+    run.fit()
+    assert checkpoint.load(tiny.out / "last.pt")["step"] == step
+    torch.manual_seed(99)  # a new process begins with other random numbers
+    open_run(replace(tiny, resume=True)).fit()
+    expected, found = (checkpoint.load(config.out / "last.pt") for config in (whole, tiny))
+    assert same(found, expected)
+    assert same(checkpoint.load(tiny.out / "best.pt"), checkpoint.load(whole.out / "best.pt"))
+
+
+def test_sigterm_saves_and_leaves_and_the_run_can_be_resumed(tiny, tmp_path):
+    """A real process, a real signal: status 0, a checkpoint, no half-written file, and --resume finishes the run."""
+    command = [sys.executable, "-m", "detector.train", str(tiny.data), *options(tiny), "--epochs", "400"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment())
+    for line in process.stdout:
+        if line.startswith("step"):
+            process.send_signal(signal.SIGTERM)
+            break
+    rest = process.stdout.read()
+    assert process.wait(60) == 0
+    assert "--resume" in rest
+    state = checkpoint.load(tiny.out / "last.pt")
+    assert 0 < state["step"] < 1200
+    assert not list(tiny.out.glob(".*"))
+
+
+def options(config: Config) -> list[str]:
+    """The command line that gives `config`."""
+    base, wanted = PRESETS[config.preset].to_dict(), config.to_dict()
+    found = []
+    for name, value in wanted.items():
+        if value != base[name] and name != "data":
+            values = value if isinstance(value, tuple) else [] if value is True else [value]
+            found += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return found
+
+
+def environment() -> dict[str, str]:
+    root = Path(__file__).parents[2]
+    return {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def test_two_processes_take_the_steps_of_one(tiny, tmp_path):
+    """Two ranks with half of each batch: equal weights within rounding after three steps; evaluation counts every image
+    once and gives one process's figures. The pictures are of one size, so that both ranks' canvases are too."""
+    data = make_blocks(tmp_path / "coco", {"train": 21, "val": 7}, upright=False)
+    tiny = replace(
+        tiny, data=data, norm="gn", frozen_norm=True, flip=0.0, sizes=(64,), epochs=1, optimizer="sgd", align="top-left"
+    )
+    single = replace(tiny, out=tmp_path / "one")
+    train(single)
+    double = replace(tiny, out=tmp_path / "two")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    arguments = [*torchrun, "--standalone", "-m", "detector.train", str(data), *options(double)]
+    done = subprocess.run(arguments, env=environment(), timeout=200, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (checkpoint.load(config.out / "last.pt") for config in (single, double))
+    for name, value in one["model"].items():
+        torch.testing.assert_close(two["model"][name], value, rtol=2e-4, atol=2e-5, msg=name)
+    assert one["figures"]["AR100"] == pytest.approx(two["figures"]["AR100"], abs=0.02)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("images", [21, 17, 16, 5])
+def test_every_image_comes_once_an_epoch_over_all_processes(images, world):
+    """The ranks' shares of an epoch are a permutation of the dataset, in the same steps, another every epoch."""
+    sizes = np.random.default_rng(0).integers(50, 100, (images, 2)).astype(np.int32)
+    epochs = []
+    for epoch in range(2):
+        ranks = [RankBatches(sizes, 8, seed=3, rank=rank, world=world) for rank in range(world)]
+        for rank in ranks:
+            rank.set_epoch(epoch)
+        shares = [list(rank) for rank in ranks]
+        assert {len(share) for share in shares} == {len(ranks[0])}
+        assert all(batch for share in shares for batch in share)
+        seen = [image for share in shares for batch in share for image in batch]
+        assert sorted(seen) == list(range(images))
+        epochs.append(seen)
+    assert epochs[0] != epochs[1]
+    alone = list(RankBatches(sizes, 8, seed=3, rank=0, world=1))
+    for rank in range(world):
+        assert next(iter(RankBatches(sizes, 8, 3, rank, world))) == alone[0][rank::world]
+
+
+def test_eight_images_are_learnt_by_heart(tiny, tmp_path):
+    """Overfitting: AP of 0.9 on the pictures it was trained on."""
+    folder = make_blocks(tmp_path / "coco", {"train": 8, "val": 8}, seed=5)
+    (folder / "annotations" / "instances_val.json").write_text(
+        (folder / "annotations" / "instances_train.json").read_text()
+    )
+    for picture in (folder / "train").iterdir():
+        (folder / "val" / picture.name).write_bytes(picture.read_bytes())
+    config = replace(
+        replace(tiny, data=folder, channels=32, width=32, norm="gn", sizes=(96,), max_size=160, flip=0.0),
+        **{
+            "epochs": 110,
+            "eval_every": 110,
+            "log_every": 50,
+            "test_max_size": 160,
+            "lr": 4e-3,
+            "backbone_lr": 1.0,
+            "warmup": 5,
+            "ema": 0.0,
+            "test_size": 96,
+        },
+    )
+    assert train(config)["AP"] >= 0.9
+
+
+def test_a_loss_that_is_not_a_number_names_its_images_and_keeps_the_last_checkpoint(tiny):
+    """Training stops at the next line of metrics; last.pt is still the one before."""
+    run = open_run(tiny)
+    loss, poisoned = run.learner.loss, []
+
+    def sick(images, targets):
+        found = loss(images, targets)
+        if run.learner.step != 4:
+            return found
+        poisoned.extend(targets.image_id.tolist())
+        return found._replace(box=found.box * float("nan"))
+
+    run.learner.loss = sick
+    with pytest.raises(TrainingError, match="not a number") as caught:
+        run.fit()
+    assert poisoned and all(str(image_id) in str(caught.value) for image_id in poisoned)
+    state = checkpoint.load(tiny.out / "last.pt")
+    assert state["step"] == 3
+    assert all(value.isfinite().all() for value in state["model"].values())
+
+
+def test_bad_datasets_are_explained(tiny, tmp_path):
+    """No boxes at all, classes that differ between the splits, splits that cannot be told: one line each."""
+    empty = make_blocks(tmp_path / "empty", {"train": 2, "val": 2})
+    content = json.loads((empty / "annotations" / "instances_train.json").read_text())
+    content["annotations"] = []
+    (empty / "annotations" / "instances_train.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"none of its 2 images has a box"):
+        train(replace(tiny, data=empty))
+    two = make_blocks(tmp_path / "two", {"train_a": 2, "train_b": 2, "val": 2})
+    with pytest.raises(DataError, match="--train-split"):
+        train(replace(tiny, data=two))
+    assert not tiny.out.exists()
+
+
+def test_memory_that_is_exhausted_says_what_to_lower(tiny, monkeypatch):
+    """The message names the settings."""
+
+    def update(self, batches):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(Learner, "update", update)
+    with pytest.raises(TrainingError, match=r"--batch-size .*--accumulate.*--sizes"):
+        train(tiny)
+
+
+def test_checkpoints_that_cannot_be_used_are_explained(tiny, tmp_path):
+    """Missing, damaged, foreign, of another version, of other settings, of other classes."""
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        train(replace(tiny, resume=True))
+    open_run(replace(tiny, epochs=1)).fit()
+    last = tiny.out / "last.pt"
+    with pytest.raises(ConfigError, match="--resume, or choose another folder"):
+        train(tiny)
+    with pytest.raises(CheckpointError, match=r"--epochs 1 \(now 2\)"):
+        train(replace(tiny, resume=True))
+    state = torch.load(last, weights_only=True)
+    (tmp_path / "damaged.pt").write_bytes(last.read_bytes()[:-2000])
+    torch.save({"weights": torch.zeros(3)}, tmp_path / "foreign.pt")
+    torch.save({**state, "version": 0}, tmp_path / "old.pt")
+    torch.save({**state, "config": {"lr": 1.0}}, tmp_path / "settings.pt")
+    for name, reason in (
+        ("damaged", "damaged"),
+        ("foreign", "not a checkpoint of this"),
+        ("old", "version 0"),
+        ("settings", "another version"),
+    ):
+        with pytest.raises(CheckpointError, match=reason):
+            checkpoint.load_model(tmp_path / f"{name}.pt")
+    with pytest.raises(CheckpointError, match=r"Only in the checkpoint: dog\. Only in the dataset: cat"):
+        checkpoint.check_categories(last, [(1, "dog")], [(1, "cat")])
+
+
+def test_settings_that_contradict_one_another_are_explained(tiny):
+    """A batch that cannot be shared out, a width that group norm cannot divide."""
+    with pytest.raises(ConfigError, match="--batch-size 8 cannot be shared"):
+        train(replace(tiny, accumulate=3))
+    with pytest.raises(ConfigError, match="--width"):
+        replace(tiny, width=20)
+    with pytest.raises(ConfigError, match="--device"):
+        train(replace(tiny, device="nonsense"))
+
+
+def test_an_interrupted_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    """Whatever happens while a checkpoint is written, the one before is whole and no litter stays."""
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, {"step": 1})
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        checkpoint.save(path, {"step": 2})
+    assert checkpoint.load(path)["step"] == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]

@@ -1,0 +1,42 @@
+"""Records in memory: the least that an engine needs of a cache, for tests."""
+
+from __future__ import annotations
+
+import io
+from types import SimpleNamespace
+
+import numpy as np
+from PIL import Image
+
+from fastload import _core
+from fastload.cache.layout import RECORD_HEADER, RECORD_MAGIC, Encoding
+
+
+def jpeg(pixels: np.ndarray, subsampling: str | int = 0, **options) -> bytes:
+    """`pixels` (H, W, 3) or (H, W) as a JPEG; `subsampling` as Pillow numbers it."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", subsampling=subsampling, **{"quality": 95, **options})
+    return buffer.getvalue()
+
+
+def record(data: bytes, encoding: Encoding = Encoding.ORIGINAL) -> bytes:
+    """A whole record holding a JPEG in `encoding`."""
+    head = _core.jpeg_header(data)
+    payload = _core.encode_payload(data, encoding)
+    header = np.zeros(1, RECORD_HEADER)
+    header["magic"], header["encoding"], header["subsampling"] = RECORD_MAGIC, encoding, head.subsampling
+    header["rgb"], header["payload"] = head.colorspace == "rgb", len(payload)
+    header["width"], header["height"] = head.width, head.height
+    header["checksum"] = _core.record_checksum(header.tobytes() + payload)
+    return header.tobytes() + payload
+
+
+def cache_of(records: list[bytes]) -> SimpleNamespace:
+    """What engines use of a Cache: addresses, lengths and bytes of records."""
+    arrays = [np.frombuffer(r, np.uint8) for r in records]
+    return SimpleNamespace(
+        arrays=arrays,
+        addresses=np.array([a.ctypes.data for a in arrays], np.uint64),
+        lengths=np.array([a.size for a in arrays], np.uint64),
+        record_bytes=lambda i: arrays[i],
+    )

@@ -1,0 +1,61 @@
+"""A whole cache written by the first release: it must open and give the same for as long as the version is 1."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from fastload import Cache, FastLoader, _core
+from fastload.cache.layout import INDEX, RECORD_HEADER, VERSION, Encoding
+from fastload.cache.verify import verify_cache
+from fastload.plan.collate import TopLeftAlign
+
+DATA = Path(__file__).parent / "data"
+GOLDEN = DATA / "golden/cache.lmdb"
+
+
+def test_it_opens_and_decodes_to_the_same():
+    """Fingerprint, sizes, annotations and every plane of every encoding are what they were."""
+    cache, known = Cache(GOLDEN), json.loads(GOLDEN.with_suffix(".json").read_text())
+    assert verify_cache(GOLDEN) == [] and cache.fingerprint == known["fingerprint"]
+    assert cache.encodings.tolist() == list(Encoding) and cache.image_ids.tolist() == [100, 101, 102, 103]
+    for i, checksums in enumerate(known["planes"]):
+        planes = _core.decode_record(cache.record_bytes(i))[0]
+        assert [f"{_core.xxh64(plane.reshape(-1)):016x}" for plane in planes] == checksums
+    assert cache.boxes.tolist() == known["boxes"] and cache.box_offsets.tolist() == [0, 0, 1, 3, 6]
+    assert cache.labels.tolist() == [0, 0, 1, 0, 1, 0] and cache.crowd.tolist() == [False] * 5 + [True]
+    assert cache.annotation_ids.tolist() == [7, 7, 8, 7, 8, 9]
+    assert [record.name for record in cache] == ["rgb.jpg", "s411.jpg", "gray_2x2.jpg", "scans_420.jpg"]
+    assert [category.name for category in cache.categories] == ["person", "dog"]
+    assert cache[3].size != cache[3].source_size and cache[2].size == cache[2].source_size
+
+
+def test_its_lossless_records_are_the_pictures():
+    """The planes of the pictures that were not made smaller are those of the JPEGs they came from."""
+    cache = Cache(GOLDEN)
+    for i in range(3):
+        expected, _ = _core.decode_planes((DATA / "jpeg" / cache.name(i)).read_bytes())
+        planes = _core.decode_record(cache.record_bytes(i))[0]
+        assert [plane.tolist() for plane in planes] == [plane.tolist() for plane in expected]
+
+
+def test_a_loader_reads_it():
+    """All its images in one batch, with the annotated sizes."""
+    (batch,) = FastLoader(GOLDEN, 4, collate_fn=TopLeftAlign())
+    assert batch.targets.original_size.tolist() == Cache(GOLDEN).source_sizes[:, ::-1].tolist()
+    assert batch.targets.num_boxes == (0, 1, 2, 3)
+
+
+def test_the_document_is_complete():
+    """docs/format.md names the version, every index array with its type, every header field and every encoding."""
+    text = (Path(__file__).parents[1] / "docs/format.md").read_text()
+    assert f"version {VERSION}" in text.splitlines()[0]
+    types = {"<i8": "int64", "<i4": "int32", "<u8": "uint64", "u1": "uint8", "<f4": "float32"}
+    for name, (dtype, _) in INDEX.items():
+        assert f"| `{name}` | {types[dtype]} |" in text
+    for name in RECORD_HEADER.names:
+        dtype, offset = RECORD_HEADER.fields[name][:2]
+        assert re.search(rf"\| {offset} \| {dtype.name} \| {name} \|", text), name
+    for encoding in Encoding:
+        assert f"{encoding:d} {encoding.label}" in text and f"`{encoding.label}`" in text

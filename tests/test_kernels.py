@@ -1,0 +1,49 @@
+"""The vector kernels, under AddressSanitizer and UndefinedBehaviorSanitizer."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+KERNELS = ("kernels_scalar", "kernels_neon", "kernels_avx2", "kernels_avx512")
+SOURCES = [
+    ROOT / "tests/native/kernels.cpp",
+    *(ROOT / "fastload/csrc" / f"{name}.cpp" for name in ("simd", "resample", *KERNELS)),
+]
+SANITIZE = ["-std=c++17", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-pthread"]
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """tests/native/kernels.cpp, built with the sanitizers."""
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    assert compiler, "a C++ compiler is needed, as for the package itself"
+    program = tmp_path_factory.mktemp("native") / "kernels"
+    subprocess.run([compiler, *SANITIZE, *SOURCES, "-o", program], check=True, timeout=250)
+    return program
+
+
+@pytest.mark.parametrize("level", ["scalar", "neon", "avx2", "avx512"])
+def test_kernels_stay_in_bounds_and_equal_scalar(driver: Path, level: str) -> None:
+    """Random geometry, edges and tails: no report from the sanitizers, the same bits as the scalar kernel."""
+    run = subprocess.run([driver], capture_output=True, text=True, env={**os.environ, "FASTLOAD_SIMD": level})
+    if "this machine lacks it" in run.stderr:
+        pytest.skip(f"no {level} here")
+    assert run.returncode == 0 and run.stdout == "equal\n", run.stderr
+
+
+def test_neon_kernels_under_emulation(tmp_path: Path) -> None:
+    """The kernels of arm64 equal the scalar ones, run by qemu where that and a cross compiler are installed."""
+    compiler, emulator = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64-static")
+    if not compiler or not emulator:
+        pytest.skip("needs g++-aarch64-linux-gnu and qemu-user-static")
+    program = tmp_path / "kernels"
+    subprocess.run([compiler, "-std=c++17", "-O2", "-static", "-pthread", *SOURCES, "-o", program], check=True)
+    environment = {**os.environ, "FASTLOAD_SIMD": "neon"}
+    run = subprocess.run([emulator, program, "1000"], capture_output=True, text=True, env=environment)
+    assert run.returncode == 0 and run.stdout == "equal\n", run.stderr
