@@ -117,13 +117,19 @@ std::string JpegDecoder::check(int status) {
     return text;
 }
 
+// libjpeg-turbo 3 reads the header once and does not repeat its warnings when the rest is decoded.
+std::string JpegDecoder::any_warning(int status) {
+    const std::string warning = check(status);
+    return warning.empty() ? header_warning_ : warning;
+}
+
 JpegHeader JpegDecoder::header(const uint8_t* data, size_t size) {
     JpegHeader header{0, 0, -1, JpegColor::ycbcr};
     int color = -1;
     const int status = library().header(handle_, data, size, &header.width, &header.height, &header.subsampling, &color);
     const bool irregular =  // reported as an error after the size has been read
         status != 0 && header.width > 0 && std::strstr(library().error_text(handle_), "subsampling");
-    if (!irregular) check(status);
+    header_warning_ = irregular ? "" : check(status);
     if (irregular || header.subsampling < 0 || header.subsampling >= subsampling_kinds) header.subsampling = -1;
     if (color >= 0) header.color = static_cast<JpegColor>(color);
     check_size(header);
@@ -152,13 +158,13 @@ std::string JpegDecoder::planes(const uint8_t* data, size_t size, Buffer& buffer
     uint8_t* const base = buffer.ensure(total + plane_slack);
     unsigned char* rows[3] = {};
     for (int c = 0; c < planes.count; ++c) planes.plane[c].data = rows[c] = base + offsets[c];
-    return check(library().decompress_planes(handle_, data, size, rows, header.width, strides, header.height,
-                                             flag_accurate_dct | flag_limit_scans));
+    return any_warning(library().decompress_planes(handle_, data, size, rows, header.width, strides, header.height,
+                                                   flag_accurate_dct | flag_limit_scans));
 }
 
 std::string JpegDecoder::rgb(const uint8_t* data, size_t size, const JpegHeader& header, uint8_t* rgb) {
-    return check(library().decompress(handle_, data, size, rgb, header.width, 3 * header.width, header.height,
-                                      pixel_format_rgb, flag_accurate_dct | flag_limit_scans));
+    return any_warning(library().decompress(handle_, data, size, rgb, header.width, 3 * header.width, header.height,
+                                            pixel_format_rgb, flag_accurate_dct | flag_limit_scans));
 }
 
 std::vector<uint8_t> jpeg_transform(const uint8_t* data, size_t size) {

@@ -48,7 +48,10 @@ public:
 
 private:
     std::string check(int status);
+    std::string any_warning(int status);
+
     void* handle_;
+    std::string header_warning_;
 };
 
 // Rewrites a JPEG without loss as Huffman-coded baseline without extra markers. A warning is an error here.
