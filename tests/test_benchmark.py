@@ -174,7 +174,7 @@ def test_scaling(sample_set, tmp_path):
 
 
 def test_stages(sample_set, tmp_path):
-    """Every cache at every SIMD level; its stages make up the sum, and decoding takes time unless planes are stored."""
+    """Every cache at every SIMD level, its stages making up the sum."""
     done = run("stages.py", sample_set / "val", "--images", "4", "--rounds", "1", "--json", tmp_path / "r.json")
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "r.json").read_text())["stages"]
@@ -184,7 +184,6 @@ def test_stages(sample_set, tmp_path):
         stages = [row[stage] for stage in ("read", "entropy", "inverse DCT", "resample", "store")]
         assert row["sum"] == pytest.approx(sum(stages)) and row["ratio"] > 0
         assert row["read"] > 0 and row["resample"] > 0 and row["floor"] > row["read"]
-        assert row["inverse DCT"] > 0 or row["name"] == "planes"
 
 
 def test_emulated_threads_sleep_side_by_side(small_cache, scripts, monkeypatch):
