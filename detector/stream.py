@@ -118,7 +118,7 @@ class _Lane:
 
     def __init__(self, stage: Stage, device: torch.device) -> None:
         self.thread = ThreadPoolExecutor(1, thread_name_prefix=f"detector-{stage}")
-        self.stream = _stream(device, stage) if device.type == "cuda" else None
+        self.stream = _stream(device, stage)
         self.busy = 0.0
         self._spans: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
         if self.stream is not None:
@@ -155,8 +155,8 @@ class _Lane:
 
 
 @lru_cache  # each stream has memory of its own: new ones for every evaluation would pile it up
-def _stream(device: torch.device, stage: Stage) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)
+def _stream(device: torch.device, stage: Stage) -> torch.cuda.Stream | None:
+    return torch.cuda.Stream(device) if device.type == "cuda" else None
 
 
 class _Run:

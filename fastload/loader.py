@@ -71,9 +71,10 @@ class FastLoader(DataLoader[Any]):
     And for any dataset:
 
     - `device`: batches are handed out there, as (image - mean) / std of `dtype` in channels_last; "cuda", "cpu", ...,
-      or "auto": a CUDA device if there is one. Copying and normalising the next two batches overlaps with the use of
-      the present one, on streams of their own; the stream that is current when a batch is handed out waits for it.
-      `targets.image_id` stays on the host. None: uint8 on the CPU.
+      or "auto": a CUDA device if there is one. There, with `num_workers`, copying and normalising the next two batches
+      overlaps with the use of the present one, on streams of their own; the stream that is current when a batch is
+      handed out waits for it, the host does not. `targets.image_id` stays on the host. On a dataset that is not a
+      cache, give `pin_memory` too. None: uint8 on the CPU.
     - `mean`, `std`: of red, green and blue in levels of 0 to 255. Default: ImageNet's.
     - `dtype`: torch.float32, torch.bfloat16 or torch.float16; torch.uint8 leaves images as they are.
     """

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -250,6 +251,67 @@ def test_grad_mode_is_off_in_the_network_s_thread():
 
     list(stream([batch(1)], network))
     assert seen == [False] and torch.is_grad_enabled()
+
+
+class FakeEvent:
+    """A moment on a fake stream: the number of things that it was told before."""
+
+    def __init__(self, enable_timing: bool = False) -> None:
+        self.time, self.enable_timing = 0, enable_timing
+
+    def query(self) -> bool:
+        return True
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, end: "FakeEvent") -> float:
+        return 1000.0 * (end.time - self.time)
+
+
+class FakeStream:
+    """Remembers the events it recorded and waited for, and the streams that it waited for."""
+
+    def __init__(self) -> None:
+        self.log: list = []
+
+    def record_event(self, event: FakeEvent | None = None) -> FakeEvent:
+        event = event or FakeEvent()
+        event.time = len(self.log)
+        self.log.append(("record", event))
+        return event
+
+    def wait_event(self, event: FakeEvent) -> None:
+        self.log.append(("wait", event))
+
+    def wait_stream(self, stream: "FakeStream") -> None:
+        self.log.append(("wait for", stream))
+
+
+def test_the_stages_streams_wait_for_one_another(monkeypatch):
+    """With streams, every batch's network waits for its loading and what follows for its network; all begin after what
+    the caller had queued, and the caller's stream goes on after them; busy time is the device's."""
+    lanes, user, entered = {stage: FakeStream() for stage in STAGES}, FakeStream(), []
+
+    @contextmanager
+    def on(stream):
+        entered.append(stream)
+        yield
+
+    monkeypatch.setattr("detector.stream._stream", lambda device, stage: lanes[stage])
+    monkeypatch.setattr(torch.cuda, "stream", on)
+    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: user)
+    three = stream([batch(i) for i in range(3)])
+    assert found(three) == [(0, 0), (1, 1), (2, 2)]
+    for before, after in (("load", "forward"), ("forward", "postprocess")):
+        ready = [event for kind, event in lanes[before].log if kind == "record" and not event.enable_timing]
+        waited = [event for kind, event in lanes[after].log if kind == "wait"]
+        assert len(waited) == 3 and waited == ready[:3]
+    assert all(lane.log[0] == ("wait for", user) for lane in lanes.values())
+    assert [entry for entry in user.log if entry[0] == "wait for"] == [("wait for", lane) for lane in lanes.values()]
+    assert {id(lane) for lane in entered} == {id(lane) for lane in lanes.values()}
+    assert three.timing.forward == 3 * 2 and three.timing.postprocess == 3 * 1
 
 
 @pytest.mark.parametrize("short, long", [(320, 512), (512, 736), (800, 1333), (64, 64), (100, 900)])
