@@ -10,13 +10,12 @@ from contextlib import nullcontext
 from itertools import islice
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from fastload import Batch, CenterAlign, DeviceError, FastLoader, PlanError, ShortestEdge, device
+from fastload import Batch, CenterAlign, DeviceError, FastLoader, PlanError, device
 from fastload.canvas_ring import CanvasRing
 from fastload.device import IMAGENET_MEAN, IMAGENET_STD, Feed, Normalise
 from tests.loaders import CACHE, IDS, RANDOM, assert_equal, copies, ids, loader
@@ -280,24 +279,6 @@ def test_a_loader_with_a_device_resumes_and_pickles():
     third.load_state_dict(again.state_dict())
     assert_equal(copies(third), rest)
     assert_equal(copies(pickle.loads(pickle.dumps(data))), copies(data))
-
-
-def test_memory_is_flat():
-    """Thirty epochs on a device, some cut short, do not pile up memory."""
-    cache, process = MemoryCache(64), psutil.Process()
-    data = loader(cache, 8, shuffle=True, num_workers=2, transforms=[ShortestEdge(300)], device="cpu")
-
-    def epoch(steps: int) -> None:
-        for step, _ in enumerate(data):
-            if step == steps:
-                break
-
-    for _ in range(5):
-        epoch(8)
-    before = process.memory_info().rss
-    for k in range(30):
-        epoch(k % 9)
-    assert process.memory_info().rss - before < 48 << 20
 
 
 @needs_gpu
