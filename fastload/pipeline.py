@@ -20,6 +20,8 @@ from fastload.canvas_ring import CanvasRing
 from fastload.engines.engine import Engine
 from fastload.plan.batch_plan import BatchPlan
 
+AHEAD = 2  # batches on their way to the device while one is in use
+
 
 @dataclass
 class Progress:
@@ -39,6 +41,7 @@ class Job:
     plan: BatchPlan
     targets: Targets
     seed: int
+    sent: Any = None  # its batch, if on its way to the device already
 
 
 @dataclass
@@ -48,6 +51,7 @@ class Submitted:
     job: Job | None = None
     canvas: NDArray[np.uint8] | None = None
     ticket: Any = None
+    failures: dict[int, str] | None = None  # None: it was not waited for
     error: Exception | None = None
 
 
@@ -58,8 +62,9 @@ class BatchIterator(Iterator[Any]):
     """Keeps up to `depth` batches submitted, and half as many at least.
 
     `jobs` plans them; an error of it is raised when its batch would have come, whatever the depth. `deliver` makes
-    what the user gets from a job, its pixels and {row: reason} of what did not decode. `report` is called once, at the
-    end or when the iterator is dropped.
+    what the user gets from a job, its pixels and {row: reason} of what did not decode. `ahead`, if given, is called
+    before with the next jobs that happen to be executed without failure. `report` is called once, at the end or when
+    the iterator is dropped.
     """
 
     def __init__(
@@ -71,6 +76,7 @@ class BatchIterator(Iterator[Any]):
         ring: CanvasRing,
         progress: Progress,
         depth: int,
+        ahead: Callable[[Job, NDArray[np.uint8]], None] | None = None,
     ) -> None:
         self._jobs = jobs
         self._deliver = deliver
@@ -78,6 +84,7 @@ class BatchIterator(Iterator[Any]):
         self._ring = ring
         self._progress = progress
         self._depth = depth
+        self._ahead = ahead
         self._planned: deque[Job | Exception] = deque()
         self._flight: deque[Submitted] = deque()
         self._end = weakref.finalize(self, _end, self._flight, report)
@@ -89,13 +96,29 @@ class BatchIterator(Iterator[Any]):
             self._end()
             raise StopIteration
         first = self._flight[0]
-        failures = self._engine.wait(first.ticket) if first.error is None else {}  # Ctrl-C leaves it in its place
+        failures = self._failures(first)  # Ctrl-C leaves it in its place
         self._flight.popleft()
         self._progress.step += 1
         if first.error is not None:
             raise first.error
         assert first.job is not None and first.canvas is not None
-        return self._deliver(first.job, first.canvas, failures)
+        batch = self._deliver(first.job, first.canvas, failures)
+        self._send_ahead()
+        return batch
+
+    def _failures(self, submitted: Submitted) -> dict[int, str]:
+        if submitted.failures is None:
+            submitted.failures = self._engine.wait(submitted.ticket) if submitted.error is None else {}
+        return submitted.failures
+
+    def _send_ahead(self) -> None:
+        for later in islice(self._flight, AHEAD if self._ahead else 0):
+            if later.job is None or later.canvas is None or later.job.sent is not None:
+                continue
+            if not self._engine.done(later.ticket) or self._failures(later):
+                return
+            assert self._ahead is not None
+            self._ahead(later.job, later.canvas)
 
     def _top_up(self) -> None:
         if len(self._flight) * 2 > self._depth:

@@ -117,6 +117,11 @@ public:
         return failures;
     }
 
+    bool done(Ticket& ticket) {
+        require(ticket.process == getpid(), "the batch belongs to another process");
+        return ticket.pool->done(*ticket.job);
+    }
+
 private:
     pid_t process_;
     py::object owner_;
@@ -166,6 +171,7 @@ void bind_engine(py::module_& m) {
              py::arg("crop").noconvert(), py::arg("rect").noconvert(), py::arg("flip").noconvert(),
              py::arg("color").noconvert(), py::arg("fill").noconvert(), py::arg("out").noconvert())
         .def("wait", &Engine::wait)
+        .def("done", &Engine::done)
         .def("close", &Engine::close);
     m.def("decode_record", &decode_record_planes, py::arg("record"),
           "Check and decode a whole record (header and payload) to (planes, subsampling, rgb); ValueError on failure.");

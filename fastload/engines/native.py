@@ -35,6 +35,10 @@ class NativeEngine:
         """See `Engine.wait`. Ctrl-C gets through."""
         return self._core.wait(ticket)
 
+    def done(self, ticket: _core.Ticket) -> bool:
+        """See `Engine.done`."""
+        return self._core.done(ticket)
+
     def close(self) -> None:
         """End all threads."""
         self._core.close()

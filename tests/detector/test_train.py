@@ -28,7 +28,8 @@ from tests.detector.blocks import make_blocks
 def open_run(config: Config, stop: Stop | None = None) -> Run:
     training = open_split(config.data, "", "train")
     validation = open_split(config.data, "", "val")
-    return Run(config, training_loader(training, config), validation, torch.device("cpu"), stop or Stop())
+    cpu = torch.device("cpu")
+    return Run(config, training_loader(training, config, cpu), validation, cpu, stop or Stop())
 
 
 def stop_at(run: Run, step: int) -> None:
