@@ -20,6 +20,7 @@ from fastload.canvas_ring import CanvasRing
 from fastload.engines.engine import Engine
 from fastload.plan.batch_plan import BatchPlan
 
+PLANNED_IN_A_ROW = 8  # batches: waiting and pixels drive the code that plans out of the CPU's caches
 AHEAD = 2  # batches on their way to the device while one is in use
 
 
@@ -53,9 +54,6 @@ class Submitted:
     ticket: Any = None
     failures: dict[int, str] | None = None  # None: it was not waited for
     error: Exception | None = None
-
-
-PLANNED_IN_A_ROW = 8  # batches: waiting and pixels drive the code that plans out of the CPU's caches
 
 
 class BatchIterator(Iterator[Any]):
