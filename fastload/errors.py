@@ -19,3 +19,7 @@ class DecodeError(FastloadError):
 
 class PlanError(FastloadError):
     """Transforms and collator ask for something that cannot be executed, such as an image beyond its canvas."""
+
+
+class EngineError(FastloadError):
+    """An engine cannot do its work here: a library, driver or device it needs is missing, or memory ran out."""

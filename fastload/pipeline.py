@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fastload.batch import Targets
 from fastload.canvas_ring import CanvasRing
 from fastload.engines.engine import Engine
+from fastload.errors import FastloadError
 from fastload.plan.batch_plan import BatchPlan
 
 
@@ -84,7 +85,12 @@ class BatchIterator(Iterator[Any]):
             self._end()
             raise StopIteration
         first = self._flight[0]
-        failures = self._engine.wait(first.ticket) if first.error is None else {}  # Ctrl-C leaves it in its place
+        failures: dict[int, str] = {}
+        if first.error is None:
+            try:
+                failures = self._engine.wait(first.ticket)  # Ctrl-C leaves it in its place
+            except FastloadError as error:
+                first.error = error
         self._flight.popleft()
         self._progress.step += 1
         if first.error is not None:
