@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from threading import RLock
 from typing import TYPE_CHECKING, Any
@@ -79,7 +80,6 @@ class DaliEngine:
         import_dali()
         refuse_other_encodings(cache)
         self._cache, self._threads, self._device_id = cache, threads, device_id
-        self._device = torch.device("cpu" if device_id is None else f"cuda:{device_id}")
         self._sound = np.full(len(cache.lengths), not check)
         self._lock = RLock()
         self._pending: deque[weakref.ref[DaliTicket]] = deque()
@@ -236,18 +236,31 @@ class DaliEngine:
     def _compose(self, ticket: DaliTicket) -> torch.Tensor:
         """The canvases: in `out` if there is one, else on the device."""
         plan, tiles = ticket.plan, ticket.tiles
-        if ticket.whole and len(ticket.rows) == len(plan.size) > 0:
-            batch = from_dlpack(tiles.as_tensor())
-            return batch if ticket.out is None else torch.from_numpy(ticket.out).copy_(batch)
-        if ticket.out is not None:
-            canvases = torch.from_numpy(ticket.out)
-        else:
-            canvases = torch.empty((len(plan.size), *plan.canvas, 3), dtype=torch.uint8, device=self._device)
-        canvases[:] = torch.tensor(plan.fill.tolist(), dtype=torch.uint8, device=canvases.device)
+        complete = ticket.whole and len(ticket.rows) == len(plan.size) > 0
+        if complete and ticket.out is None:
+            return from_dlpack(tiles.as_tensor())
+        canvases, fill, show = self._memory(ticket)
+        if complete:
+            canvases[:] = show(tiles.as_tensor())
+            return torch.as_tensor(canvases)
+        canvases[:] = fill
         for tile, row in enumerate(ticket.rows.tolist()):
             x, y, w, h = (0, 0, *plan.canvas[::-1]) if ticket.whole else plan.rect[row].tolist()
-            canvases[int(plan.slot[row]), y : y + h, x : x + w] = from_dlpack(tiles[tile])
-        return canvases
+            canvases[int(plan.slot[row]), y : y + h, x : x + w] = show(tiles[tile])
+        return torch.as_tensor(canvases)
+
+    def _memory(self, ticket: DaliTicket) -> tuple[Any, Any, Callable[[Any], Any]]:
+        """Canvases to fill, the fill colour and how to look at a tile: of NumPy, or of torch if the tiles are on a GPU.
+
+        (On the CPU torch would copy by threads of its own, which a forked child has not got and waits for.)
+        """
+        plan, out = ticket.plan, ticket.out
+        shape = (len(plan.size), *plan.canvas, 3)
+        if self._device_id is None:
+            return np.empty(shape, np.uint8) if out is None else out, plan.fill, np.asarray
+        device = f"cuda:{self._device_id}" if out is None else "cpu"
+        canvases = torch.empty(shape, dtype=torch.uint8, device=device) if out is None else torch.from_numpy(out)
+        return canvases, torch.tensor(plan.fill.tolist(), dtype=torch.uint8, device=device), from_dlpack
 
 
 def refuse_other_encodings(cache: Cache) -> None:
