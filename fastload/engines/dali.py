@@ -166,7 +166,7 @@ class DaliEngine:
 
     def _tiles(self, ticket: DaliTicket) -> Tiles:
         plan, rows = ticket.plan, ticket.rows
-        crop, rect, flip = plan.crop[rows], plan.rect[rows], plan.flip[rows]
+        crop, rect, flip = plan.crop[rows].astype(np.float32), plan.rect[rows], plan.flip[rows]
         near, far = crop[:, 1::-1], (crop[:, :2] + crop[:, 2:])[:, ::-1]
         mirrored = np.stack([np.zeros_like(flip), flip], 1)
         size = rect[:, :1:-1]
@@ -175,7 +175,7 @@ class DaliEngine:
             start=np.where(mirrored, far, near),
             end=np.where(mirrored, near, far),
             size=size.astype(np.float32),
-            color=plan.color[rows],
+            color=plan.color[rows].astype(np.float32),
             corner=-rect[:, 1::-1] if ticket.whole else np.zeros_like(size),
             window=np.full_like(size, plan.canvas) if ticket.whole else np.ascontiguousarray(size),
         )
