@@ -9,6 +9,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,9 @@ class Submitted:
     error: Exception | None = None
 
 
+PLANNED_IN_A_ROW = 8  # batches: waiting and pixels drive the code that plans out of the CPU's caches
+
+
 class BatchIterator(Iterator[Any]):
     """Keeps up to `depth` batches submitted, and half as many at least.
 
@@ -75,6 +79,7 @@ class BatchIterator(Iterator[Any]):
         self._ring = ring
         self._progress = progress
         self._depth = depth
+        self._planned: deque[Job | Exception] = deque()
         self._flight: deque[Submitted] = deque()
         self._end = weakref.finalize(self, _end, self._flight, report)
 
@@ -100,19 +105,35 @@ class BatchIterator(Iterator[Any]):
 
     def _top_up(self) -> None:
         if len(self._flight) * 2 > self._depth:
-            return  # plan several in a row, since pixels drive the code that plans out of the CPU's caches
+            return  # several in a row here too
         while len(self._flight) < self._depth and (submitted := self._submit_next()):
             self._flight.append(submitted)
 
     def _submit_next(self) -> Submitted | None:
+        if not self._planned:
+            self._plan()
+        if not self._planned:
+            return None
+        job = self._planned.popleft()
+        if isinstance(job, Exception):
+            return Submitted(error=job)
         try:
-            job = next(self._jobs)
             canvas = self._ring.lease((len(job.index), *job.plan.canvas, 3))
             return Submitted(job, canvas, self._engine.submit(job.plan, canvas))
-        except StopIteration:
-            return None
-        except Exception as error:  # less this frame, which would keep the iterator alive
-            return Submitted(error=error.with_traceback(error.__traceback__ and error.__traceback__.tb_next))
+        except Exception as error:
+            return Submitted(error=_without_our_frame(error))
+
+    def _plan(self) -> None:
+        """Plan the next few batches, or up to one that cannot be planned."""
+        try:
+            self._planned.extend(islice(self._jobs, PLANNED_IN_A_ROW))
+        except Exception as error:
+            self._planned.append(_without_our_frame(error))
+
+
+def _without_our_frame(error: Exception) -> Exception:
+    """The frame that caught `error` would keep the iterator alive."""
+    return error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
 
 
 def _end(flight: deque[Submitted], report: Callable[[], None]) -> None:

@@ -174,9 +174,10 @@ def test_eight_images_are_learnt_by_heart(tiny, tmp_path):
     config = replace(
         replace(tiny, data=folder, channels=32, width=32, norm="gn", sizes=(96,), max_size=160, flip=0.0),
         **{
-            "epochs": 110,
-            "eval_every": 110,
+            "epochs": 140,
+            "eval_every": 140,
             "log_every": 50,
+            "weight_decay": 0.0,
             "test_max_size": 160,
             "lr": 4e-3,
             "backbone_lr": 1.0,
