@@ -141,42 +141,45 @@ def dali_version() -> str | None:
 
 
 def _build(graph: Graph, threads: int, device_id: int | None) -> Any:
-    from nvidia.dali import fn, types
     from nvidia.dali.pipeline import Pipeline
-
-    def given(name: str, dtype: Any = types.FLOAT, ndim: int = 1) -> Any:
-        return fn.external_source(name=name, dtype=dtype, ndim=ndim)
 
     # Of each operator one batch is kept ahead, enough to keep all of them busy.
     pipeline = Pipeline(graph.rows, max(threads, 1), device_id, prefetch_queue_depth=1)
     with pipeline:
-        image = fn.decoders.image(
-            given("jpegs", types.UINT8),
-            device="cpu" if device_id is None else "mixed",
-            output_type=types.RGB,
-            adjust_orientation=False,  # boxes are in the coordinates of the pixels as stored
-        )
-        image = fn.resize(
-            image,
-            roi_start=given("start"),
-            roi_end=given("end"),
-            size=given("size"),
-            interp_type=types.INTERP_LINEAR,
-            dtype=types.FLOAT if graph.recolor else types.UINT8,
-        )
-        if graph.recolor:  # in floating point, since integers would wrap around
-            image = fn.cast(fn.coord_transform(image, MT=given("color", ndim=2)), dtype=types.UINT8)
-        image = fn.slice(
-            image,
-            start=given("corner", types.INT32),
-            shape=given("window", types.INT32),
-            axes=(0, 1),
-            out_of_bounds_policy="pad",
-            fill_values=list(graph.fill),
-        )
-        pipeline.set_outputs(image)
+        pipeline.set_outputs(_tiles(graph, "cpu" if device_id is None else "mixed"))
     pipeline.build()
     return pipeline
+
+
+def _tiles(graph: Graph, decoder: str) -> Any:
+    """DALI's operators from the columns of `Tiles` to tiles."""
+    from nvidia.dali import fn, types
+
+    def given(name: str, dtype: Any = types.FLOAT, ndim: int = 1) -> Any:
+        return fn.external_source(name=name, dtype=dtype, ndim=ndim)
+
+    # Boxes are in the coordinates of the pixels as stored, so they are not turned.
+    image = fn.decoders.image(
+        given("jpegs", types.UINT8), device=decoder, output_type=types.RGB, adjust_orientation=False
+    )
+    image = fn.resize(
+        image,
+        roi_start=given("start"),
+        roi_end=given("end"),
+        size=given("size"),
+        interp_type=types.INTERP_LINEAR,
+        dtype=types.FLOAT if graph.recolor else types.UINT8,
+    )
+    if graph.recolor:  # in floating point, since integers would wrap around
+        image = fn.cast(fn.coord_transform(image, MT=given("color", ndim=2)), dtype=types.UINT8)
+    return fn.slice(
+        image,
+        start=given("corner", types.INT32),
+        shape=given("window", types.INT32),
+        axes=(0, 1),
+        out_of_bounds_policy="pad",
+        fill_values=list(graph.fill),
+    )
 
 
 def _refusal(error: Exception, device_id: int | None) -> EngineError:
