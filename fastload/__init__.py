@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fastload.batch import Batch, Targets
     from fastload.cache.reader import Cache
-    from fastload.errors import CacheError, DecodeError, DeviceError, FastloadError, PlanError, SourceError
+    from fastload.errors import (
+        CacheError,
+        DecodeError,
+        DeviceError,
+        EngineError,
+        FastloadError,
+        PlanError,
+        SourceError,
+    )
     from fastload.loader import FastLoader
     from fastload.plan.collate import CenterAlign, Collator, RandomAlign, TopLeftAlign
     from fastload.plan.transforms import (
@@ -29,6 +37,7 @@ _HOME = {
     "ColorJitter": "plan.transforms",
     "DecodeError": "errors",
     "DeviceError": "errors",
+    "EngineError": "errors",
     "FastLoader": "loader",
     "FastloadError": "errors",
     "Mosaic": "plan.transforms",
@@ -52,6 +61,7 @@ __all__ = [
     "ColorJitter",
     "DecodeError",
     "DeviceError",
+    "EngineError",
     "FastLoader",
     "FastloadError",
     "Mosaic",

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from fastload.errors import EngineError
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -74,11 +76,13 @@ def _gpu() -> Finding:
 
 
 def _dali() -> Finding:
-    found = next((f"{name} {v}" for name in _DALI if (v := _version(name))), None)
-    return Finding("NVIDIA DALI", found, "pip install nvidia-dali-cuda120 (for decoding on the GPU)", needed=False)
+    from fastload.engines.dali_pipeline import dali_version, import_dali
 
-
-_DALI = ("nvidia-dali-cuda130", "nvidia-dali-cuda120", "nvidia-dali-cuda110")
+    try:
+        import_dali()
+    except EngineError as error:
+        return Finding("NVIDIA DALI", None, f"{error}. Only engine=\"dali\" needs it", needed=False)
+    return Finding("NVIDIA DALI", dali_version(), needed=False)
 
 
 def _cores() -> Finding:

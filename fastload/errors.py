@@ -23,3 +23,7 @@ class PlanError(FastloadError):
 
 class DeviceError(FastloadError):
     """A device that batches are to be on cannot be used, or has no memory left."""
+
+
+class EngineError(FastloadError):
+    """An engine cannot do its work here: a library, driver or device it needs is missing, or memory ran out."""

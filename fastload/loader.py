@@ -21,6 +21,7 @@ from torch.utils.data.sampler import RandomSampler, SubsetRandomSampler, Weighte
 from fastload.cache.reader import Cache
 from fastload.canvas_ring import CanvasRing
 from fastload.device import IMAGENET_MEAN, IMAGENET_STD, Feed
+from fastload.engines.choose import choose_engine
 from fastload.engines.engine import Engine
 from fastload.errors import PlanError
 from fastload.pipeline import BatchIterator, Progress
@@ -32,6 +33,7 @@ from fastload.recipe import Recipe, SampleFunction
 
 ENGINES = {
     "native": ("fastload.engines.native", "NativeEngine"),
+    "dali": ("fastload.engines.dali", "DaliEngine"),
     "reference": ("fastload.engines.reference", "ReferenceEngine"),
 }
 RANDOM_SAMPLERS = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
@@ -66,7 +68,8 @@ class FastLoader(DataLoader[Any]):
     - `on_error`: what happens to an image that does not decode. "raise": `DecodeError`, after which one may go on with
       the next batch. "skip": it is left in the fill colour, without boxes; a warning at the epoch's end counts such
       images, and `skipped` names them.
-    - `engine`: "native", or "reference" for a slow and simple one to compare with.
+    - `engine`: "native"; "dali", NVIDIA DALI on a cache of the encoding `original`; "reference", slow and simple, to
+      compare with; or "auto", the fastest there is (see `engines.choose`). `engine_used` says which it is.
 
     And for any dataset:
 
@@ -101,7 +104,7 @@ class FastLoader(DataLoader[Any]):
         transforms: Sequence[Transform | SampleFunction] = (),
         group_by_aspect: bool | None = None,
         on_error: Literal["raise", "skip"] = "raise",
-        engine: Literal["native", "reference"] = "native",
+        engine: Literal["native", "dali", "reference", "auto"] = "native",
         device: torch.device | str | None = None,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
@@ -153,6 +156,7 @@ class FastLoader(DataLoader[Any]):
         )
         self._depth = self._batches_in_flight(prefetch_factor)
         self._ring = CanvasRing(self._depth + 2, None if self._feed is None else self._feed.allocator)
+        self.engine_used = choose_engine(found[0], self.num_workers) if engine == "auto" else engine
         self._engine: tuple[int, Engine] | None = None  # with the process it belongs to
         self._seed: int | None = None
         self._next = Progress(epoch=0, step=0)  # where the next iteration begins
@@ -256,7 +260,7 @@ class FastLoader(DataLoader[Any]):
 
     def _ready_engine(self) -> Engine:
         if self._engine is None or self._engine[0] != os.getpid():
-            self._engine = os.getpid(), _open_engine(self.engine, self._recipe.cache, self.num_workers)
+            self._engine = os.getpid(), _open_engine(self.engine_used, self._recipe.cache, self.num_workers)
         return self._engine[1]
 
     def _base_seed(self) -> int:
@@ -286,8 +290,8 @@ class FastLoader(DataLoader[Any]):
     def _check_arguments(self) -> None:
         if self.on_error not in ("raise", "skip"):
             raise PlanError(f'on_error is "raise" or "skip", not {self.on_error!r}')
-        if self.engine not in ENGINES:
-            raise PlanError(f"engine is one of {', '.join(ENGINES)}, not {self.engine!r}")
+        if self.engine not in (*ENGINES, "auto"):
+            raise PlanError(f"engine is one of {', '.join(ENGINES)} and auto, not {self.engine!r}")
         given = {
             "worker_init_fn": self.worker_init_fn,
             "multiprocessing_context": self.multiprocessing_context,

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from fastload.batch import Targets
 from fastload.canvas_ring import CanvasRing
 from fastload.engines.engine import Engine
+from fastload.errors import FastloadError
 from fastload.plan.batch_plan import BatchPlan
 
 PLANNED_IN_A_ROW = 8  # batches: waiting and pixels drive the code that plans out of the CPU's caches
@@ -105,15 +106,19 @@ class BatchIterator(Iterator[Any]):
         return batch
 
     def _failures(self, submitted: Submitted) -> dict[int, str]:
-        if submitted.failures is None:
-            submitted.failures = self._engine.wait(submitted.ticket) if submitted.error is None else {}
-        return submitted.failures
+        """{row: reason} of what did not decode; an error of the engine itself becomes the batch's."""
+        if submitted.error is None and submitted.failures is None:
+            try:
+                submitted.failures = self._engine.wait(submitted.ticket)
+            except FastloadError as error:
+                submitted.error = error
+        return submitted.failures or {}
 
     def _send_ahead(self) -> None:
         for later in islice(self._flight, AHEAD if self._ahead else 0):
             if later.job is None or later.canvas is None or later.job.sent is not None:
                 continue
-            if not self._engine.done(later.ticket) or self._failures(later):
+            if not self._engine.done(later.ticket) or self._failures(later) or later.error is not None:
                 return
             assert self._ahead is not None
             self._ahead(later.job, later.canvas)

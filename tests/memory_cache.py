@@ -60,6 +60,7 @@ class MemoryCache(Cache):
     labels = property(lambda self: self._labels)
     crowd = property(lambda self: self._crowd)
     area = property(lambda self: self._area)
+    encodings = property(lambda self: np.zeros(len(self), np.uint8))
     addresses = property(lambda self: np.array([a.ctypes.data for a in self._arrays], np.uint64))
     lengths = property(lambda self: np.array([a.size for a in self._arrays], np.uint64))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -36,6 +37,8 @@ def cache_of(records: list[bytes]) -> SimpleNamespace:
     arrays = [np.frombuffer(r, np.uint8) for r in records]
     return SimpleNamespace(
         arrays=arrays,
+        path=Path("/in/memory.lmdb"),
+        encodings=np.array([r[4] if len(r) > 4 else 0 for r in records], np.uint8),
         addresses=np.array([a.ctypes.data for a in arrays], np.uint64),
         lengths=np.array([a.size for a in arrays], np.uint64),
         record_bytes=lambda i: arrays[i],

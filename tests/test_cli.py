@@ -20,7 +20,9 @@ import fastload
 from fastload import doctor
 from fastload.cache.summary import summarize
 from fastload.cli import main
+from fastload.engines import dali_pipeline
 from tests.datasets import jpeg, many_jpegs, write_coco
+from tests.engines import needs_dali
 
 
 class Done(NamedTuple):
@@ -226,7 +228,22 @@ def test_doctor_survives_what_breaks(monkeypatch):
     """A check that fails is a finding, not a crash."""
     monkeypatch.setattr(doctor, "version", lambda package: 1 / 0)
     broken = [finding for finding in doctor.examine() if finding.found is None and "division" in finding.fix]
-    assert {finding.what for finding in broken} == {"torch", "dali"}
+    assert {finding.what for finding in broken} == {"torch"}
+
+
+@needs_dali
+def test_doctor_tells_a_missing_dali_from_a_broken_one(monkeypatch):
+    """Doctor imports DALI: it is there, or does not load and why, or is missing and how to get it; never needed."""
+    assert str(found_dali().found).startswith("nvidia-dali-cuda")
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    monkeypatch.setitem(sys.modules, "nvidia.dali.fn", None)
+    assert found_dali().found is None and "does not load" in found_dali().fix and not found_dali().needed
+    monkeypatch.setattr(dali_pipeline, "dali_version", lambda: None)
+    assert found_dali().found is None and "pip install nvidia-dali-cuda120" in found_dali().fix
+
+
+def found_dali() -> doctor.Finding:
+    return next(finding for finding in doctor.examine() if finding.what == "NVIDIA DALI")
 
 
 def test_summary_counts(small_cache, coco_small):

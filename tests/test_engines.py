@@ -17,10 +17,12 @@ from PIL import Image
 
 from fastload import _core
 from fastload.cache.layout import Encoding
+from fastload.engines.engine import Engine
 from fastload.engines.native import NativeEngine
 from fastload.engines.reference import ReferenceEngine
 from fastload.errors import PlanError
 from fastload.plan.batch_plan import BatchPlan
+from tests.engines import ENGINES, THREADED, open_engine
 from tests.records import cache_of, jpeg, record
 
 REAL = sorted(Path(__file__).parents[2].glob("shared/data/coco-mini/val2017/*.jpg"))
@@ -54,7 +56,7 @@ def smooth(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
 
 
-def execute(engine: NativeEngine | ReferenceEngine, plan: BatchPlan) -> np.ndarray:
+def execute(engine: Engine, plan: BatchPlan) -> np.ndarray:
     out = np.full((len(plan.size), *plan.canvas, 3), 77, np.uint8)
     assert engine.wait(engine.submit(plan, out)) == {}
     return out
@@ -150,15 +152,17 @@ def test_mosaic_gaps_and_empty_slots_are_filled() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
-def test_threads_do_not_change_a_bit(threads: int) -> None:
-    """Any number of threads writes what the calling thread alone writes, with several batches under way."""
+@pytest.mark.parametrize("name", ENGINES)
+def test_threads_do_not_change_a_bit(name: str, threads: int) -> None:
+    """Any number of threads writes what one alone writes, with several batches under way, waited for in any order."""
     records, plan = busy_plan()
     cache = cache_of(records)
-    alone = execute(NativeEngine(cache, 0), plan)
-    engine = NativeEngine(cache, threads)
+    alone = execute(open_engine(name, cache), plan)
+    engine = open_engine(name, cache, threads)
     outs = [np.empty_like(alone) for _ in range(8)]
-    for ticket in [engine.submit(plan, out) for out in outs]:
-        assert engine.wait(ticket) == {}
+    tickets = [engine.submit(plan, out) for out in outs]
+    for k in (5, 0, 7, 1, 2, 6, 3, 4):
+        assert engine.wait(tickets[k]) == {}
     assert all((out == alone).all() for out in outs)
 
 
@@ -198,13 +202,14 @@ def test_every_simd_level_gives_the_same_bits() -> None:
     assert "scalar" in digests and len(set(digests.values())) == 1
 
 
-def test_a_record_that_changed_is_an_error_and_a_blank_canvas() -> None:
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_record_that_changed_is_an_error_and_a_blank_canvas(name: str) -> None:
     """A flipped bit is found by the checksum on first reading; the slot holds only the fill colour."""
     records, plan = busy_plan()
     damaged = bytearray(records[1])
     damaged[len(damaged) // 2] ^= 4
-    cache = cache_of([records[0], bytes(damaged), records[2]])
-    for engine in (NativeEngine(cache, 2), ReferenceEngine(cache)):
+    engine = open_engine(name, cache_of([records[0], bytes(damaged), records[2]]), 2)
+    for _ in range(2):
         out = np.zeros((3, *plan.canvas, 3), np.uint8)
         failures = engine.wait(engine.submit(plan, out))
         assert list(failures) == [1] and "checksum" in failures[1]
@@ -222,16 +227,17 @@ def test_encodings_hold_the_same_pixels(kind: str) -> None:
 
 
 @pytest.mark.parametrize("cut", [0, 7, 31, 32, 33, 200])
-def test_truncated_records_are_errors(cut: int) -> None:
+@pytest.mark.parametrize("name", ENGINES)
+def test_truncated_records_are_errors(name: str, cut: int) -> None:
     """A record cut anywhere is a failure of its row, never a picture."""
     cache = cache_of([record(jpeg(noise(20, 20)))[:cut]])
-    engine = NativeEngine(cache, 1)
+    engine = open_engine(name, cache, 1)
     plan = place_top_left(whole([(20, 20)]))
     assert list(engine.wait(engine.submit(plan, np.zeros((1, 20, 20, 3), np.uint8)))) == [0]
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("column", "value"),
     [
         ("rect", [[0, 0, 21, 20]]),
         ("rect", [[-1, 0, 5, 5]]),
@@ -246,20 +252,22 @@ def test_truncated_records_are_errors(cut: int) -> None:
         ("color", [np.full((3, 4), 1e6)]),
     ],
 )
-def test_impossible_plans_are_refused(name: str, value: list) -> None:
+@pytest.mark.parametrize("name", ENGINES)
+def test_impossible_plans_are_refused(name: str, column: str, value: list) -> None:
     """A plan that would read or write out of bounds, or overflow, is a PlanError before anything is written."""
-    engine = NativeEngine(cache_of([record(jpeg(noise(20, 20)))]), 1)
+    engine = open_engine(name, cache_of([record(jpeg(noise(20, 20)))]), 1)
     plan = place_top_left(whole([(20, 20)]))
-    setattr(plan, name, np.array(value, getattr(plan, name).dtype))
+    setattr(plan, column, np.array(value, getattr(plan, column).dtype))
     with pytest.raises(PlanError):
         engine.submit(plan, np.zeros((1, 20, 20, 3), np.uint8))
 
 
-def test_dropping_tickets_and_engines_in_any_order_is_safe() -> None:
+@pytest.mark.parametrize("name", THREADED)
+def test_dropping_tickets_and_engines_in_any_order_is_safe(name: str) -> None:
     """Batches given up half-way, tickets that outlive their engine and unwaited ones: no hang, no crash."""
     records, plan = busy_plan()
     for _ in range(30):
-        engine = NativeEngine(cache_of(records), 2)
+        engine = open_engine(name, cache_of(records), 2)
         tickets = [engine.submit(plan, np.empty((3, *plan.canvas, 3), np.uint8)) for _ in range(6)]
         engine.wait(tickets[0])
         del tickets[1:4]
@@ -269,19 +277,22 @@ def test_dropping_tickets_and_engines_in_any_order_is_safe() -> None:
         del engine, tickets
 
 
-def test_a_forked_child_is_not_blocked_by_the_parents_threads() -> None:
+@pytest.mark.parametrize("name", THREADED)
+def test_a_forked_child_is_not_blocked_by_the_parents_threads(name: str) -> None:
     """After fork the child leaves the parent's engine alone and can make its own."""
     records, plan = busy_plan()
     cache = cache_of(records)
-    engine = NativeEngine(cache, 2)
+    engine = open_engine(name, cache, 2)
     expected = execute(engine, plan)
     pid = os.fork()
     if pid == 0:
         try:
-            os._exit(0 if (execute(NativeEngine(cache, 2), plan) == expected).all() and engine.close() is None else 1)
+            equal = (execute(open_engine(name, cache, 2), plan) == expected).all()
+            os._exit(0 if equal and engine.close() is None else 1)
         finally:
             os._exit(2)
     assert os.waitpid(pid, 0)[1] == 0
+    assert (execute(engine, plan) == expected).all()
 
 
 def test_checksum_is_xxh64() -> None:

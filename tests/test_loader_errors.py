@@ -16,6 +16,7 @@ from fastload import (
     TopLeftAlign,
     Transform,
 )
+from tests.engines import ENGINES
 from tests.loaders import CACHE, IDS, ids, loader
 from tests.memory_cache import MemoryCache
 
@@ -53,9 +54,10 @@ def test_a_failing_transform_raises_in_its_turn():
     assert ids(batches) == [IDS[i : i + 4] for i in range(12, 37, 4)]
 
 
-def test_damaged_records_raise_and_the_loader_goes_on():
+@pytest.mark.parametrize("engine", ENGINES)
+def test_damaged_records_raise_and_the_loader_goes_on(engine):
     """A DecodeError names image, file, cache and advice; the next batch and the next epoch still come."""
-    data = loader(MemoryCache(12, damaged=[5]), num_workers=2)
+    data = loader(MemoryCache(12, damaged=[5]), engine=engine, num_workers=2)
     for _ in range(2):
         batches = iter(data)
         next(batches)
@@ -69,15 +71,17 @@ def test_damaged_records_raise_and_the_loader_goes_on():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_damaged_records_can_be_skipped(workers):
+@pytest.mark.parametrize("engine", ENGINES)
+def test_damaged_records_can_be_skipped(engine, workers):
     """Skipped images are filled, without boxes, and reported once at the epoch's end; all else is as ever."""
     damaged, sound = MemoryCache(12, damaged=[5, 6]), MemoryCache(12)
-    data = loader(damaged, on_error="skip", num_workers=workers, collate_fn=TopLeftAlign(fill=7))
+    align = TopLeftAlign(fill=7)
+    data = loader(damaged, engine=engine, on_error="skip", num_workers=workers, collate_fn=align)
     for _ in range(2):
         with pytest.warns(UserWarning, match=r"2 images of /in/memory.lmdb did not decode.*150") as warned:
             batches = [(images.clone(), targets) for images, targets in data]
         assert len(warned) == 1 and set(data.skipped) == {150, 160}
-        expected = list(loader(sound, collate_fn=TopLeftAlign(fill=7)))
+        expected = list(loader(sound, engine=engine, collate_fn=align))
         assert (batches[1][0][1:3] == 7).all() and batches[1][1].num_boxes == (0, 0, 0, 3)
         assert torch.equal(batches[1][0][3], expected[1].images[3]) and torch.equal(batches[0][0], expected[0].images)
 
@@ -101,7 +105,7 @@ def test_arguments_without_meaning_say_so():
         FastLoader(CACHE, batch_sampler=[[0]], group_by_aspect=True)
     with pytest.raises(PlanError, match="on_error"):
         loader(on_error="ignore")
-    with pytest.raises(PlanError, match="engine is one of native, reference"):
+    with pytest.raises(PlanError, match="engine is one of native, dali, reference and auto"):
         loader(engine="gpu")
     with pytest.raises(ValueError, match="mutually exclusive"):
         loader(sampler=[1], shuffle=True)

@@ -22,7 +22,7 @@ class Engine(Protocol):
 
     def wait(self, ticket: Any) -> dict[int, str]:
         """Wait until a plan is executed. Returns {row: reason} for the rows that did not decode, whose slots hold
-        nothing but the fill colour."""
+        nothing but the fill colour. EngineError when the plan cannot be executed here, after which others can."""
 
     def done(self, ticket: Any) -> bool:
         """Whether `wait` would return at once. May be called before `wait` only."""

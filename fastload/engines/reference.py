@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastload import _core
+from fastload.engines.check import check_plan
 from fastload.plan.batch_plan import BatchPlan
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class ReferenceEngine:
 
     def submit(self, plan: BatchPlan, out: NDArray[np.uint8]) -> tuple[BatchPlan, NDArray[np.uint8]]:
         """See `Engine.submit`."""
+        check_plan(plan, out.shape, len(self._cache.lengths))
         return plan, out
 
     def wait(self, ticket: tuple[BatchPlan, NDArray[np.uint8]]) -> dict[int, str]:
