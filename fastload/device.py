@@ -138,7 +138,7 @@ class Feed:
         """Makes the memory of canvases: page-locked for a CUDA device; None: any will do."""
         return self._pinned if self.device.type == "cuda" else None
 
-    def send(self, batch: Any, canvas: NDArray[np.uint8] | None = None, ring: CanvasRing | None = None) -> Sent:
+    def send(self, batch: Any, canvas: Any = None, ring: CanvasRing | None = None) -> Sent:
         """Start taking `batch` to the device. Its pixels lie on `canvas`, lent by `ring`, held until they are copied.
 
         A batch is any structure of tensors and `Targets`; in one like (images, ...) uint8 images (B, 3, H, W) are
@@ -146,7 +146,7 @@ class Feed:
         """
         streams = self.streams
         try:
-            if streams is None:
+            if streams is None or _made_on_a_gpu(batch):  # by an engine, whose memory is the current stream's
                 return Sent(self._prepare(_moved(batch, self.device)))
             return self._send(batch, canvas, ring, streams)
         except torch.cuda.OutOfMemoryError as error:
@@ -155,7 +155,7 @@ class Feed:
                 f"ShortestEdge(..., max_size=...), or let go of batches that are no longer needed. {error}"
             ) from error
 
-    def _send(self, batch: Any, canvas: NDArray[np.uint8] | None, ring: CanvasRing | None, streams: Streams) -> Sent:
+    def _send(self, batch: Any, canvas: Any, ring: CanvasRing | None, streams: Streams) -> Sent:
         with streams.on(streams.copies):
             try:
                 batch = _moved(batch, self.device)
@@ -172,7 +172,7 @@ class Feed:
     def receive(self, sent: Sent) -> Any:
         """The batch, for use on the calling thread's current stream, which waits for it; the host does not."""
         streams = self.streams
-        if streams is not None:
+        if streams is not None and sent.ready is not None:
             stream = streams.current()
             stream.wait_event(sent.ready)
             streams.used(sent.batch, stream)
@@ -220,6 +220,10 @@ def usable_device(device: torch.device | str) -> torch.device:
             'device="auto" takes the CPU where there is no GPU.'
         ) from error
     return found
+
+
+def _made_on_a_gpu(batch: Any) -> bool:
+    return any(tensor.is_cuda for tensor in _tensors(batch))
 
 
 def mark_used(value: Any, stream: Any) -> None:

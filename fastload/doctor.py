@@ -81,7 +81,7 @@ def _dali() -> Finding:
     try:
         import_dali()
     except EngineError as error:
-        return Finding("NVIDIA DALI", None, f"{error}. Only engine=\"dali\" needs it", needed=False)
+        return Finding("NVIDIA DALI", None, f'{error}. Only engine="dali" needs it', needed=False)
     return Finding("NVIDIA DALI", dali_version(), needed=False)
 
 

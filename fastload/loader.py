@@ -68,8 +68,9 @@ class FastLoader(DataLoader[Any]):
     - `on_error`: what happens to an image that does not decode. "raise": `DecodeError`, after which one may go on with
       the next batch. "skip": it is left in the fill colour, without boxes; a warning at the epoch's end counts such
       images, and `skipped` names them.
-    - `engine`: "native"; "dali", NVIDIA DALI on a cache of the encoding `original`; "reference", slow and simple, to
-      compare with; or "auto", the fastest there is (see `engines.choose`). `engine_used` says which it is.
+    - `engine`: "native"; "dali", NVIDIA DALI on a cache of the encoding `original`, on the GPU if `device` is one;
+      "reference", slow and simple, to compare with; or "auto", the fastest there is (see `engines.choose`).
+      `engine_used` says which it is.
 
     And for any dataset:
 
@@ -156,7 +157,7 @@ class FastLoader(DataLoader[Any]):
         )
         self._depth = self._batches_in_flight(prefetch_factor)
         self._ring = CanvasRing(self._depth + 2, None if self._feed is None else self._feed.allocator)
-        self.engine_used = choose_engine(found[0], self.num_workers) if engine == "auto" else engine
+        self.engine_used = choose_engine(found[0], self.num_workers, self._gpu) if engine == "auto" else engine
         self._engine: tuple[int, Engine] | None = None  # with the process it belongs to
         self._seed: int | None = None
         self._next = Progress(epoch=0, step=0)  # where the next iteration begins
@@ -260,8 +261,19 @@ class FastLoader(DataLoader[Any]):
 
     def _ready_engine(self) -> Engine:
         if self._engine is None or self._engine[0] != os.getpid():
-            self._engine = os.getpid(), _open_engine(self.engine_used, self._recipe.cache, self.num_workers)
+            self._engine = os.getpid(), self._open_engine()
         return self._engine[1]
+
+    def _open_engine(self) -> Engine:
+        module, kind = ENGINES[self.engine_used]
+        where = {"device_id": self._gpu} if self.engine_used == "dali" else {}
+        engine: Engine = getattr(import_module(module), kind)(self._recipe.cache, self.num_workers, **where)
+        return engine
+
+    @property
+    def _gpu(self) -> int | None:
+        """The number of the GPU that batches are wanted on."""
+        return self._feed.device.index if self._feed is not None and self._feed.device.type == "cuda" else None
 
     def _base_seed(self) -> int:
         if self._seed is None:
@@ -334,12 +346,6 @@ def _cache_and_records(dataset: Any) -> tuple[Cache, Records] | None:
 
 def _is_random(sampler: Any) -> bool:
     return isinstance(sampler, RANDOM_SAMPLERS) or bool(getattr(sampler, "shuffle", False))
-
-
-def _open_engine(name: str, cache: Cache, threads: int) -> Engine:
-    module, kind = ENGINES[name]
-    engine: Engine = getattr(import_module(module), kind)(cache, threads)
-    return engine
 
 
 def _report_skipped(path: Path, skipped: dict[int, str]) -> None:

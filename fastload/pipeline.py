@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fastload.batch import Targets
 from fastload.canvas_ring import CanvasRing
@@ -21,6 +22,7 @@ from fastload.engines.engine import Engine
 from fastload.errors import FastloadError
 from fastload.plan.batch_plan import BatchPlan
 
+Canvas = NDArray[np.uint8] | Tensor  # (B, H, W, 3)
 PLANNED_IN_A_ROW = 8  # batches: waiting and pixels drive the code that plans out of the CPU's caches
 AHEAD = 2  # batches on their way to the device while one is in use
 
@@ -51,7 +53,7 @@ class Submitted:
     """A job under way, or the error that came instead. Dropping it abandons the job: see `Engine`."""
 
     job: Job | None = None
-    canvas: NDArray[np.uint8] | None = None
+    canvas: Canvas | None = None
     ticket: Any = None
     failures: dict[int, str] | None = None  # None: it was not waited for
     error: Exception | None = None
@@ -69,13 +71,13 @@ class BatchIterator(Iterator[Any]):
     def __init__(
         self,
         jobs: Iterator[Job],
-        deliver: Callable[[Job, NDArray[np.uint8], dict[int, str]], Any],
+        deliver: Callable[[Job, Canvas, dict[int, str]], Any],
         report: Callable[[], None],
         engine: Engine,
         ring: CanvasRing,
         progress: Progress,
         depth: int,
-        ahead: Callable[[Job, NDArray[np.uint8]], None] | None = None,
+        ahead: Callable[[Job, Canvas], None] | None = None,
     ) -> None:
         self._jobs = jobs
         self._deliver = deliver
@@ -110,17 +112,19 @@ class BatchIterator(Iterator[Any]):
         if submitted.error is None and submitted.failures is None:
             try:
                 submitted.failures = self._engine.wait(submitted.ticket)
+                if submitted.canvas is None:
+                    submitted.canvas = submitted.ticket.canvases
             except FastloadError as error:
                 submitted.error = error
         return submitted.failures or {}
 
     def _send_ahead(self) -> None:
         for later in islice(self._flight, AHEAD if self._ahead else 0):
-            if later.job is None or later.canvas is None or later.job.sent is not None:
+            if later.job is None or later.job.sent is not None:
                 continue
             if not self._engine.done(later.ticket) or self._failures(later) or later.error is not None:
                 return
-            assert self._ahead is not None
+            assert self._ahead is not None and later.canvas is not None
             self._ahead(later.job, later.canvas)
 
     def _top_up(self) -> None:
@@ -138,7 +142,8 @@ class BatchIterator(Iterator[Any]):
         if isinstance(job, Exception):
             return Submitted(error=job)
         try:
-            canvas = self._ring.lease((len(job.index), *job.plan.canvas, 3))
+            shape = (len(job.index), *job.plan.canvas, 3)
+            canvas = None if self._engine.makes_canvases else self._ring.lease(shape)
             return Submitted(job, canvas, self._engine.submit(job.plan, canvas))
         except Exception as error:
             return Submitted(error=_without_our_frame(error))

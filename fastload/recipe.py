@@ -17,7 +17,7 @@ from fastload.cache.reader import Cache
 from fastload.canvas_ring import CanvasRing
 from fastload.device import Feed
 from fastload.errors import DecodeError, DeviceError, PlanError
-from fastload.pipeline import Job
+from fastload.pipeline import Canvas, Job
 from fastload.plan.collate import Collator, TopLeftAlign
 from fastload.plan.records import Records
 from fastload.plan.sampling import EpochRandom
@@ -71,7 +71,7 @@ class Recipe:
         skipped: dict[int, str],
         ring: CanvasRing,
         job: Job,
-        canvas: NDArray[np.uint8],
+        canvas: Canvas,
         failures: dict[int, str],
     ) -> Any:
         """What the user receives for an executed job. Failures raise DecodeError, or are added to `skipped`."""
@@ -82,14 +82,15 @@ class Recipe:
         result = self._make(job, canvas)
         return pin_memory(result) if self.pin else result  # type: ignore[no-untyped-call]
 
-    def send_ahead(self, ring: CanvasRing, job: Job, canvas: NDArray[np.uint8]) -> None:
+    def send_ahead(self, ring: CanvasRing, job: Job, canvas: Canvas) -> None:
         """Start taking an executed job's batch to the device, before `deliver` is called for it."""
         assert self.feed is not None
         with suppress(DeviceError):  # no memory now: there may be when its turn comes
             job.sent = self.feed.send(self._make(job, canvas), canvas, ring)
 
-    def _make(self, job: Job, canvas: NDArray[np.uint8]) -> Any:
-        batch = Batch(torch.from_numpy(canvas).permute(0, 3, 1, 2), job.targets)
+    def _make(self, job: Job, canvas: Canvas) -> Any:
+        pixels = canvas if isinstance(canvas, torch.Tensor) else torch.from_numpy(canvas)
+        batch = Batch(pixels.permute(0, 3, 1, 2), job.targets)
         if self._fused:
             return batch
         return self._collate(self._samples(job, batch), np.random.default_rng(job.seed))

@@ -76,6 +76,8 @@ class DaliEngine:
     when DALI is missing or cannot run here, and for caches it cannot read.
     """
 
+    makes_canvases = True
+
     def __init__(self, cache: Cache, threads: int, check: bool = True, device_id: int | None = None) -> None:
         import_dali()
         refuse_other_encodings(cache)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fastload.plan.batch_plan import BatchPlan
 
 
@@ -17,8 +14,12 @@ class Engine(Protocol):
     afterwards. Dropping the engine ends its threads.
     """
 
-    def submit(self, plan: BatchPlan, out: NDArray[np.uint8]) -> Any:
-        """Start writing `plan` into `out` (B, H, W, 3); every byte of it is written. Returns a ticket for `wait`."""
+    makes_canvases: bool
+    """Whether memory is the engine's own: then `submit` is given no `out`, and once it was waited for, the ticket's
+    `canvases` are the batch, a uint8 tensor (B, H, W, 3)."""
+
+    def submit(self, plan: BatchPlan, out: Any) -> Any:
+        """Start writing `plan` into `out` (B, H, W, 3) uint8; every byte is written. Returns a ticket for `wait`."""
 
     def wait(self, ticket: Any) -> dict[int, str]:
         """Wait until a plan is executed. Returns {row: reason} for the rows that did not decode, whose slots hold

@@ -21,6 +21,8 @@ class NativeEngine:
     Each record's checksum is verified the first time this engine reads it, unless `check` is off.
     """
 
+    makes_canvases = False
+
     def __init__(self, cache: Cache, threads: int, check: bool = True) -> None:
         self._core = _core.Engine(cache.addresses, cache.lengths, threads, check, cache)
 

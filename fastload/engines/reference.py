@@ -74,6 +74,8 @@ def render(
 class ReferenceEngine:
     """Executes plans in the calling thread when they are waited for. The oracle of every other engine."""
 
+    makes_canvases = False
+
     def __init__(self, cache: Cache, threads: int = 0, check: bool = True) -> None:
         self._cache = cache
 

@@ -1,7 +1,7 @@
 """Memory over epochs, for every engine: it must be flat. Exits with 1 where it is not.
 
-python benchmarks/soak.py coco/                                  # 30 epochs of 64 images with each engine
-python benchmarks/soak.py coco/val2017 --engines dali --epochs 100 --images 500
+python benchmarks/engine_memory.py coco/                                  # 30 epochs of 64 images with each engine
+python benchmarks/engine_memory.py coco/val2017 --engines dali --epochs 100 --images 500
 """
 
 from __future__ import annotations
