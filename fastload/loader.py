@@ -24,6 +24,7 @@ from fastload.engines.engine import Engine
 from fastload.errors import PlanError
 from fastload.pipeline import BatchIterator, Progress
 from fastload.plan.collate import TopLeftAlign
+from fastload.plan.ranks import Ranks, Share
 from fastload.plan.records import Records
 from fastload.plan.sampling import EpochOrder, EpochRandom
 from fastload.plan.transforms import Transform
@@ -44,7 +45,8 @@ class FastLoader(DataLoader[Any]):
     On a cache they mean:
 
     - `batch_size`, `shuffle`, `sampler`, `batch_sampler`, `drop_last`: as ever. `batch_size=None` hands out single
-      (image, target) pairs, unpadded.
+      (image, target) pairs, unpadded. A `DistributedSampler` shares each epoch among processes, and a run may go on
+      with another number of them: see `state_dict`.
     - `num_workers`: native threads; 0 decodes in the calling thread. They live as long as the loader, so
       `persistent_workers` changes nothing. Nor does `in_order`: batches always come in order.
     - `prefetch_factor`: batches in the making at a time, in all. Default: four, more if there are many threads.
@@ -123,7 +125,8 @@ class FastLoader(DataLoader[Any]):
         if found is None:
             self._refuse_what_needs_a_cache()
             return
-        own_order = sampler is None and batch_sampler is None
+        ranks = Ranks.of(sampler, len(found[1]))
+        own_order = batch_sampler is None and (sampler is None or ranks is not None)
         self._check_arguments()
         self._recipe = self._make_recipe(*found)
         self._order = EpochOrder(
@@ -134,11 +137,13 @@ class FastLoader(DataLoader[Any]):
             grouped=self._groups(batch_sampler),
             sampler=None if own_order else sampler,
             batch_sampler=batch_sampler,
+            ranks=ranks or Ranks(),
         )
         self._depth = self._batches_in_flight(prefetch_factor)
         self._ring = CanvasRing(keep=self._depth + 2)
         self._engine: tuple[int, Engine] | None = None  # with the process it belongs to
         self._seed: int | None = None
+        self._preparation: Any = None  # Accelerate's, once it has prepared this loader
         self._next = Progress(epoch=0, step=0)  # where the next iteration begins
         self._current = Progress(epoch=0, step=0, done=True)  # how far the latest iteration is
 
@@ -148,9 +153,10 @@ class FastLoader(DataLoader[Any]):
         progress = self._current = self._next
         self._next = Progress(progress.epoch + 1, 0)
         seed, recipe = self._base_seed(), self._recipe
-        batches = islice(self._order.batches(seed, progress.epoch), progress.step, None)
-        return BatchIterator(
-            jobs=map(partial(recipe.plan, EpochRandom(seed, progress.epoch)), count(progress.step), batches),
+        random = EpochRandom(seed, progress.epoch, self._order.ranks.rank)
+        batches = islice(self._order.batches(seed, progress.epoch, progress.past), progress.cut, None)
+        iterator = BatchIterator(
+            jobs=map(partial(recipe.plan, random), count(progress.step), batches),
             deliver=partial(recipe.deliver, progress.skipped),
             report=partial(_report_skipped, recipe.cache.path, progress.skipped),
             engine=self._ready_engine(),
@@ -158,6 +164,12 @@ class FastLoader(DataLoader[Any]):
             progress=progress,
             depth=self._depth,
         )
+        return self._preparation.batches(iterator) if self._preparation else iterator
+
+    def __len__(self) -> int:
+        if self._on_cache and self._preparation and self._order.is_own:
+            return self._order.steps()
+        return super().__len__()
 
     @property
     def skipped(self) -> dict[int, str]:
@@ -179,39 +191,83 @@ class FastLoader(DataLoader[Any]):
     def state_dict(self) -> dict[str, Any]:
         """Where the loader is: an equal loader that loads this goes on with the batch that would have come here.
 
-        torchdata's StatefulDataLoader protocol. `num_workers` and `prefetch_factor` may differ. A `sampler` or
-        `batch_sampler` of your own must give the same order again: the batches already seen are passed over.
+        torchdata's StatefulDataLoader protocol. `num_workers` and `prefetch_factor` may differ. So may `batch_size` and
+        the number of ranks of a DistributedSampler: what is left of the epoch is then shared anew. Any rank's state
+        serves all of them, when they have come equally far. A `sampler` or `batch_sampler` of another kind must give
+        the same order again: the batches already seen are passed over.
         Empty on datasets that are not caches, since DataLoader has no such state.
         """
         if not self._on_cache:
             return {}
         here = self._next if self._current.done else self._current
+        sampler_seed, order_epoch = self._order.ranks.order_key(here.epoch)
         return {
             "seed": self._base_seed(),
             "epoch": here.epoch,
             "step": here.step,
+            "past": [(share.batch_size, share.world, share.steps) for share in here.past],
             "batch_size": self.batch_size,
-            "fingerprint": self._recipe.cache.fingerprint,
+            "world": self._order.ranks.world,
+            "sampler_seed": sampler_seed,
+            "order_epoch": order_epoch if here.step else here.epoch,
             "sampler_epochs": [getattr(sampler, "epoch", None) for sampler in self._samplers()],
+            **self._identity(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Make the next iteration go on from `state_dict()`. PlanError if it is of another dataset or batch size."""
-        here = self.state_dict() or {"batch_size": None, "fingerprint": None}
-        for name in ("batch_size", "fingerprint"):
-            if state_dict.get(name) != here[name]:
+        """Make the next iteration go on from `state_dict()`. PlanError if it is of another dataset or order."""
+        for name, here in (self._identity() if self._on_cache else {"fingerprint": None}).items():
+            if state_dict.get(name) != here:
                 raise PlanError(
-                    f"this state is of a loader with {name} {state_dict.get(name)!r}, here it is {here[name]!r}: "
-                    "load it into a FastLoader over the same cache with the same batch size"
+                    f"this state is of a loader with {name} {state_dict.get(name)!r}, here it is {here!r}: "
+                    "load it into a FastLoader over the same cache with the same settings"
                 )
         if not self._on_cache:
             return
-        self._seed = state_dict["seed"]
-        self._next = Progress(state_dict["epoch"], state_dict["step"])
-        self._current = replace(self._current, done=True)
         for sampler, epoch in zip(self._samplers(), state_dict["sampler_epochs"], strict=True):
             if epoch is not None and hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(epoch)
+        self._seed = state_dict["seed"]
+        self._order.ranks.seed = state_dict["sampler_seed"]
+        past = tuple(Share(*share) for share in state_dict["past"])
+        behind = Share(
+            state_dict["batch_size"] or 1, state_dict["world"], state_dict["step"] - sum(share.steps for share in past)
+        )
+        if behind.steps and replace(behind, steps=0) != self._order.share:
+            past += (behind,)
+        epoch = state_dict["epoch"] if self._order.ranks.sampler else state_dict["order_epoch"]
+        self._next = Progress(epoch, state_dict["step"], past=past)
+        self._current = replace(self._current, done=True)
+
+    def _identity(self) -> dict[str, Any]:
+        """What a state must agree in with the loader that loads it."""
+        order, recipe = self._order, self._recipe
+        return {
+            "fingerprint": recipe.cache.fingerprint,
+            "images": len(recipe.records),
+            "shuffle": order.shuffle,
+            "group_by_aspect": order.grouped,
+            "order": "own" if order.is_own else f"of a sampler, in batches of {self.batch_size}",
+        }
+
+    @property
+    def use_stateful_dataloader(self) -> bool:
+        """True: Accelerate keeps `state_dict()` in its checkpoints."""
+        return self._on_cache
+
+    @property
+    def _is_accelerate_prepared(self) -> bool:
+        """Accelerate asks this when it is to prepare a loader, and leaves alone what says True. See `Preparation`."""
+        if self._on_cache and self._preparation is None:
+            from fastload.accelerated import Preparation
+
+            self._preparation = Preparation(self._order, self._base_seed())
+            self._seed = self._preparation.seed
+        return self._on_cache
+
+    @_is_accelerate_prepared.setter
+    def _is_accelerate_prepared(self, prepared: bool) -> None:
+        """Accelerate also notes here that it was answered."""
 
     def check_worker_number_rationality(self) -> None:
         """DataLoader's warning about too many processes, which native threads are not."""

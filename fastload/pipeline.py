@@ -18,6 +18,7 @@ from fastload.batch import Targets
 from fastload.canvas_ring import CanvasRing
 from fastload.engines.engine import Engine
 from fastload.plan.batch_plan import BatchPlan
+from fastload.plan.ranks import Share
 
 
 @dataclass
@@ -28,6 +29,12 @@ class Progress:
     step: int  # batches handed out
     done: bool = False
     skipped: dict[int, str] = field(default_factory=dict)  # image id: reason
+    past: tuple[Share, ...] = ()  # how its first batches were shared, if otherwise than now
+
+    @property
+    def cut(self) -> int:
+        """Batches handed out of those that are shared as now."""
+        return self.step - sum(share.steps for share in self.past)
 
 
 @dataclass
@@ -91,6 +98,11 @@ class BatchIterator(Iterator[Any]):
             raise first.error
         assert first.job is not None and first.canvas is not None
         return self._deliver(first.job, first.canvas, failures)
+
+    def at_end(self) -> bool:
+        """Whether no batch is to come."""
+        self._top_up()
+        return not self._flight
 
     def _top_up(self) -> None:
         if len(self._flight) * 2 > self._depth:
