@@ -29,6 +29,7 @@ from fastload.plan.records import Records
 from fastload.plan.sampling import EpochOrder, EpochRandom
 from fastload.plan.transforms import Transform
 from fastload.recipe import Recipe, SampleFunction
+from fastload.stats import Meter, Stats
 
 ENGINES = {
     "native": ("fastload.engines.native", "NativeEngine"),
@@ -143,6 +144,8 @@ class FastLoader(DataLoader[Any]):
         self._ring = CanvasRing(keep=self._depth + 2)
         self._engine: tuple[int, Engine] | None = None  # with the process it belongs to
         self._seed: int | None = None
+        self._meter: Meter | None = None
+        self._warned: list[str] = []  # of the bottleneck
         self._preparation: Any = None  # Accelerate's, once it has prepared this loader
         self._next = Progress(epoch=0, step=0)  # where the next iteration begins
         self._current = Progress(epoch=0, step=0, done=True)  # how far the latest iteration is
@@ -155,13 +158,16 @@ class FastLoader(DataLoader[Any]):
         seed, recipe = self._base_seed(), self._recipe
         random = EpochRandom(seed, progress.epoch, self._order.ranks.rank)
         batches = islice(self._order.batches(seed, progress.epoch, progress.past), progress.cut, None)
+        engine = self._ready_engine()
+        meter = self._meter = Meter(self.num_workers, getattr(engine, "times", None))
         iterator = BatchIterator(
             jobs=map(partial(recipe.plan, random), count(progress.step), batches),
             deliver=partial(recipe.deliver, progress.skipped),
-            report=partial(_report_skipped, recipe.cache.path, progress.skipped),
-            engine=self._ready_engine(),
+            report=partial(_report, recipe.cache.path, progress.skipped, meter, self._warned),
+            engine=engine,
             ring=self._ring,
             progress=progress,
+            meter=meter,
             depth=self._depth,
         )
         return self._preparation.batches(iterator) if self._preparation else iterator
@@ -175,6 +181,16 @@ class FastLoader(DataLoader[Any]):
     def skipped(self) -> dict[int, str]:
         """{image id: reason} of the images that `on_error="skip"` left out in the latest epoch."""
         return self._current.skipped if self._on_cache else {}
+
+    def stats(self) -> Stats:
+        """Where the time of the latest epoch went, so far: images/s, and who waited for whom.
+
+        `stats().advice()` names the bottleneck. A warning does so once, at the end of an epoch in which training waited
+        for data a quarter of the time. PlanError on datasets that are not caches, and before the first epoch.
+        """
+        if not self._on_cache or self._meter is None:
+            raise PlanError("there are no stats: they are of an epoch that has begun, on a cache")
+        return self._meter.stats()
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next iteration epoch `epoch`: its order and its random transforms. The samplers are told too.
@@ -277,7 +293,7 @@ class FastLoader(DataLoader[Any]):
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
         if self._on_cache:  # threads and canvases stay in their process
-            state.update(_engine=None, _ring=CanvasRing(keep=self._depth + 2))
+            state.update(_engine=None, _meter=None, _ring=CanvasRing(keep=self._depth + 2))
         return state
 
     def _make_recipe(self, cache: Cache, records: Records) -> Recipe:
@@ -375,7 +391,7 @@ def _open_engine(name: str, cache: Cache, threads: int) -> Engine:
     return engine
 
 
-def _report_skipped(path: Path, skipped: dict[int, str]) -> None:
+def _report(path: Path, skipped: dict[int, str], meter: Meter, warned: list[str]) -> None:
     if skipped:
         some = ", ".join(f"{image_id} ({reason})" for image_id, reason in islice(skipped.items(), 3))
         warnings.warn(
@@ -383,3 +399,6 @@ def _report_skipped(path: Path, skipped: dict[int, str]) -> None:
             f"{some}. Run `fastload verify {path}`.",
             stacklevel=3,
         )
+    if not warned and (advice := meter.stats().warning()):
+        warned.append(advice)
+        warnings.warn(f"{path}: {advice} `loader.stats()` has the figures.", stacklevel=3)

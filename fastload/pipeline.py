@@ -19,6 +19,7 @@ from fastload.canvas_ring import CanvasRing
 from fastload.engines.engine import Engine
 from fastload.plan.batch_plan import BatchPlan
 from fastload.plan.ranks import Share
+from fastload.stats import Meter
 
 
 @dataclass
@@ -73,6 +74,7 @@ class BatchIterator(Iterator[Any]):
         engine: Engine,
         ring: CanvasRing,
         progress: Progress,
+        meter: Meter,
         depth: int,
     ) -> None:
         self._jobs = jobs
@@ -80,24 +82,31 @@ class BatchIterator(Iterator[Any]):
         self._engine = engine
         self._ring = ring
         self._progress = progress
+        self._meter = meter
         self._depth = depth
         self._flight: deque[Submitted] = deque()
         self._end = weakref.finalize(self, _end, self._flight, report)
 
     def __next__(self) -> Any:
+        self._meter.lap("training")
         self._top_up()
+        self._meter.lap("planning")
         if not self._flight:
             self._progress.done = True
             self._end()
             raise StopIteration
         first = self._flight[0]
         failures = self._engine.wait(first.ticket) if first.error is None else {}  # Ctrl-C leaves it in its place
+        self._meter.lap("waiting")
         self._flight.popleft()
         self._progress.step += 1
         if first.error is not None:
             raise first.error
         assert first.job is not None and first.canvas is not None
-        return self._deliver(first.job, first.canvas, failures)
+        batch = self._deliver(first.job, first.canvas, failures)
+        self._meter.count(len(first.job.index))
+        self._meter.lap("planning")
+        return batch
 
     def at_end(self) -> bool:
         """Whether no batch is to come."""
