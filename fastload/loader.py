@@ -18,13 +18,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from torch.utils.data.sampler import RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
+from fastload import loader_state
 from fastload.cache.reader import Cache
 from fastload.canvas_ring import CanvasRing
 from fastload.engines.engine import Engine
 from fastload.errors import PlanError
 from fastload.pipeline import BatchIterator, Progress
 from fastload.plan.collate import TopLeftAlign
-from fastload.plan.ranks import Ranks, Share
+from fastload.plan.ranks import Ranks
 from fastload.plan.records import Records
 from fastload.plan.sampling import EpochOrder, EpochRandom
 from fastload.plan.transforms import Transform
@@ -216,55 +217,17 @@ class FastLoader(DataLoader[Any]):
         if not self._on_cache:
             return {}
         here = self._next if self._current.done else self._current
-        sampler_seed, order_epoch = self._order.ranks.order_key(here.epoch)
-        return {
-            "seed": self._base_seed(),
-            "epoch": here.epoch,
-            "step": here.step,
-            "past": [(share.batch_size, share.world, share.steps) for share in here.past],
-            "batch_size": self.batch_size,
-            "world": self._order.ranks.world,
-            "sampler_seed": sampler_seed,
-            "order_epoch": order_epoch if here.step else here.epoch,
-            "sampler_epochs": [getattr(sampler, "epoch", None) for sampler in self._samplers()],
-            **self._identity(),
-        }
+        state = loader_state.state_of(self._order, self._recipe, here, self._samplers())
+        return {"seed": self._base_seed(), **state}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Make the next iteration go on from `state_dict()`. PlanError if it is of another dataset or order."""
-        for name, here in (self._identity() if self._on_cache else {"fingerprint": None}).items():
-            if state_dict.get(name) != here:
-                raise PlanError(
-                    f"this state is of a loader with {name} {state_dict.get(name)!r}, here it is {here!r}: "
-                    "load it into a FastLoader over the same cache with the same settings"
-                )
         if not self._on_cache:
+            loader_state.check(state_dict, {"fingerprint": None})
             return
-        for sampler, epoch in zip(self._samplers(), state_dict["sampler_epochs"], strict=True):
-            if epoch is not None and hasattr(sampler, "set_epoch"):
-                sampler.set_epoch(epoch)
+        self._next = loader_state.restore(state_dict, self._order, self._recipe, self._samplers())
         self._seed = state_dict["seed"]
-        self._order.ranks.seed = state_dict["sampler_seed"]
-        past = tuple(Share(*share) for share in state_dict["past"])
-        behind = Share(
-            state_dict["batch_size"] or 1, state_dict["world"], state_dict["step"] - sum(share.steps for share in past)
-        )
-        if behind.steps and replace(behind, steps=0) != self._order.share:
-            past += (behind,)
-        epoch = state_dict["epoch"] if self._order.ranks.sampler else state_dict["order_epoch"]
-        self._next = Progress(epoch, state_dict["step"], past=past)
         self._current = replace(self._current, done=True)
-
-    def _identity(self) -> dict[str, Any]:
-        """What a state must agree in with the loader that loads it."""
-        order, recipe = self._order, self._recipe
-        return {
-            "fingerprint": recipe.cache.fingerprint,
-            "images": len(recipe.records),
-            "shuffle": order.shuffle,
-            "group_by_aspect": order.grouped,
-            "order": "own" if order.is_own else f"of a sampler, in batches of {self.batch_size}",
-        }
 
     @property
     def use_stateful_dataloader(self) -> bool:
