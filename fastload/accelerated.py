@@ -19,6 +19,11 @@ from fastload.pipeline import BatchIterator
 from fastload.plan.sampling import EpochOrder
 
 
+def is_running() -> bool:
+    """Whether there is an Accelerator in this process."""
+    return bool(PartialState._shared_state)
+
+
 class Preparation(DataLoaderStateMixin):  # type: ignore[misc]  # Accelerate has no types
     """A loader's part in an Accelerate run. `seed` is what the ranks agreed on: the first one's."""
 

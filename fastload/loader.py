@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -237,12 +238,13 @@ class FastLoader(DataLoader[Any]):
     @property
     def _is_accelerate_prepared(self) -> bool:
         """Accelerate asks this when it is to prepare a loader, and leaves alone what says True. See `Preparation`."""
-        if self._on_cache and self._preparation is None:
-            from fastload.accelerated import Preparation
+        if self._on_cache and self._preparation is None and "accelerate" in sys.modules:
+            from fastload.accelerated import Preparation, is_running
 
-            self._preparation = Preparation(self._order, self._base_seed())
-            self._seed = self._preparation.seed
-        return self._on_cache
+            if is_running():
+                self._preparation = Preparation(self._order, self._base_seed())
+                self._seed = self._preparation.seed
+        return self._on_cache and self._preparation is not None
 
     @_is_accelerate_prepared.setter
     def _is_accelerate_prepared(self, prepared: bool) -> None:

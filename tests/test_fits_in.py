@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -159,6 +160,12 @@ class TestAccelerate:
         done = subprocess.run([*command, ROOT / "tests/two_processes.py"], env=ENVIRONMENT, **CAPTURED)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("every image once") == 1
+
+    def test_a_loader_that_is_only_looked_at_is_not_prepared(self):
+        """Reading all attributes of a loader, as a debugger does, joins no Accelerate run where there is none."""
+        data = loader(**SETTINGS)
+        assert not dict(inspect.getmembers(data))["_is_accelerate_prepared"]
+        assert not PartialState._shared_state and len(ids(data)) == 10
 
     def test_orders_it_cannot_share_are_refused(self, accelerator, monkeypatch):
         """Several processes and a sampler of another kind are an error, not an epoch seen twice."""
