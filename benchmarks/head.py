@@ -27,6 +27,7 @@ from detector.grid import Grid, make_grid
 from detector.losses import fcos_loss, sigmoid_focal_loss
 from detector.nms import nms
 from detector.postprocess import Settings, postprocess
+from fastload.device import IMAGENET_MEAN, IMAGENET_STD, Normalise
 
 STRIDES = (8, 16, 32, 64, 128)
 CLASSES = 80
@@ -218,8 +219,8 @@ def suppression(device: torch.device) -> Contenders:
 def upload(device: torch.device) -> Contenders:
     """A batch of 16 images of 512 x 672 to the device, normalised."""
     images = torch.randint(256, (16, 3, 512, 672), dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((123.7, 116.3, 103.5), (58.4, 57.1, 57.4)))
-    shift, gain = (-mean / std).to(device), (1 / std).to(device)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    normalise = Normalise(IMAGENET_MEAN, IMAGENET_STD).to(device)
     alone = [image.contiguous() for image in images]
 
     def run_stock() -> Tensor:
@@ -228,7 +229,7 @@ def upload(device: torch.device) -> Contenders:
             slot.copy_((image.float() / 255 - mean / 255) / (std / 255))
         return batch.to(device)
 
-    return run_stock, lambda: torch.addcmul(shift, images.to(device).float(), gain)
+    return run_stock, lambda: normalise(images.to(device))
 
 
 def tower(device: torch.device) -> nn.Module:

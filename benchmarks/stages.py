@@ -1,90 +1,156 @@
-"""Where an image's time goes: JPEG and packed encodings to planes, per stage and SIMD level, on one thread.
+"""Where an image's time goes, stage by stage, for every encoding and SIMD level, beside the memory's pace.
 
-    python benchmarks/stages.py FOLDER [--images 100] [--rounds 9]
+    python benchmarks/stages.py coco/ [--images 100] [--rounds 9] [--json FILE]
 
-Rounds are interleaved, so that a busy machine slows every contender alike; the ratio to libjpeg-turbo in the same
-round is the figure to trust.
+On one thread: reading the record from memory, undoing its entropy coding, the inverse DCT, resampling (with the colour
+conversion and the flip, which are part of it) to a short edge of 512 pixels, and storing the canvas past the caches.
+The floor is what no loader can avoid: the record read once and the canvas written once. Rounds are interleaved, so that
+a busy machine slows every stage alike; `x` is against a bare libjpeg-turbo RGB decode in the same round, as in
+loader.py on one thread.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
+import json
+import tempfile
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import typer
+from contenders import CONTENDERS, FastLoaderOriginal
+from machine import machine
+from numpy.typing import NDArray
+from pictures import Pictures, open_pictures
+from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from fastload import _core
+from fastload.cache.layout import Encoding
+from fastload.cache.record import HEADER_SIZE
+from fastload.usual import scaled_size
 
-Stage = Callable[[], float]  # runs over all images, returns seconds
-
-
-def load(folder: Path, images: int) -> list[bytes]:
-    """`images` JPEGs spread over those below `folder` that can be packed."""
-    paths = sorted(folder.rglob("*.jpg"))
-    if not paths:
-        raise typer.BadParameter(f"no .jpg files below {folder}")
-    chosen = (path.read_bytes() for path in paths[:: max(1, len(paths) // images)])
-    return list(itertools.islice(filter(packable, chosen), images))
+console = Console()
+PACKED = (Encoding.DCT, Encoding.DCT_FAST)
+CANVAS_BYTES = 64 << 20  # more than the caches hold
+STAGES = ("read", "entropy", "inverse DCT", "resample", "store")
 
 
-def packable(jpeg: bytes) -> bool:
-    """Whether the packed encodings can hold it."""
-    try:
-        return bool(_core.dct_encode(jpeg))
-    except _core.JpegError:
-        return False
+@dataclass
+class Job:
+    """An encoding's records to be timed at one SIMD level."""
+
+    name: str
+    encoding: Encoding
+    level: str
+    records: list[memoryview]
+    sizes: NDArray[np.int32]  # (N, 2) width, height on the canvas
+
+    def measure(self, out: NDArray[np.uint8]) -> dict[str, float]:
+        """Seconds of each stage for all records."""
+        read = _core.read_loop(self.records)
+        planes = _core.planes_loop(self.records, self.level)
+        entropy = _core.entropy_loop(self.records, self.level) if self.encoding in PACKED else 0.0
+        draw = partial(_core.render_loop, self.records, self.sizes, self.level, out)
+        resample, both = draw(False), draw(True)
+        return {
+            "read": read,
+            "entropy": max(0.0, entropy - read),
+            "inverse DCT": max(0.0, planes - max(entropy, read)),
+            "resample": resample,
+            "store": max(0.0, both - resample),
+            "floor": read + _core.store_loop(self.sizes, self.level, out),
+        }
 
 
-def stages(jpegs: list[bytes], dct: list[bytes], fast: list[bytes]) -> Iterator[tuple[str, Stage]]:
-    """What is timed, by name; the first is the reference."""
-    yield "JPEG, libjpeg-turbo", lambda: _core.planes_loop(jpegs)
-    for level in _core.simd_levels():
-        yield f"dct, {level}", lambda level=level: _core.dct_loop(dct, level)  # type: ignore[misc]
-        yield f"  its entropy coding, {level}", lambda level=level: _core.dct_loop(dct, level, True)  # type: ignore[misc]
-        yield f"dct-fast, {level}", lambda level=level: _core.dct_loop(fast, level)  # type: ignore[misc]
+def jobs_of(pictures: Pictures, images: int) -> list[Job]:
+    """Every cache that loader.py measures, at every SIMD level."""
+    jobs = []
+    for kind in CONTENDERS:
+        if not issubclass(kind, FastLoaderOriginal):
+            continue
+        cache = pictures.cache(kind.encoding, kind.reduction)
+        chosen = np.linspace(0, len(cache) - 1, min(images, len(cache))).round().astype(int).tolist()
+        records = [cache.record_bytes(i) for i in chosen]
+        sizes = np.array([scaled_size(*cache.sizes[i].tolist()) for i in chosen], np.int32)
+        name = kind.name.removeprefix("fastload-").replace("fastload", "original")
+        jobs += [Job(name, kind.encoding, level, records, sizes) for level in _core.simd_levels()]
+    return jobs
 
 
-def timed_encode(jpegs: list[bytes], entropy: bool) -> tuple[list[bytes], float]:
-    """The packed records and seconds an image."""
+def packing_time(files: list[bytes]) -> float:
+    """Seconds an image of turning a JPEG into a `dct` payload."""
     start = perf_counter()
-    records = [_core.dct_encode(jpeg, entropy) for jpeg in jpegs]
-    return records, (perf_counter() - start) / len(jpegs)
+    for file in files:
+        _core.encode_payload(file, Encoding.DCT)
+    return (perf_counter() - start) / len(files)
+
+
+def as_table(found: list[dict[str, Any]]) -> Table:
+    """Milliseconds an image."""
+    table = Table(title="ms an image, one thread", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 0), pad_edge=False)
+    for heading in ("cache", "SIMD"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("read", "entropy", "IDCT", "resample", "store", "sum", "floor", "x"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in found:
+        shown = {name: f"{1000 * row[name]:.2f}" for name in (*STAGES, "floor")}
+        if row["encoding"] == Encoding.ORIGINAL.label:
+            shown["entropy"] = "both:"
+        table.add_row(
+            row["name"], row["simd"], *(shown[stage] for stage in STAGES),
+            f"[bold]{1000 * row['sum']:.2f}[/]", shown["floor"], f"[bold]{row['ratio']:.2f}[/]",
+        )  # fmt: skip
+    return table
+
+
+def summary(job: Job, rounds: list[dict[str, float]], reference: list[float]) -> dict[str, Any]:
+    """Medians an image, and the ratio of the reference to the sum of the stages, round by round."""
+    count = len(job.records)
+    sums = [sum(found[stage] for stage in STAGES) for found in rounds]
+    return {
+        "name": job.name,
+        "encoding": job.encoding.label,
+        "simd": job.level,
+        **{stage: median(found[stage] for found in rounds) / count for stage in (*STAGES, "floor")},
+        "sum": median(sums) / count,
+        "ratio": median(bare / total for bare, total in zip(reference, sums, strict=True)),
+    }
 
 
 def main(
-    folder: Path,
-    images: Annotated[int, typer.Option(help="images to decode in a round")] = 100,
+    data: Annotated[Path, typer.Argument(help="a dataset's folder, or the image folder of one of its splits")],
+    images: Annotated[int, typer.Option(help="images of a round")] = 100,
     rounds: Annotated[int, typer.Option(help="rounds to take the median of")] = 9,
+    json_file: Annotated[Path | None, typer.Option("--json", help="write the seconds to this file")] = None,
 ) -> None:
-    """Print milliseconds an image and the ratio to libjpeg-turbo for every stage."""
-    jpegs = load(folder, images)
-    dct, encoding_time = timed_encode(jpegs, True)
-    fast, _ = timed_encode(jpegs, False)
-    timers = dict(stages(jpegs, dct, fast))
-    times: dict[str, list[float]] = {name: [] for name in timers}
-    for _ in track(range(rounds), "Decoding", transient=True):
-        for name, run in timers.items():
-            times[name].append(run() / len(jpegs))
-
-    reference, *_ = times.values()
-    table = Table("to planes", "ms an image", "times faster", title=f"{len(jpegs)} images, one thread")
-    for name, seconds in times.items():
-        ratio = median(r / s for r, s in zip(reference, seconds, strict=True))
-        table.add_row(name, f"{1000 * median(seconds):.3f}", f"{ratio:.2f}")
-    console = Console()
-    console.print(table)
-    total = sum(map(len, jpegs))
-    console.print(f"Bytes an image: JPEG {total / len(jpegs):,.0f}", end="")
-    for label, records in (("dct", dct), ("dct-fast", fast)):
-        console.print(f"; {label} {sum(map(len, records)) / total:.3f} of that", end="")
-    console.print(f". Packing takes {1000 * encoding_time:.1f} ms an image.")
+    """Print the milliseconds of every stage, and how they compare with bare JPEG decoding."""
+    for name, value in machine().items():
+        console.print(f"[dim]{name}:[/] {value}", highlight=False)
+    with tempfile.TemporaryDirectory(prefix="fastload-benchmark-") as scratch:
+        jobs = jobs_of(open_pictures(data, Path(scratch), console), images)
+        files = [bytes(record)[HEADER_SIZE:] for record in jobs[0].records]
+        out = np.zeros(CANVAS_BYTES, np.uint8)
+        reference: list[float] = []
+        times: list[list[dict[str, float]]] = [[] for _ in jobs]
+        for _ in track(range(rounds), "Measuring", console=console, transient=True):
+            reference.append(_core.decode_loop(files, 1))
+            for job, found in zip(jobs, times, strict=True):
+                found.append(job.measure(out))
+        found = [summary(job, measured, reference) for job, measured in zip(jobs, times, strict=True)]
+        packing = packing_time(files)
+    console.print(as_table(found))
+    bare = 1000 * median(reference) / len(files)
+    console.print(f"Bare RGB decode {bare:.2f} ms; packing a JPEG as dct {1000 * packing:.1f} ms.", highlight=False)
+    console.print("[dim]both: libjpeg-turbo undoes the entropy coding and the DCT at once.[/]", highlight=False)
+    if json_file:
+        json_file.write_text(json.dumps({"stages": found, "packing": packing}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ class Config:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 where the hardware multiplies it, else fp16 on a GPU and fp32 on a CPU."""
     compile: bool = False
-    """Compile the network with torch.compile."""
+    """Compile the network with torch.compile; canvases then come in a few sizes only."""
 
     # Inference.
     score_threshold: float = 0.05

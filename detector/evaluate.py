@@ -1,4 +1,4 @@
-"""Evaluation: detections of a whole split, COCO's figures, and how long each part took.
+"""Evaluation: detections of a whole split, COCO's figures, and how busy each part was.
 
 python -m detector.evaluate runs/fcos/best.pt coco/ --batch-size 8 --align center
 """
@@ -6,8 +6,7 @@ python -m detector.evaluate runs/fcos/best.pt coco/ --batch-size 8 --align cente
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,29 +14,19 @@ from typing import Annotated, Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
 from detector import checkpoint, distributed
 from detector.coco import CocoMetrics, Results, coco_metrics, evaluate_coco, to_results
 from detector.command_line import Positional, arg, parse, tell_errors
 from detector.config import Align, Config
 from detector.data import Split, evaluation_loader, open_split
-from detector.fcos import grid_of
+from detector.fcos import Predictions
 from detector.fuse import fuse_batch_norm
-from detector.postprocess import Settings, postprocess, to_original
-from detector.precision import autocast, pick_device, pick_format
+from detector.postprocess import Settings
+from detector.precision import pick_device, pick_format
+from detector.stream import PredictStream, Timing, compiled
 
 __all__ = ["coco_metrics", "detect", "evaluate"]
-
-
-@dataclass
-class Timing:
-    """Seconds spent on each part of a number of images."""
-
-    images: int = 0
-    load: float = 0.0
-    forward: float = 0.0
-    postprocess: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -56,6 +45,8 @@ class Options:
     """Where an image lies on its canvas."""
     fuse_bn: bool = False
     """Fold batch norms into the convolutions first."""
+    compile: bool = False
+    """Compile the network, on a GPU into CUDA graphs; canvases then come in a few sizes only."""
     test_size: int = 0
     """The short edge in pixels; 0: as in the checkpoint's configuration."""
     test_max_size: int = 0
@@ -75,42 +66,12 @@ def settings_of(config: Config) -> Settings:
     return Settings(config.score_threshold, config.candidates, config.nms_threshold, config.max_detections)
 
 
-@torch.no_grad()
-def detect(
-    model: nn.Module,
-    batches: Iterable[Any],
-    strides: tuple[int, ...],
-    settings: Settings,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> tuple[Results, Timing]:
-    """Detections of all `batches` (of a FastLoader), in COCO's results format and pixels of the original images."""
+def detect(stream: PredictStream, category_ids: list[int]) -> tuple[Results, Timing]:
+    """All detections of a stream in COCO's results format. Label i is the category `category_ids[i]`."""
     results: Results = []
-    timing = Timing()
-    start = time.perf_counter()
-    for images, targets in batches:
-        loaded = time.perf_counter()
-        images, targets = images.to(device, non_blocking=True), targets.to(device, non_blocking=True)
-        with autocast(device, dtype):
-            predictions = model(images)
-        _finish(device)
-        seen = time.perf_counter()
-        region = torch.cat([targets.offset, targets.offset + targets.size.flip(1)], 1).float()
-        found = postprocess(*predictions, grid_of(strides, predictions), region, settings)
-        found = to_original(found, targets.scale, targets.offset, targets.original_size).cpu()
-        results += to_results(found, targets.image_id.tolist(), targets.category_ids.tolist())
-        end = time.perf_counter()
-        timing.images += len(images)
-        timing.load += loaded - start
-        timing.forward += seen - loaded
-        timing.postprocess += end - seen
-        start = end
-    return results, timing
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    for found in stream:
+        results += to_results(found, list(found.image_ids), category_ids)
+    return results, stream.timing
 
 
 @dataclass(frozen=True)
@@ -123,17 +84,22 @@ class Evaluation:
 
 
 def evaluate(
-    model: nn.Module,
+    model: Callable[[Any], Predictions],
     split: Split,
     config: Config,
     device: torch.device,
     dtype: torch.dtype,
     batch_size: int = 8,
     align: Align = "center",
+    few_shapes: bool = False,
 ) -> Evaluation:
-    """Evaluate `model` (in evaluation mode) on a split. Every process must take part; each gets the figures."""
-    loader = evaluation_loader(split, config, batch_size, align)
-    found, timing = detect(model, loader, config.strides, settings_of(config), device, dtype)
+    """Evaluate `model` (in evaluation mode) on a split. Every process must take part; each gets the figures.
+
+    `few_shapes` is for a compiled model: see `canvas_sizes`.
+    """
+    loader = evaluation_loader(split, config, batch_size, align, device, few_shapes)
+    stream = PredictStream(model, loader, config.strides, settings_of(config), device, dtype)
+    found, timing = detect(stream, [category_id for category_id, _ in split.categories])
     results = distributed.gather(found)
     metrics = distributed.first_rank_does(lambda: evaluate_coco(split.annotations, results))
     return Evaluation(metrics, results, timing)
@@ -155,11 +121,14 @@ def run(options: Options, console: Console) -> Evaluation:
         model = fuse_batch_norm(model) if options.fuse_bn else model
         model = model.to(device, memory_format=torch.channels_last)
         dtype = pick_format(config, device)
-        outcome = evaluate(model, split, config, device, dtype, options.batch_size, options.align)
+        network = compiled(model, device) if options.compile else model
+        outcome = evaluate(
+            network, split, config, device, dtype, options.batch_size, options.align, few_shapes=options.compile
+        )
         if distributed.rank() == 0:
             if options.detections:
                 options.detections.write_text(json.dumps(outcome.results))
-            console.print(figures_table(outcome.metrics), classes_table(outcome.metrics), speed_line(outcome.timing))
+            console.print(figures_table(outcome.metrics), classes_table(outcome.metrics), str(outcome.timing))
         return outcome
 
 
@@ -180,13 +149,6 @@ def classes_table(metrics: CocoMetrics) -> Table:
 
 def _shown(value: float) -> str:
     return f"{100 * value:.1f}" if value >= 0 else "-"
-
-
-def speed_line(timing: Timing) -> str:
-    """Images a second, and the milliseconds an image that each part took."""
-    parts = {"load": timing.load, "forward": timing.forward, "postprocess": timing.postprocess}
-    each = ", ".join(f"{name} {1000 * seconds / max(timing.images, 1):.1f} ms" for name, seconds in parts.items())
-    return f"{timing.images / max(sum(parts.values()), 1e-9):.1f} images/s on {timing.images} images: {each} an image"
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from detector.backbone import Backbone, freeze, keep_frozen, make_backbone
 from detector.errors import ConfigError
 from detector.fpn import FPN
 from detector.grid import Grid, make_grid
+from fastload.device import Normalise
 
 if TYPE_CHECKING:
     from detector.config import Config
@@ -80,7 +81,10 @@ class Head(nn.Module):
 
 
 class FCOS(nn.Module):
-    """uint8 or float images (B, 3, H, W) in 0..255, H and W multiples of 32 -> Predictions. Normalises on its device.
+    """Images (B, 3, H, W), H and W multiples of 32 -> Predictions.
+
+    uint8 images are normalised on its device; floating-point ones are taken to be normalised with the backbone's `mean`
+    and `std`, as FastLoader does on a device.
 
     Args:
         strides: of the levels: (8, 16, 32) or (8, 16, 32, 64, 128).
@@ -107,9 +111,7 @@ class FCOS(nn.Module):
         self.backbone = backbone
         self.fpn = FPN(backbone.out_channels, channels, len(strides))
         self.head = Head(classes, channels, width, depth, norm, len(strides))
-        mean, std = torch.tensor(backbone.mean).view(3, 1, 1), torch.tensor(backbone.std).view(3, 1, 1)
-        self.register_buffer("gain", 1 / std, persistent=False)
-        self.register_buffer("shift", -mean / std, persistent=False)
+        self.normalise = Normalise(backbone.mean, backbone.std)
         freeze(backbone, frozen_stages, frozen_norm)
 
     @classmethod
@@ -139,8 +141,7 @@ class FCOS(nn.Module):
                 f"Images of {width} x {height} pixels: sides must be multiples of {SIZE_DIVISOR}. "
                 f"Give the collator divisor={SIZE_DIVISOR}."
             )
-        normalised = torch.addcmul(self.shift, images.float(), self.gain)
-        return self.head(self.fpn(self.backbone(normalised)))
+        return self.head(self.fpn(self.backbone(self.normalise(images))))
 
 
 def grid_of(strides: tuple[int, ...], predictions: Predictions) -> Grid:

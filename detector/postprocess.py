@@ -20,11 +20,12 @@ class Detections:
     boxes: Tensor  # (B, D, 4) float xyxy
     scores: Tensor  # (B, D) float, 0 where there is none
     labels: Tensor  # (B, D) int64
+    image_ids: tuple[int, ...] = ()  # (B), where they are known
 
     def cpu(self) -> Detections:
         """The same in host memory, in one transfer."""
         packed = torch.cat([self.boxes, self.scores[..., None], self.labels[..., None].float()], -1).cpu()
-        return Detections(packed[..., :4], packed[..., 4], packed[..., 5].long())
+        return Detections(packed[..., :4], packed[..., 4], packed[..., 5].long(), self.image_ids)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ python -m detector.predict runs/fcos/best.pt photo.jpg holiday/
 from __future__ import annotations
 
 import json
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,10 @@ from detector.command_line import Positional, parse, tell_errors
 from detector.config import Config
 from detector.errors import DataError
 from detector.evaluate import settings_of
-from detector.fcos import FCOS, SIZE_DIVISOR, grid_of
-from detector.postprocess import Detections, postprocess, to_original
-from detector.precision import autocast, pick_device, pick_format
+from detector.fcos import SIZE_DIVISOR
+from detector.postprocess import Detections
+from detector.precision import pick_device, pick_format
+from detector.stream import PredictStream
 from fastload import CenterAlign
 from fastload.contact_sheet import draw
 from fastload.sources.source import Category
@@ -56,10 +59,12 @@ def run(options: Options, console: Console) -> None:
     config = replace(config, score_threshold=options.score)
     model = model.to(device, memory_format=torch.channels_last)
     options.out.mkdir(parents=True, exist_ok=True)
+    opened: deque[Image.Image] = deque()
+    batches, dtype = _batches(pictures, config, opened), pick_format(config, device)
+    stream = PredictStream(model, batches, config.strides, settings_of(config), device, dtype)
     found = {}
-    for path in pictures:
-        image = read_picture(path)
-        detections = predict(model, image, config, device)
+    for path, detections in zip(pictures, stream, strict=True):
+        image = opened.popleft()
         objects = [item for item in as_objects(detections, categories) if item["score"] >= options.score]
         found[str(path)] = objects
         drawing = options.out / f"{len(found):04d}-{path.stem}.png"
@@ -68,22 +73,45 @@ def run(options: Options, console: Console) -> None:
     (options.out / "predictions.json").write_text(json.dumps(found, indent=2) + "\n")
 
 
-@torch.no_grad()
-def predict(model: FCOS, image: Image.Image, config: Config, device: torch.device) -> Detections:
-    """Detections of one picture (a batch of 1) in its own pixels, on the host."""
+@dataclass(frozen=True)
+class Placement:
+    """Where pictures lie on their canvas: what a stream needs of targets. See `fastload.batch.Targets`."""
+
+    offset: Tensor  # (B, 2)
+    size: Tensor  # (B, 2)
+    scale: Tensor  # (B, 2)
+    original_size: Tensor  # (B, 2)
+    image_id: Tensor  # (B)
+
+    def to(self, device: torch.device) -> Placement:
+        moved = {name: value.to(device) for name, value in vars(self).items() if name != "image_id"}
+        return replace(self, **moved)
+
+
+def _batches(pictures: list[Path], config: Config, opened: deque[Image.Image]) -> Iterator[tuple[Tensor, Placement]]:
+    """Each picture as a batch of 1; what was read is left in `opened`."""
+    for i, path in enumerate(pictures):
+        image = read_picture(path)
+        opened.append(image)
+        yield as_batch(image, i, config)
+
+
+def as_batch(image: Image.Image, number: int, config: Config) -> tuple[Tensor, Placement]:
+    """A picture at the test size on a canvas of its own: uint8 (1, 3, H, W), and where it lies there."""
     short, long = sorted(image.size)
     factor = min(config.test_size / short, config.test_max_size / long)
     width, height = (max(round(edge * factor), 1) for edge in image.size)
     resized = image.resize((width, height), Image.Resampling.BILINEAR)
     batch, (target,) = CenterAlign(divisor=SIZE_DIVISOR)([(resized, {})])
-    offset = target["offset"].to(device)[None].float()
-    size = torch.tensor([[width, height]], device=device)
-    with autocast(device, pick_format(config, device)):
-        predictions = model(batch.to(device, memory_format=torch.channels_last))
-    region = torch.cat([offset, offset + size], 1)
-    found = postprocess(*predictions, grid_of(config.strides, predictions), region, settings_of(config))
-    original = torch.tensor([image.size], device=device)
-    return to_original(found, size / original, offset, original.flip(1)).cpu()
+    size, original = torch.tensor([[width, height]]), torch.tensor([image.size])
+    placement = Placement(
+        offset=target["offset"][None].float(),
+        size=size.flip(1),
+        scale=size / original,
+        original_size=original.flip(1),
+        image_id=torch.tensor([number]),
+    )
+    return batch.contiguous(memory_format=torch.channels_last), placement
 
 
 def as_objects(detections: Detections, categories: Categories) -> list[dict[str, Any]]:

@@ -42,7 +42,7 @@ def train(config: Config) -> dict[str, float]:
         check_trainable(training)
         if training.categories != validation.categories:
             raise DataError(f"{training.annotations} and {validation.annotations} have different categories.")
-        run = Run(config, training_loader(training, config), validation, device, stop)
+        run = Run(config, training_loader(training, config, device), validation, device, stop)
         try:
             return run.fit()
         except RuntimeError as error:

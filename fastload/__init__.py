@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fastload.batch import Batch, Targets
     from fastload.cache.reader import Cache
-    from fastload.errors import CacheError, DecodeError, FastloadError, PlanError, SourceError
+    from fastload.errors import CacheError, DecodeError, DeviceError, FastloadError, PlanError, SourceError
     from fastload.loader import FastLoader
     from fastload.plan.collate import CenterAlign, Collator, RandomAlign, TopLeftAlign
     from fastload.plan.transforms import (
@@ -28,6 +28,7 @@ _HOME = {
     "Collator": "plan.collate",
     "ColorJitter": "plan.transforms",
     "DecodeError": "errors",
+    "DeviceError": "errors",
     "FastLoader": "loader",
     "FastloadError": "errors",
     "Mosaic": "plan.transforms",
@@ -50,6 +51,7 @@ __all__ = [
     "Collator",
     "ColorJitter",
     "DecodeError",
+    "DeviceError",
     "FastLoader",
     "FastloadError",
     "Mosaic",

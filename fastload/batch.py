@@ -55,7 +55,7 @@ class Targets(Sequence[dict[str, Any]]):
     labels: Tensor  # (B, G) int64
     crowd: Tensor  # (B, G) bool: the box holds a crowd, not one object
     area: Tensor  # (B, G) float32: square canvas pixels, of the segmentation if the source has it; in proportion if cut
-    image_id: Tensor  # (B) int64: the dataset's own
+    image_id: Tensor  # (B) int64 on the host: the dataset's own
     scale: Tensor  # (B, 2) float32: canvas pixels a source pixel, x and y
     offset: Tensor  # (B, 2) float32: where the corner of the whole (mirrored) source lies on the canvas, x and y
     flip: Tensor  # (B) bool
@@ -99,8 +99,8 @@ class Targets(Sequence[dict[str, Any]]):
         return torch.stack([x, y], 2).reshape(boxes.shape)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Targets:
-        """The same targets on `device`."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        """The same targets on `device`; `image_id` stays on the host, where a look at it costs no wait."""
+        return replace(self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking)), image_id=self.image_id)
 
     def pin_memory(self) -> Targets:
         """A copy in page-locked memory."""

@@ -19,3 +19,7 @@ class DecodeError(FastloadError):
 
 class PlanError(FastloadError):
     """Transforms and collator ask for something that cannot be executed, such as an image beyond its canvas."""
+
+
+class DeviceError(FastloadError):
+    """A device that batches are to be on cannot be used, or has no memory left."""

@@ -22,6 +22,7 @@ from torch.utils.data.sampler import RandomSampler, SubsetRandomSampler, Weighte
 from fastload import loader_state
 from fastload.cache.reader import Cache
 from fastload.canvas_ring import CanvasRing
+from fastload.device import IMAGENET_MEAN, IMAGENET_STD, Feed
 from fastload.engines.engine import Engine
 from fastload.errors import PlanError
 from fastload.pipeline import BatchIterator, Progress
@@ -71,6 +72,16 @@ class FastLoader(DataLoader[Any]):
       the next batch. "skip": it is left in the fill colour, without boxes; a warning at the epoch's end counts such
       images, and `skipped` names them.
     - `engine`: "native", or "reference" for a slow and simple one to compare with.
+
+    And for any dataset:
+
+    - `device`: batches are handed out there, as (image - mean) / std of `dtype` in channels_last; "cuda", "cpu", ...,
+      or "auto": a CUDA device if there is one. There, with `num_workers`, copying and normalising the next two batches
+      overlaps with the use of the present one, on streams of their own; the stream that is current when a batch is
+      handed out waits for it, the host does not. `targets.image_id` stays on the host. On a dataset that is not a
+      cache, give `pin_memory` too. None: uint8 on the CPU.
+    - `mean`, `std`: of red, green and blue in levels of 0 to 255. Default: ImageNet's.
+    - `dtype`: torch.float32, torch.bfloat16 or torch.float16; torch.uint8 leaves images as they are.
     """
 
     def __init__(
@@ -96,6 +107,10 @@ class FastLoader(DataLoader[Any]):
         group_by_aspect: bool | None = None,
         on_error: Literal["raise", "skip"] = "raise",
         engine: Literal["native", "reference"] = "native",
+        device: torch.device | str | None = None,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        dtype: torch.dtype = torch.float32,
         **further: Any,  # what newer versions of torch add
     ) -> None:
         if isinstance(dataset, (str, os.PathLike)):
@@ -106,6 +121,7 @@ class FastLoader(DataLoader[Any]):
         self._on_cache = found is not None
         self.transforms, self.group_by_aspect = transforms, group_by_aspect
         self.on_error, self.engine = on_error, engine
+        self._feed = None if device is None else Feed(device, mean, std, dtype)
         super().__init__(
             dataset,  # type: ignore[arg-type]  # a Cache has all that a map-style dataset needs
             batch_size,
@@ -143,7 +159,7 @@ class FastLoader(DataLoader[Any]):
             ranks=ranks or Ranks(),
         )
         self._depth = self._batches_in_flight(prefetch_factor)
-        self._ring = CanvasRing(keep=self._depth + 2)
+        self._ring = CanvasRing(self._depth + 2, None if self._feed is None else self._feed.allocator)
         self._engine: tuple[int, Engine] | None = None  # with the process it belongs to
         self._seed: int | None = None
         self._meter: Meter | None = None
@@ -154,23 +170,25 @@ class FastLoader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # DataLoader promises its own iterator class
         if not self._on_cache:
-            return super().__iter__()
+            batches = super().__iter__()
+            return batches if self._feed is None else self._feed.over(batches)
         progress = self._current = self._next
         self._next = Progress(progress.epoch + 1, 0)
         seed, recipe = self._base_seed(), self._recipe
         random = EpochRandom(seed, progress.epoch, self._order.ranks.rank)
-        batches = islice(self._order.batches(seed, progress.epoch, progress.past), progress.cut, None)
+        order = islice(self._order.batches(seed, progress.epoch, progress.past), progress.cut, None)
         engine = self._ready_engine()
         meter = self._meter = Meter(self.num_workers, getattr(engine, "times", None))
         iterator = BatchIterator(
-            jobs=map(partial(recipe.plan, random), count(progress.step), batches),
-            deliver=partial(recipe.deliver, progress.skipped),
+            jobs=map(partial(recipe.plan, random), count(progress.step), order),
+            deliver=partial(recipe.deliver, progress.skipped, self._ring),
             report=partial(_report, recipe.cache.path, progress.skipped, meter, self._warned),
             engine=engine,
             ring=self._ring,
             progress=progress,
             meter=meter,
             depth=self._depth,
+            ahead=partial(recipe.send_ahead, self._ring) if recipe.sends_ahead else None,
         )
         return self._preparation.batches(iterator) if self._preparation else iterator
 
@@ -257,8 +275,8 @@ class FastLoader(DataLoader[Any]):
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        if self._on_cache:  # threads and canvases stay in their process
-            state.update(_engine=None, _meter=None, _ring=CanvasRing(keep=self._depth + 2))
+        if self._on_cache:
+            state.update(_engine=None, _meter=None)  # threads stay in their process
         return state
 
     def _make_recipe(self, cache: Cache, records: Records) -> Recipe:
@@ -270,6 +288,7 @@ class FastLoader(DataLoader[Any]):
             batched=self.batch_sampler is not None,
             skip_errors=self.on_error == "skip",
             pin=self.pin_memory and torch.cuda.is_available(),
+            feed=self._feed,
         )
 
     def _ready_engine(self) -> Engine:

@@ -9,6 +9,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from fastload.engines.engine import Engine
 from fastload.plan.batch_plan import BatchPlan
 from fastload.plan.ranks import Share
 from fastload.stats import Meter
+
+AHEAD = 2  # batches on their way to the device while one is in use
 
 
 @dataclass
@@ -46,6 +49,7 @@ class Job:
     plan: BatchPlan
     targets: Targets
     seed: int
+    sent: Any = None  # its batch, if on its way to the device already
 
 
 @dataclass
@@ -55,15 +59,20 @@ class Submitted:
     job: Job | None = None
     canvas: NDArray[np.uint8] | None = None
     ticket: Any = None
+    failures: dict[int, str] | None = None  # None: it was not waited for
     error: Exception | None = None
+
+
+PLANNED_IN_A_ROW = 8  # batches: waiting and pixels drive the code that plans out of the CPU's caches
 
 
 class BatchIterator(Iterator[Any]):
     """Keeps up to `depth` batches submitted, and half as many at least.
 
     `jobs` plans them; an error of it is raised when its batch would have come, whatever the depth. `deliver` makes
-    what the user gets from a job, its pixels and {row: reason} of what did not decode. `report` is called once, at the
-    end or when the iterator is dropped.
+    what the user gets from a job, its pixels and {row: reason} of what did not decode. `ahead`, if given, is called
+    before with the next jobs that happen to be executed without failure. `report` is called once, at the end or when
+    the iterator is dropped.
     """
 
     def __init__(
@@ -76,6 +85,7 @@ class BatchIterator(Iterator[Any]):
         progress: Progress,
         meter: Meter,
         depth: int,
+        ahead: Callable[[Job, NDArray[np.uint8]], None] | None = None,
     ) -> None:
         self._jobs = jobs
         self._deliver = deliver
@@ -84,6 +94,8 @@ class BatchIterator(Iterator[Any]):
         self._progress = progress
         self._meter = meter
         self._depth = depth
+        self._ahead = ahead
+        self._planned: deque[Job | Exception] = deque()
         self._flight: deque[Submitted] = deque()
         self._end = weakref.finalize(self, _end, self._flight, report)
 
@@ -96,7 +108,7 @@ class BatchIterator(Iterator[Any]):
             self._end()
             raise StopIteration
         first = self._flight[0]
-        failures = self._engine.wait(first.ticket) if first.error is None else {}  # Ctrl-C leaves it in its place
+        failures = self._failures(first)  # Ctrl-C leaves it in its place
         self._meter.lap("waiting")
         self._flight.popleft()
         self._progress.step += 1
@@ -104,6 +116,7 @@ class BatchIterator(Iterator[Any]):
             raise first.error
         assert first.job is not None and first.canvas is not None
         batch = self._deliver(first.job, first.canvas, failures)
+        self._send_ahead()
         self._meter.count(len(first.job.index))
         self._meter.lap("planning")
         return batch
@@ -113,21 +126,51 @@ class BatchIterator(Iterator[Any]):
         self._top_up()
         return not self._flight
 
+    def _failures(self, submitted: Submitted) -> dict[int, str]:
+        if submitted.failures is None:
+            submitted.failures = self._engine.wait(submitted.ticket) if submitted.error is None else {}
+        return submitted.failures
+
+    def _send_ahead(self) -> None:
+        for later in islice(self._flight, AHEAD if self._ahead else 0):
+            if later.job is None or later.canvas is None or later.job.sent is not None:
+                continue
+            if not self._engine.done(later.ticket) or self._failures(later):
+                return
+            assert self._ahead is not None
+            self._ahead(later.job, later.canvas)
+
     def _top_up(self) -> None:
         if len(self._flight) * 2 > self._depth:
-            return  # plan several in a row, since pixels drive the code that plans out of the CPU's caches
+            return  # several in a row here too
         while len(self._flight) < self._depth and (submitted := self._submit_next()):
             self._flight.append(submitted)
 
     def _submit_next(self) -> Submitted | None:
+        if not self._planned:
+            self._plan()
+        if not self._planned:
+            return None
+        job = self._planned.popleft()
+        if isinstance(job, Exception):
+            return Submitted(error=job)
         try:
-            job = next(self._jobs)
             canvas = self._ring.lease((len(job.index), *job.plan.canvas, 3))
             return Submitted(job, canvas, self._engine.submit(job.plan, canvas))
-        except StopIteration:
-            return None
-        except Exception as error:  # less this frame, which would keep the iterator alive
-            return Submitted(error=error.with_traceback(error.__traceback__ and error.__traceback__.tb_next))
+        except Exception as error:
+            return Submitted(error=_without_our_frame(error))
+
+    def _plan(self) -> None:
+        """Plan the next few batches, or up to one that cannot be planned."""
+        try:
+            self._planned.extend(islice(self._jobs, PLANNED_IN_A_ROW))
+        except Exception as error:
+            self._planned.append(_without_our_frame(error))
+
+
+def _without_our_frame(error: Exception) -> Exception:
+    """The frame that caught `error` would keep the iterator alive."""
+    return error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
 
 
 def _end(flight: deque[Submitted], report: Callable[[], None]) -> None:

@@ -18,7 +18,11 @@ Report = Callable[[int, int], None]  # items done, items in all
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.0f}/s" if speed else "", style="cyan")
+        return Text(_shown(speed) if speed else "", style="cyan")
+
+
+def _shown(rate: float) -> str:
+    return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s"
 
 
 @contextmanager
@@ -53,6 +57,6 @@ def _lines(what: str, unit: str, console: Console) -> Iterator[Report]:
         last = now
         rate = (done - first) / max(now - start, 1e-9)
         left = f", {(total - done) / rate:.0f} s left" if rate and done < total else ""
-        console.print(f"{what}: {done} of {total} {unit}, {rate:,.0f}/s{left}", highlight=False, soft_wrap=True)
+        console.print(f"{what}: {done} of {total} {unit}, {_shown(rate)}{left}", highlight=False, soft_wrap=True)
 
     yield report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,9 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from fastload.batch import Batch, targets_of
 from fastload.cache.reader import Cache
-from fastload.errors import DecodeError, PlanError
+from fastload.canvas_ring import CanvasRing
+from fastload.device import Feed
+from fastload.errors import DecodeError, DeviceError, PlanError
 from fastload.pipeline import Job
 from fastload.plan.collate import Collator, TopLeftAlign
 from fastload.plan.records import Records
@@ -25,7 +28,7 @@ SampleFunction = Callable[[Any, Any], tuple[Any, Any]]
 
 @dataclass
 class Recipe:
-    """The settings of a loader that decide what a batch holds. `batched` is False for single samples."""
+    """The settings of a loader that decide what a batch holds and where. `batched` is False for single samples."""
 
     cache: Cache
     records: Records
@@ -34,6 +37,7 @@ class Recipe:
     batched: bool
     skip_errors: bool
     pin: bool
+    feed: Feed | None = None  # to the device, if batches are to be on one
 
     def __post_init__(self) -> None:
         self._edits, self._functions = split_transforms(self.transforms)
@@ -42,6 +46,11 @@ class Recipe:
         self._aligner = self.collate_fn if isinstance(self.collate_fn, Collator) and self._fused else TopLeftAlign(1)
         if isinstance(self.collate_fn, Collator) and not self.batched:
             raise PlanError("batch_size=None hands out single images, so a collator as collate_fn has nothing to align")
+
+    @property
+    def sends_ahead(self) -> bool:
+        """Whether `send_ahead` gains something: there are streams, and no Python function is to run meanwhile."""
+        return self.feed is not None and self.feed.streams is not None and self._fused
 
     def plan(self, random: EpochRandom, step: int, positions: NDArray[np.int64]) -> Job:
         """Plan one batch: a pure function of the seed, the epoch, the step, the positions and the settings."""
@@ -57,15 +66,33 @@ class Recipe:
         seed = 0 if self._fused else int(rng.integers(2**63))
         return Job(index, plan, targets_of(plan, index, self.cache, self._category_ids), seed)
 
-    def deliver(self, skipped: dict[int, str], job: Job, canvas: NDArray[np.uint8], failures: dict[int, str]) -> Any:
+    def deliver(
+        self,
+        skipped: dict[int, str],
+        ring: CanvasRing,
+        job: Job,
+        canvas: NDArray[np.uint8],
+        failures: dict[int, str],
+    ) -> Any:
         """What the user receives for an executed job. Failures raise DecodeError, or are added to `skipped`."""
         if failures:
             self._account(job, failures, skipped)
+        if self.feed is not None:
+            return self.feed.receive(job.sent or self.feed.send(self._make(job, canvas), canvas, ring))
+        result = self._make(job, canvas)
+        return pin_memory(result) if self.pin else result  # type: ignore[no-untyped-call]
+
+    def send_ahead(self, ring: CanvasRing, job: Job, canvas: NDArray[np.uint8]) -> None:
+        """Start taking an executed job's batch to the device, before `deliver` is called for it."""
+        assert self.feed is not None
+        with suppress(DeviceError):  # no memory now: there may be when its turn comes
+            job.sent = self.feed.send(self._make(job, canvas), canvas, ring)
+
+    def _make(self, job: Job, canvas: NDArray[np.uint8]) -> Any:
         batch = Batch(torch.from_numpy(canvas).permute(0, 3, 1, 2), job.targets)
         if self._fused:
-            return batch.pin_memory() if self.pin else batch
-        result = self._collate(self._samples(job, batch), np.random.default_rng(job.seed))
-        return pin_memory(result) if self.pin else result  # type: ignore[no-untyped-call]
+            return batch
+        return self._collate(self._samples(job, batch), np.random.default_rng(job.seed))
 
     def _account(self, job: Job, failures: dict[int, str], skipped: dict[int, str]) -> None:
         """Raise for the first failure, or note all of them and take their boxes away."""

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fastload import Cache, FastLoader, ShortestEdge
+from fastload import Cache, FastLoader, ShortestEdge, _core
 from fastload.cache.build import BuildOptions, build_cache
 from fastload.sources.detect import find_datasets
 from fastload.usual import UsualDataset, pad_batch
@@ -170,6 +171,19 @@ def test_scaling(sample_set, tmp_path):
     for threads, row in found["threads"].items():
         assert row["ideal"] == 50 * int(threads) and row["share"] == row["images_per_second"] / row["ideal"]
         assert 0 < row["share"] <= 1
+
+
+def test_stages(sample_set, tmp_path):
+    """Every cache at every SIMD level, its stages making up the sum."""
+    done = run("stages.py", sample_set / "val", "--images", "4", "--rounds", "1", "--json", tmp_path / "r.json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "r.json").read_text())["stages"]
+    names = {"original", "dct", "dct-fast", "q90-dct", "planes"}
+    assert {(row["name"], row["simd"]) for row in rows} == set(product(names, _core.simd_levels()))
+    for row in rows:
+        stages = [row[stage] for stage in ("read", "entropy", "inverse DCT", "resample", "store")]
+        assert row["sum"] == pytest.approx(sum(stages)) and row["ratio"] > 0
+        assert row["read"] > 0 and row["resample"] > 0 and row["floor"] > row["read"]
 
 
 def test_emulated_threads_sleep_side_by_side(small_cache, scripts, monkeypatch):

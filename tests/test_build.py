@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +26,7 @@ from fastload.cache.verify import verify_cache
 from fastload.errors import CacheError, SourceError
 from fastload.sources.detect import Format, find_datasets
 from tests.datasets import box, encoded, jpeg, many_jpegs, pixels, write_coco
+from tests.killing import kill_until_done, start
 
 
 def build(root: Path, **options):
@@ -298,7 +297,7 @@ def test_nothing_left_is_an_error(tmp_path):
 
 
 BUILD = """
-import sys
+import sys, time
 import fastload.cache.assemble as module
 from pathlib import Path
 from fastload.cache.build import BuildOptions, build_cache
@@ -308,15 +307,14 @@ module.COMMIT_BYTES, module.COMMIT_SECONDS = 20_000, 0.02
 dataset = find_datasets(Path(sys.argv[1]))[0]
 def progress(done, total):
     print(done, flush=True)
+    time.sleep(0.001)  # so that whoever reads along is not far behind
 options = BuildOptions(Encoding.ORIGINAL, workers=2, overwrite=len(sys.argv) > 2)
-report = build_cache(dataset.load(), dataset.cache, options, progress)
-print("resumed", report.resumed)
+build_cache(dataset.load(), dataset.cache, options, progress)
 """
 
 
 def start_build(root: Path, *more: str) -> subprocess.Popen:
-    command = [sys.executable, "-c", BUILD, str(root), *more]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return start([BUILD, root, *more])
 
 
 @pytest.fixture(scope="module")
@@ -332,28 +330,17 @@ def awkward_set(tmp_path_factory) -> Path:
 
 def test_killed_at_any_moment_it_carries_on(awkward_set, tmp_path):
     """kill -9 again and again at random moments, then finished: the same cache and problems as undisturbed; until
-    then no cache is there."""
+    then no cache is there, or all of it."""
     root = tmp_path / "set"
     shutil.copytree(awkward_set, root, ignore=shutil.ignore_patterns("fastload"))
-    cache, rng, resumed, kills = root / "fastload/train.lmdb", random.Random(5), [], 0
-    for _ in range(60):
-        process = start_build(root)
-        stop_at = rng.randrange(5, 60)
-        for _ in range(stop_at):
-            line = process.stdout.readline()
-            if not line or line.startswith("resumed"):
-                break
-        else:
-            time.sleep(rng.random() * 0.02)
-            process.kill()
-        kills += process.wait() == -signal.SIGKILL
-        if process.returncode == 0:
-            resumed.append(int((line + process.stdout.read()).split("resumed")[1]))
-            break
-        assert process.returncode == -signal.SIGKILL, process.stderr.read()
-        assert not cache.exists() or contents(cache)
-    assert kills >= 3 and resumed[0] > 0
-    assert contents(cache)[:2] == contents(awkward_set / "fastload/train.lmdb")[:2]
+    cache, whole = root / "fastload/train.lmdb", contents(awkward_set / "fastload/train.lmdb")[:2]
+
+    def nothing_or_all() -> None:
+        assert not cache.exists() or contents(cache)[:2] == whole
+
+    runs = kill_until_done([BUILD, root], lines=(5, 60), seed=5, after_kill=nothing_or_all)
+    assert runs.kills >= 3 and max(runs.starts) > 0
+    assert contents(cache)[:2] == whole
     expected = (awkward_set / "fastload/train.problems.jsonl").read_text()
     assert (root / "fastload/train.problems.jsonl").read_text() == expected
     assert leftovers(root) == {"train.lmdb", "train.problems.jsonl"}

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +19,7 @@ from fastload.cache.transcode import TranscodeOptions, transcode_cache
 from fastload.cache.verify import verify_cache
 from fastload.sources.detect import find_datasets
 from tests.datasets import encoded, jpeg, many_jpegs, pixels, write_coco
+from tests.killing import kill_until_done
 from tests.test_build import contents
 from tests.test_cli import fastload_command
 
@@ -147,44 +143,32 @@ def test_damage_is_an_error(caches, tmp_path):
 
 
 CONVERT = """
-import sys
+import sys, time
 import fastload.cache.assemble as module
 from pathlib import Path
 from fastload.cache.layout import Encoding
 from fastload.cache.transcode import TranscodeOptions, transcode_cache
 module.COMMIT_BYTES, module.COMMIT_SECONDS = 20_000, 0.02
 source, path = map(Path, sys.argv[1:])
-report = transcode_cache(
-    source, path, TranscodeOptions(Encoding.DCT, workers=2), lambda done, total: print(done, flush=True)
-)
-print("resumed", report.resumed)
+def progress(done, total):
+    print(done, flush=True)
+    time.sleep(0.001)  # so that whoever reads along is not far behind
+transcode_cache(source, path, TranscodeOptions(Encoding.DCT, workers=2), progress)
 """
 
 
 def test_killed_at_any_moment_it_carries_on(tmp_path):
-    """kill -9 again and again, then finished: the same cache as undisturbed; until then none is there."""
+    """kill -9 again and again, then finished: the same cache as undisturbed; until then none is there, or all of it."""
     root = write_coco(tmp_path / "set", many_jpegs(200))
     source, whole, path = (tmp_path / f"{name}.lmdb" for name in ("source", "whole", "killed"))
     build_cache(find_datasets(root)[0].load(), source, BuildOptions(Encoding.ORIGINAL, workers=2))
     transcode_cache(source, whole, TranscodeOptions(Encoding.DCT))
-    rng, kills, resumed = random.Random(3), 0, 0
-    for _ in range(40):
-        command = [sys.executable, "-c", CONVERT, source, path]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(rng.randrange(20, 90)):
-            line = process.stdout.readline()
-            if not line or line.startswith("resumed"):
-                break
-        else:
-            time.sleep(rng.random() * 0.02)
-            process.kill()
-        output = line + process.stdout.read()
-        if process.wait() == 0:
-            resumed = int(output.split("resumed")[1])
-            break
-        kills += process.returncode == -signal.SIGKILL
-        assert not path.exists(), process.stderr.read()
-    assert kills >= 1 and resumed > 0
+
+    def nothing_or_all() -> None:
+        assert not path.exists() or contents(path) == contents(whole)
+
+    runs = kill_until_done([CONVERT, source, path], lines=(20, 90), seed=3, after_kill=nothing_or_all)
+    assert runs.kills >= 1 and max(runs.starts) > 0
     assert contents(path) == contents(whole) and not path.with_name("killed.lmdb.partial").exists()
 
 

@@ -70,12 +70,13 @@ def test_no_thread_is_left_behind(leave):
     assert threads() == before
 
 
-def test_memory_is_flat():
-    """Epochs cut short and loaders dropped do not pile up memory."""
+@pytest.mark.parametrize("where, edge", [(None, 300), ("cpu", 150)])  # alike in bytes: floats are four times as large
+def test_memory_is_flat(where, edge):
+    """Epochs cut short and loaders dropped do not pile up memory, with a device or without."""
     cache, process = MemoryCache(64), psutil.Process()
 
     def epoch(steps: int) -> None:
-        data = loader(cache, 8, shuffle=True, num_workers=2, transforms=[ShortestEdge(300)])
+        data = loader(cache, 8, shuffle=True, num_workers=2, transforms=[ShortestEdge(edge)], device=where)
         for step, _ in enumerate(data):
             if step == steps:
                 break

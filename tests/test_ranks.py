@@ -84,9 +84,11 @@ def test_a_job_resumed_on_other_ranks_continues_with_the_images_not_yet_seen(n, 
         last = job == len(jobs) - 1
         shares = [list(loader if last else islice(loader, steps)) for loader in data]
         assert len({tuple(map(len, share)) for share in shares}) == 1
+        if set(seen) != everything:
+            finishing = world  # ranks of the job that shows the last image, and pads its step
         seen += flat(flat(share) for share in shares)
         repeated = len(seen) - len(set(seen))
-        assert repeated == 0 or (set(seen) == everything and repeated < world)
+        assert repeated == 0 or (set(seen) == everything and repeated < finishing)
         state = json.loads(json.dumps(data[job % world].state_dict()))  # of any rank
         if state["epoch"] != epoch:
             break

@@ -1,6 +1,4 @@
 // The packed encodings for Python, one image at a time.
-#include <chrono>
-
 #include "bindings.h"
 #include "dct.h"
 
@@ -35,36 +33,6 @@ DctInfo info(const py::buffer& buffer) {
     return dct_info(bytes.data(), bytes.size());
 }
 
-Simd level_named(const std::string& name) {
-    for (Simd level : simd_levels())
-        if (name == simd_name(level)) return level;
-    throw std::invalid_argument("this machine has no vector instructions called " + name);
-}
-
-std::vector<std::string> level_names() {
-    std::vector<std::string> names;
-    for (Simd level : simd_levels()) names.push_back(simd_name(level));
-    return names;
-}
-
-// Decodes records one after another with nothing around it: what the benchmarks time.
-double decode_loop(const std::vector<py::buffer>& records, const std::string& level, bool entropy_only) {
-    std::vector<Bytes> bytes(records.begin(), records.end());
-    DctDecoder decoder;
-    decoder.simd = level_named(level);
-    py::gil_scoped_release release;
-    Buffer memory;
-    Planes planes;
-    const auto start = std::chrono::steady_clock::now();
-    for (const Bytes& record : bytes) {
-        if (entropy_only)
-            decoder.streams_only(record.data(), record.size());
-        else
-            decoder.planes(record.data(), record.size(), memory, planes);
-    }
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
 }  // namespace
 
 void bind_dct(py::module_& m) {
@@ -82,9 +50,6 @@ void bind_dct(py::module_& m) {
           "Pack a JPEG's coefficients, as `dct` or without entropy coding as `dct-fast`; JpegError when impossible.");
     m.def("dct_decode", &decode, py::arg("data"),
           "Decode a packed JPEG to [Y] or [Y, Cb, Cr] or [R, G, B] uint8 arrays; DctError when damaged.");
-    m.def("dct_loop", &decode_loop, py::arg("records"), py::arg("level"), py::arg("entropy_only") = false,
-          "Decode all records, or undo their entropy coding only, on one thread; returns seconds.");
-    m.def("simd_levels", &level_names, "The vector instructions of this machine, best first.");
     m.def("dct_info", &info, py::arg("data"), "The header of a packed JPEG; DctError when damaged.");
 }
 

@@ -127,6 +127,11 @@ public:
         return py::make_tuple(times.waiting, times.working, times.disk, times.starved);
     }
 
+    bool done(Ticket& ticket) {
+        require(ticket.process == getpid(), "the batch belongs to another process");
+        return ticket.pool->done(*ticket.job);
+    }
+
 private:
     pid_t process_;
     py::object owner_;
@@ -177,6 +182,7 @@ void bind_engine(py::module_& m) {
              py::arg("color").noconvert(), py::arg("fill").noconvert(), py::arg("out").noconvert())
         .def("wait", &Engine::wait)
         .def("times", &Engine::times)
+        .def("done", &Engine::done)
         .def("close", &Engine::close);
     m.def("decode_record", &decode_record_planes, py::arg("record"),
           "Check and decode a whole record (header and payload) to (planes, subsampling, rgb); ValueError on failure.");

@@ -91,18 +91,6 @@ double decode_loop(const std::vector<py::buffer>& images, int threads) {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-// Decodes images to planes one after another: the yardstick of the packed encodings.
-double planes_loop(const std::vector<py::buffer>& images) {
-    std::vector<Bytes> bytes(images.begin(), images.end());
-    py::gil_scoped_release release;
-    JpegDecoder decoder;
-    Buffer memory;
-    Planes planes;
-    const auto start = std::chrono::steady_clock::now();
-    for (const Bytes& image : bytes) decoder.planes(image.data(), image.size(), memory, planes);
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
 // The PyPI package `turbojpeg` keeps its library in a folder of its own beside the modules.
 std::vector<std::string> libraries_on_python_path() {
     namespace fs = std::filesystem;
@@ -139,7 +127,6 @@ void bind_jpeg(py::module_& m) {
           "Rewrite without loss as baseline JPEG without extra markers; JpegError on any warning.");
     m.def("decode_loop", &decode_loop, py::arg("images"), py::arg("threads"),
           "Decode all images to RGB with nothing around it; returns seconds.");
-    m.def("planes_loop", &planes_loop, py::arg("images"), "Decode all images to planes on one thread; returns seconds.");
 }
 
 }  // namespace fastload

@@ -23,4 +23,5 @@ PYBIND11_MODULE(_core, m) {
     bind_jpeg_write(m);
     bind_lmdb_tree(m);
     bind_nms(m);
+    bind_stages(m);
 }

@@ -53,5 +53,6 @@ void bind_jpeg(py::module_& m);
 void bind_jpeg_write(py::module_& m);
 void bind_lmdb_tree(py::module_& m);
 void bind_nms(py::module_& m);
+void bind_stages(py::module_& m);
 
 }  // namespace fastload

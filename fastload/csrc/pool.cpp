@@ -110,6 +110,11 @@ bool Pool::wait(Job& job, int milliseconds) {
                           [&] { return job.next == job.slots() && !job.running; });
 }
 
+bool Pool::done(const Job& job) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return job.next == job.slots() && !job.running;
+}
+
 void Pool::cancel(Job& job) {
     std::unique_lock<std::mutex> lock(mutex_);
     job.next = job.slots();

@@ -71,6 +71,7 @@ public:
     void submit(std::shared_ptr<Job> job);
     // True when the job is finished; waits up to `milliseconds`. With no threads, does the work itself.
     bool wait(Job& job, int milliseconds);
+    bool done(const Job& job);
     // Gives up the slots not begun and waits for those being written: then nobody touches job.out any more.
     void cancel(Job& job);
     std::vector<Failure> failures(const Job& job);

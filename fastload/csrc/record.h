@@ -36,6 +36,8 @@ RecordHeader read_header(const uint8_t* record, size_t size);
 // Turns records into planes; one per thread.
 class RecordDecoder {
 public:
+    explicit RecordDecoder(Simd simd = simd_level()) { dct_.simd = simd; }
+
     // `planes` points into memory of `buffer` or into the record itself. Throws RecordError, JpegError or DctError.
     void planes(const uint8_t* record, size_t size, bool check, Buffer& buffer, Planes& planes);
 

@@ -39,6 +39,7 @@ ColorMatrix color_matrix(const Planes& planes, const float color[3][4]) {
 }  // namespace
 
 void Picture::open(const Planes& planes, const Placement& placement, TableCache& tables) {
+    kernels_ = &kernels(simd);
     placement_ = placement;
     count_ = planes.count;
     matrix_ = color_matrix(planes, placement.color);
@@ -72,7 +73,7 @@ const int16_t* Picture::row(Channel& channel, int y) {
     const size_t slot = size_t(y) & (channel.held.size() - 1);
     int16_t* const row = channel.rows + slot * stride_;
     if (channel.held[slot] != y) {
-        kernels().horizontal(channel.plane.data + y * channel.plane.stride, *channel.horizontal, row);
+        kernels_->horizontal(channel.plane.data + y * channel.plane.stride, *channel.horizontal, row);
         channel.held[slot] = y;
     }
     return row;
@@ -85,11 +86,11 @@ void Picture::draw(int y, uint8_t* rgb) {
         const int taps = channel.vertical->taps;
         for (int k = 0; k < taps; ++k)
             channel.wanted[k] = row(channel, std::min(channel.vertical->first[y] + k, channel.plane.height - 1));
-        kernels().vertical(channel.wanted.data(), &channel.vertical->weight[size_t(y) * taps], taps,
+        kernels_->vertical(channel.wanted.data(), &channel.vertical->weight[size_t(y) * taps], taps,
                            placement_.rect[2], channel.blended);
         planes[c] = channel.blended;
     }
-    kernels().color(planes, matrix_, placement_.rect[2], rgb);
+    kernels_->color(planes, matrix_, placement_.rect[2], rgb);
 }
 
 namespace {

@@ -30,6 +30,8 @@ public:
     void draw(int y, uint8_t* rgb);  // row y of the rectangle: placement.rect[2] pixels
     const Placement& placement() const { return placement_; }
 
+    Simd simd = simd_level();  // read by `open`
+
 private:
     struct Channel {
         Plane plane;
@@ -41,6 +43,7 @@ private:
     };
     const int16_t* row(Channel& channel, int y);
 
+    const Kernels* kernels_ = nullptr;
     Placement placement_;
     Channel channels_[3];
     int count_ = 0;

@@ -4,8 +4,6 @@
 #include <cmath>
 #include <functional>
 
-#include "simd.h"
-
 namespace fastload {
 namespace {
 
@@ -182,8 +180,8 @@ std::shared_ptr<const VerticalTable> TableCache::vertical(const Axis& axis) {
     return cached(vertical_, slots, axis, vertical_table);
 }
 
-const Kernels& kernels() {
-    switch (simd_level()) {
+const Kernels& kernels(Simd level) {
+    switch (level) {
 #if defined(__x86_64__)
         case Simd::avx512:
             return avx512_kernels;

@@ -12,6 +12,8 @@
 #include <memory>
 #include <vector>
 
+#include "simd.h"
+
 namespace fastload {
 
 struct Axis {
@@ -90,7 +92,7 @@ struct Kernels {
     void (*stream)(uint8_t* to, const uint8_t* from, size_t size);
 };
 
-const Kernels& kernels();  // for simd_level()
+const Kernels& kernels(Simd level = simd_level());
 
 extern const Kernels scalar_kernels;
 #if defined(__x86_64__)

@@ -24,5 +24,8 @@ class Engine(Protocol):
         """Wait until a plan is executed. Returns {row: reason} for the rows that did not decode, whose slots hold
         nothing but the fill colour."""
 
+    def done(self, ticket: Any) -> bool:
+        """Whether `wait` would return at once. May be called before `wait` only."""
+
     def close(self) -> None:
         """End all threads. The engine cannot be used afterwards."""

@@ -40,6 +40,10 @@ class NativeEngine:
         """Seconds that all threads together have spent since the engine began: see `stats.Stats`."""
         return self._core.times()
 
+    def done(self, ticket: _core.Ticket) -> bool:
+        """See `Engine.done`."""
+        return self._core.done(ticket)
+
     def close(self) -> None:
         """End all threads."""
         self._core.close()

@@ -98,5 +98,9 @@ class ReferenceEngine:
             out[plan.slot[row]] = plan.fill
         return failures
 
+    def done(self, ticket: tuple[BatchPlan, NDArray[np.uint8]]) -> bool:
+        """See `Engine.done`: all of the work is done in `wait`."""
+        return False
+
     def close(self) -> None:
         """Nothing to end."""

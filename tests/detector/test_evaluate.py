@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from detector.errors import CheckpointError, DataError
 from detector.fcos import FCOS, Predictions
 from detector.grid import make_grid
 from detector.postprocess import Settings
+from detector.stream import PredictStream
+from fastload import Targets
 from fastload.sample import make_sample
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +54,9 @@ def test_evaluate_writes_results_and_folding_changes_nothing(best, tiny, tmp_pat
     annotated = json.loads((tiny.data / "annotations" / "instances_val.json").read_text())
     assert {result["image_id"] for result in results} == {image["id"] for image in annotated["images"]}
     assert {result["category_id"] for result in results} <= {1, 4, 9}
-    assert outcome.timing.images == 7 and outcome.timing.forward > 0
+    timing = outcome.timing
+    assert timing.images == 7 and 0 < timing.forward <= timing.elapsed
+    assert f"bottleneck: {timing.bottleneck}" in str(timing)
     assert len(results) == len(again) > 20
     assert folded.metrics.figures == pytest.approx(outcome.metrics.figures, abs=1e-3)
     for one, other in zip(results, again, strict=True):
@@ -64,16 +69,18 @@ def test_perfect_predictions_come_back_as_the_annotations(tiny, align, batch_siz
     """A head that says exactly what it is taught gives the annotated boxes in original pixels, wherever the images lie
     on their canvas and however many there are in a batch; each once; and an AP of 1."""
     split = open_split(tiny.data, "", "val")
-    given = []
+    given: deque[Targets] = deque()
 
     def remembered():
-        for images, targets in evaluation_loader(split, tiny, batch_size, align):
+        for images, targets in evaluation_loader(split, tiny, batch_size, align, CPU):
             given.append(targets)
             yield images, targets
 
-    results, _ = evaluate.detect(
-        lambda images: perfect(images, given[-1]), remembered(), STRIDES, Settings(), torch.device("cpu"), torch.float32
+    stream = PredictStream(
+        lambda images: perfect(images, given.popleft()), remembered(), STRIDES, Settings(), CPU, torch.float32
     )
+    results, timing = evaluate.detect(stream, [1, 4, 9])
+    assert timing.images == 7 and not given
     truth = [a for a in json.loads(split.annotations.read_text())["annotations"] if not a["iscrowd"]]
     key = lambda a: (a["image_id"], a["category_id"], *(round(edge) for edge in a["bbox"]))  # noqa: E731
     assert sorted(map(key, results)) == sorted(map(key, truth))
@@ -81,6 +88,7 @@ def test_perfect_predictions_come_back_as_the_annotations(tiny, align, batch_siz
 
 
 STRIDES = (8, 16, 32)
+CPU = torch.device("cpu")
 
 
 def perfect(images: torch.Tensor, targets) -> Predictions:

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from detector.backbone import load_pretrained, make_backbone
+from detector.backbone import load_pretrained, make_backbone, normalisation
 from detector.errors import CheckpointError, ConfigError
 from detector.fcos import FCOS, Head
 from detector.fuse import fuse_batch_norm
 from detector.resnet import ResNet
+from fastload.device import Normalise
 
 
 def small(norm="bn", backbone="resnet18", strides=(8, 16, 32, 64, 128), **settings) -> FCOS:
@@ -164,6 +165,19 @@ def test_batch_size_does_not_change_a_prediction():
             for level in range(5):
                 apart = torch.cat([single[part][level] for single in alone])
                 torch.testing.assert_close(together[part][level], apart, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "efficientnet_lite0"])
+def test_images_that_are_normalised_already_are_left_alone(backbone):
+    """uint8 images, and the same normalised by the loader with the backbone's mean and std, predict the same bits."""
+    model = small(backbone=backbone).eval()
+    normalise = Normalise(**normalisation(backbone))
+    with torch.no_grad():
+        for ours, theirs in zip(chain(*model(images())), chain(*model(normalise(images()))), strict=True):
+            assert torch.equal(ours, theirs)
+    raw = images().double() - torch.tensor(model.backbone.mean, dtype=torch.float64).view(3, 1, 1)
+    expected = raw / torch.tensor(model.backbone.std, dtype=torch.float64).view(3, 1, 1)
+    torch.testing.assert_close(model.normalise(images()).double(), expected, rtol=1e-6, atol=1e-5)
 
 
 def test_sizes_and_strides_that_cannot_be_built_are_explained():

@@ -28,7 +28,8 @@ from tests.detector.blocks import make_blocks
 def open_run(config: Config, stop: Stop | None = None) -> Run:
     training = open_split(config.data, "", "train")
     validation = open_split(config.data, "", "val")
-    return Run(config, training_loader(training, config), validation, torch.device("cpu"), stop or Stop())
+    cpu = torch.device("cpu")
+    return Run(config, training_loader(training, config, cpu), validation, cpu, stop or Stop())
 
 
 def stop_at(run: Run, step: int) -> None:
@@ -174,9 +175,10 @@ def test_eight_images_are_learnt_by_heart(tiny, tmp_path):
     config = replace(
         replace(tiny, data=folder, channels=32, width=32, norm="gn", sizes=(96,), max_size=160, flip=0.0),
         **{
-            "epochs": 110,
-            "eval_every": 110,
+            "epochs": 140,
+            "eval_every": 140,
             "log_every": 50,
+            "weight_decay": 0.0,
             "test_max_size": 160,
             "lr": 4e-3,
             "backbone_lr": 1.0,

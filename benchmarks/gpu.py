@@ -1,0 +1,276 @@
+"""What a GPU makes of it all: transfers, engines, training that never waits, evaluation on three streams.
+
+    python benchmarks/gpu.py coco/ --json gpu.json       # without a folder: the sample set
+
+Without a CUDA GPU the same code runs on the CPU as far as it exists there, and says that no GPU was measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, cycle, islice, repeat
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from machine import machine
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from train_step import make_batch, our_step, settings, stock_step, take_turns
+
+from detector.command_line import tell_errors
+from detector.config import Config
+from detector.data import Split, evaluation_loader, open_split, training_loader
+from detector.evaluate import settings_of
+from detector.fcos import FCOS
+from detector.learner import Learner
+from detector.precision import FORMATS, autocast, pick_device, pick_format
+from detector.stream import PredictStream, compiled, finish
+from fastload import FastLoader, FastloadError, ShortestEdge
+from fastload.device import Feed
+from fastload.loader import ENGINES
+
+console = Console()
+Figures = dict[str, Any]
+
+
+def main() -> None:
+    options = _arguments()
+    device = pick_device(options.device)
+    on_gpu = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if on_gpu else f"{machine()['processor']}; no GPU was measured"
+    console.print(f"[bold]{name}[/], PyTorch {torch.__version__}", highlight=False)
+    split = open_split(options.data, options.split, "train")
+    config = _config(options)
+    figures: Figures = {"device": name}
+    figures["transfers"] = transfers(options, device)
+    figures["engines"] = engines(split, options, device)
+    figures["training"] = training(split, config, options.steps, device)
+    figures["evaluation"] = evaluation(split, config, options.images, device)
+    figures["training step"] = step_against_stock(options, device)
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", nargs="?", type=Path, help="a COCO folder; without one, the sample set")
+    parser.add_argument("--split", default="", help='which annotations; empty: the one that begins with "train"')
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--batch-size", type=int, default=16, help="of training")
+    parser.add_argument("--size", type=int, default=512, help="short edge, a multiple of 32")
+    parser.add_argument("--threads", type=int, default=8, help="that decode")
+    parser.add_argument("--steps", type=int, default=100, help="of training; transfers of a batch")
+    parser.add_argument("--images", type=int, default=1000, help="to decode and to evaluate on")
+    parser.add_argument("--rounds", type=int, default=5, help="of the training step against stock")
+    return parser.parse_args()
+
+
+def _config(options: argparse.Namespace) -> Config:
+    """FCOS on a ResNet-18, at one size."""
+    longest = options.size * 23 // 16
+    return replace(
+        settings("auto"),
+        sizes=(options.size,),
+        max_size=longest,
+        test_size=options.size,
+        test_max_size=longest,
+        batch_size=options.batch_size,
+        workers=options.threads,
+    )
+
+
+class Clock:
+    """Time on the device: marks are taken without waiting for it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def mark(self) -> Any:
+        if self.device.type != "cuda":
+            return time.perf_counter()
+        return torch.cuda.current_stream(self.device).record_event(torch.cuda.Event(enable_timing=True))
+
+    def seconds(self, start: Any, end: Any) -> float:
+        if self.device.type != "cuda":
+            return float(end - start)
+        end.synchronize()
+        return float(start.elapsed_time(end)) / 1000
+
+
+def transfers(options: argparse.Namespace, device: torch.device) -> Figures:
+    """A batch's way to the device and work on it, one after the other or side by side."""
+    images, _ = make_batch(options.batch_size, options.size)
+    images = images.pin_memory() if device.type == "cuda" else images
+    matrix = torch.randn(2048, 2048, device=device, dtype=pick_format(settings("auto"), device))
+    feed, clock = Feed(device, dtype=matrix.dtype), Clock(device)
+
+    def compute() -> None:
+        for _ in range(50 if device.type == "cuda" else 1):
+            matrix @ matrix
+
+    def sent() -> Iterator[Any]:
+        for _ in range(options.steps):
+            yield feed.receive(feed.send((images,)))
+
+    def timed(batches: Iterable[Any], work: Callable[[], None]) -> float:
+        start = clock.mark()
+        for _ in batches:
+            work()
+        return 1000 * clock.seconds(start, clock.mark()) / options.steps
+
+    list(islice(sent(), 3)), compute()  # warm
+    found = {
+        "transfer and normalise": timed(sent(), lambda: None),
+        "work": timed(range(options.steps), compute),
+        "one after the other": timed(_alone(sent(), device), compute),
+        "side by side": timed(feed.over(repeat((images,), options.steps)), compute),
+    }
+    _print("milliseconds a batch", found)
+    return found
+
+
+def _alone(batches: Iterator[Any], device: torch.device) -> Iterator[Any]:
+    """Each batch comes only when the device is done with all before, and is there when it comes."""
+    for batch in batches:
+        _finish(device)
+        yield batch
+        _finish(device)
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def engines(split: Split, options: argparse.Namespace, device: torch.device) -> Figures:
+    """Images a second that each engine brings to the device."""
+    found: Figures = {}
+    for name in ENGINES:
+        chosen = split.cache.subset(list(islice(cycle(range(len(split.cache))), options.images)))
+        try:
+            loader = FastLoader(
+                chosen, options.batch_size, num_workers=options.threads, engine=name, device=device,
+                transforms=[ShortestEdge(options.size)],
+            )  # fmt: skip
+            next(iter(loader))
+        except (FastloadError, ImportError) as error:
+            console.print(f"engine {name} is skipped: {error}", highlight=False)
+            continue
+        batches = islice(loader, 2) if name == "reference" else iter(loader)
+        clock, images = Clock(device), 0
+        start = clock.mark()
+        for batch, _ in batches:
+            images += len(batch)
+        found[name] = images / clock.seconds(start, clock.mark())
+    _print("images a second, by engine", found)
+    return found
+
+
+def training(split: Split, config: Config, steps: int, device: torch.device) -> Figures:
+    """How long the stream that trains has nothing to do between one step and the next."""
+    learner = Learner(config, len(split.categories), 10 * steps, device)
+    batches = chain.from_iterable(repeat(training_loader(split, config, device)))
+    clock, waits, spans = Clock(device), [], []
+    for _ in range(2):
+        learner.update([next(batches)])  # warm
+    end = clock.mark()
+    for _ in range(steps):
+        batch = next(batches)
+        begin = clock.mark()
+        learner.update([batch])
+        last, end = end, clock.mark()
+        waits.append((last, begin))
+        spans.append((last, end))
+    idle, total = (sum(clock.seconds(*pair) for pair in pairs) for pairs in (waits, spans))
+    found = {"step_ms": 1000 * total / steps, "idle_percent": 100 * idle / total}
+    _print(f"FCOS-R18, batch {config.batch_size}: idle between steps (goal: under 2 %)", found)
+    return found
+
+
+def evaluation(split: Split, config: Config, images: int, device: torch.device) -> Figures:
+    """Images a second of evaluation, one stage after the other, on three streams, and compiled on three streams."""
+    model = FCOS.from_config(config, len(split.categories)).to(device, memory_format=torch.channels_last).eval()
+    dtype, found = pick_format(config, device), {}
+    for batch_size in (1, 8):
+        count = -(-images // batch_size)
+        plain = _First(evaluation_loader(split, config, batch_size, config.align, device), count)
+        few_shapes = _First(evaluation_loader(split, config, batch_size, config.align, device, few_shapes=True), count)
+        ways = {
+            "one stage after the other": partial(one_after_the_other, model, plain, config, device, dtype),
+            "three streams": partial(streamed, model, plain, config, device, dtype),
+        }
+        if device.type == "cuda":
+            ways["three streams, CUDA graphs"] = partial(
+                streamed, compiled(model, device), few_shapes, config, device, dtype
+            )
+        speeds = [{name: way() for name, way in ways.items()} for _ in range(4)][1:]  # the first is a rehearsal
+        found[f"batch {batch_size}"] = {name: median(round_[name] for round_ in speeds) for name in ways}
+        _print(f"images a second, batch {batch_size}", found[f"batch {batch_size}"])
+    return found
+
+
+@dataclass
+class _First:
+    """The first `count` batches of a loader."""
+
+    loader: FastLoader
+    count: int
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(self.loader, self.count)
+
+
+def streamed(network: Any, loader: Iterable[Any], config: Config, device: torch.device, dtype: torch.dtype) -> float:
+    """Images a second of `PredictStream`."""
+    stream = PredictStream(network, loader, config.strides, settings_of(config), device, dtype)
+    for _ in stream:
+        pass
+    console.print(f"[dim]{stream.timing}[/]", highlight=False)
+    return stream.timing.images / stream.timing.elapsed
+
+
+@torch.no_grad()
+def one_after_the_other(
+    model: nn.Module, loader: Iterable[Any], config: Config, device: torch.device, dtype: torch.dtype
+) -> float:
+    """Images a second of the usual loop."""
+    images, start = 0, time.perf_counter()
+    for batch, targets in loader:
+        with autocast(device, dtype):
+            predictions = model(batch)
+        finish(predictions, targets, config.strides, settings_of(config))
+        images += len(batch)
+    return images / (time.perf_counter() - start)
+
+
+def step_against_stock(options: argparse.Namespace, device: torch.device) -> Figures:
+    """A training step on one batch that is there already: see train_step.py, which compares more."""
+    images, targets = make_batch(options.batch_size, options.size)
+    precision = next(name for name, dtype in FORMATS.items() if dtype == pick_format(settings("auto"), device))
+    contenders = {
+        "stock, fp32, contiguous": stock_step(images, targets, device),
+        f"ours, {precision}, channels_last": our_step(images, targets, device, precision, torch.channels_last),
+    }
+    found = take_turns(contenders, options.rounds, device)
+    _print("milliseconds a training step", found)
+    return found
+
+
+def _print(title: str, found: Figures) -> None:
+    table = Table("", "", title=title, show_header=False, title_justify="left")
+    for name, value in found.items():
+        table.add_row(name, f"{value:.2f}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    tell_errors(main)

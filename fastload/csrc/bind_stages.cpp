@@ -1,0 +1,152 @@
+// The stages of an image's way to the canvas, each alone on one thread: what benchmarks/stages.py times.
+#include <chrono>
+#include <string>
+
+#include "bindings.h"
+#include "record.h"
+#include "render.h"
+
+#include <pybind11/stl.h>
+
+namespace fastload {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+std::vector<std::string> level_names() {
+    std::vector<std::string> names;
+    for (Simd level : simd_levels()) names.push_back(simd_name(level));
+    return names;
+}
+
+Simd level_named(const std::string& name) {
+    for (Simd level : simd_levels())
+        if (name == simd_name(level)) return level;
+    throw std::invalid_argument("this machine has no vector instructions called " + name);
+}
+
+// Reads a byte of every cache line.
+double read_loop(const std::vector<py::buffer>& records) {
+    const std::vector<Bytes> bytes(records.begin(), records.end());
+    py::gil_scoped_release release;
+    volatile uint8_t sink = 0;
+    const auto start = Clock::now();
+    for (const Bytes& record : bytes)
+        for (size_t i = 0; i < record.size(); i += 64) sink = record.data()[i];
+    (void)sink;
+    return seconds_since(start);
+}
+
+// Undoes the entropy coding of packed records.
+double entropy_loop(const std::vector<py::buffer>& records, const std::string& level) {
+    const std::vector<Bytes> bytes(records.begin(), records.end());
+    DctDecoder decoder;
+    decoder.simd = level_named(level);
+    py::gil_scoped_release release;
+    const auto start = Clock::now();
+    for (const Bytes& record : bytes) {
+        read_header(record.data(), record.size());  // throws when it is shorter than one
+        decoder.streams_only(record.data() + sizeof(RecordHeader), record.size() - sizeof(RecordHeader));
+    }
+    return seconds_since(start);
+}
+
+double planes_loop(const std::vector<py::buffer>& records, const std::string& level) {
+    const std::vector<Bytes> bytes(records.begin(), records.end());
+    RecordDecoder decoder(level_named(level));
+    py::gil_scoped_release release;
+    Buffer memory;
+    Planes planes;
+    const auto start = Clock::now();
+    for (const Bytes& record : bytes) decoder.planes(record.data(), record.size(), false, memory, planes);
+    return seconds_since(start);
+}
+
+// Rows of canvases, one after another, in memory that is used again once it is full.
+class Rows {
+public:
+    Rows(const Array<uint8_t>& memory) : base_(const_cast<uint8_t*>(memory.data())), size_(size_t(memory.size())) {
+        require(memory.writeable(), "out must be writeable");
+    }
+    uint8_t* next(size_t size) {
+        if (next_ + size > size_) next_ = 0;
+        uint8_t* const row = base_ + next_;
+        next_ += size;
+        return row;
+    }
+
+private:
+    uint8_t* const base_;
+    const size_t size_;
+    size_t next_ = 0;
+};
+
+// Decodes records, then shows each whole in `sizes` (N, 2) width, height: only this is timed. Rows are streamed to
+// `out`, as an engine does, or with `store` off left where they were made.
+double render_loop(const std::vector<py::buffer>& records, const Array<int32_t>& sizes, const std::string& level,
+                   const Array<uint8_t>& out, bool store) {
+    const std::vector<Bytes> bytes(records.begin(), records.end());
+    require(sizes.size() == py::ssize_t(2 * bytes.size()), "a size for each record is needed");
+    const Simd simd = level_named(level);
+    RecordDecoder decoder(simd);
+    Rows rows(out);
+    Picture picture;
+    picture.simd = simd;
+    TableCache tables;
+    Buffer memory, row_memory;
+    double seconds = 0;
+    py::gil_scoped_release release;
+    for (size_t i = 0; i < bytes.size(); ++i) {
+        Planes planes;
+        decoder.planes(bytes[i].data(), bytes[i].size(), false, memory, planes);
+        const int width = sizes.data()[2 * i], height = sizes.data()[2 * i + 1];
+        const size_t size = size_t(3) * width;
+        require(width > 0 && height > 0 && py::ssize_t(size) <= out.size(), "sizes must be positive and fit into out");
+        const Placement whole{{0, 0, float(planes.width), float(planes.height)}, {0, 0, width, height}, false,
+                              {{1, 0, 0, 0}, {0, 1, 0, 0}, {0, 0, 1, 0}}};
+        uint8_t* const row = row_memory.ensure(size);
+        const auto start = Clock::now();
+        picture.open(planes, whole, tables);
+        for (int y = 0; y < height; ++y) {
+            picture.draw(y, row);
+            if (store) kernels(simd).stream(rows.next(size), row, size);
+        }
+        seconds += seconds_since(start);
+    }
+    return seconds;
+}
+
+// The memory's pace: streams rows of `sizes` that are in the cache to `out`.
+double store_loop(const Array<int32_t>& sizes, const std::string& level, const Array<uint8_t>& out) {
+    const Simd simd = level_named(level);
+    Rows rows(out);
+    Buffer memory;
+    py::gil_scoped_release release;
+    const auto start = Clock::now();
+    for (const int32_t* size = sizes.data(); size < sizes.data() + sizes.size(); size += 2) {
+        require(size[0] > 0 && 3 * int64_t{size[0]} <= out.size(), "sizes must be positive and fit into out");
+        const size_t bytes = size_t(3) * size[0];
+        const uint8_t* const row = memory.ensure(bytes);
+        for (int y = 0; y < size[1]; ++y) kernels(simd).stream(rows.next(bytes), row, bytes);
+    }
+    return seconds_since(start);
+}
+
+}  // namespace
+
+void bind_stages(py::module_& m) {
+    m.def("simd_levels", &level_names, "The vector instructions of this machine, best first.");
+    m.def("read_loop", &read_loop, py::arg("records"), "Read records from memory; returns seconds.");
+    m.def("entropy_loop", &entropy_loop, py::arg("records"), py::arg("level"),
+          "Undo the entropy coding of `dct` or `dct-fast` records; returns seconds.");
+    m.def("planes_loop", &planes_loop, py::arg("records"), py::arg("level"), "Decode records; returns seconds.");
+    m.def("render_loop", &render_loop, py::arg("records"), py::arg("sizes"), py::arg("level"),
+          py::arg("out").noconvert(), py::arg("store"),
+          "Decode records, draw them in sizes (N, 2) width, height into `out`; returns the seconds of drawing.");
+    m.def("store_loop", &store_loop, py::arg("sizes"), py::arg("level"), py::arg("out").noconvert(),
+          "Write pictures of sizes (N, 2) width, height to `out` past the caches; returns seconds.");
+}
+
+}  // namespace fastload

@@ -1,0 +1,250 @@
+"""Batches on the device: copied, normalised and handed over on streams of their own, so that no computation waits.
+
+On a CUDA device the canvases are page-locked. A batch's bytes, a quarter of what float32 would be, are copied on one
+stream and normalised on a second; the stream that is current when the batch is handed out waits for it, the host never
+does. On a CPU the same happens at once and without streams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, is_dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from fastload.batch import Targets
+from fastload.canvas_ring import CanvasRing
+from fastload.errors import DeviceError, PlanError
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+FORMATS = (torch.uint8, torch.float32, torch.float16, torch.bfloat16)
+
+
+class Normalise(nn.Module):
+    """uint8 images (..., 3, H, W) -> (image - mean) / std as `dtype` in channels_last, in one pass.
+
+    Images that are floating-point already pass unchanged. `mean` and `std` are in levels of 0 to 255.
+    """
+
+    gain: Tensor
+    shift: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise PlanError(f"mean and std need three values each, std above 0, not {mean!r} and {std!r}")
+        if max(std) < 1:
+            raise PlanError(f"mean and std are in levels of 0 to 255: multiply {mean!r} and {std!r} by 255")
+        spread = torch.tensor(std)
+        self.dtype = dtype
+        self.register_buffer("gain", 1 / spread, persistent=False)
+        self.register_buffer("shift", -torch.tensor(mean) / spread, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.is_floating_point():
+            return images
+        width = images.shape[-1]
+        rows = images.movedim(-3, -1).flatten(-2)  # (..., H, W * 3): long enough for vector instructions
+        out = torch.empty(rows.shape, dtype=self.dtype, device=rows.device)
+        torch.addcmul(self.shift.repeat(width), rows, self.gain.repeat(width), out=out)
+        return out.view(*rows.shape[:-1], width, 3).movedim(-1, -3)
+
+
+class Event(Protocol):
+    """A point in a stream's work."""
+
+    def query(self) -> bool: ...
+
+
+class Stream(Protocol):
+    """Work in order, beside that of other streams."""
+
+    def record_event(self) -> Any: ...
+    def wait_event(self, event: Any) -> None: ...
+
+
+class Streams:
+    """The streams of a CUDA device that batches take, the same two for every loader: each has memory of its own."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.copies: Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        # Its work is short: it is not to queue behind a model's.
+        self.preparation: Stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
+
+    def current(self) -> Stream:
+        """The calling thread's own stream, where batches are used."""
+        return torch.cuda.current_stream(self._device)
+
+    def on(self, stream: Any) -> AbstractContextManager[Any]:
+        """Within, work is queued on `stream`, and tensors are its."""
+        return torch.cuda.stream(stream)
+
+    def used(self, value: Any, stream: Any) -> None:
+        """See `mark_used`."""
+        mark_used(value, stream)
+
+
+@lru_cache
+def cuda_streams(device: torch.device) -> Streams:
+    return Streams(device)
+
+
+@dataclass
+class Sent:
+    """A batch on its way. `ready` happens when it is there; None: it is."""
+
+    batch: Any
+    ready: Any = None
+
+
+class Feed:
+    """Takes batches to `device`.
+
+    Args:
+        device: "cuda", "cuda:1", "cpu", ..., or "auto": a CUDA device if there is one, else the CPU.
+        mean, std: for `Normalise`.
+        dtype: of the images: torch.float32, float16 or bfloat16; torch.uint8 leaves them as they are.
+
+    Raises DeviceError if the device cannot be used here.
+    """
+
+    def __init__(
+        self,
+        device: torch.device | str,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        if dtype not in FORMATS:
+            raise PlanError(f"dtype is one of {', '.join(map(str, FORMATS))}, not {dtype!r}")
+        self.device = usable_device(device)
+        self._normalise = Normalise(mean, std, dtype).to(self.device)
+
+    @property
+    def streams(self) -> Streams | None:
+        return cuda_streams(self.device) if self.device.type == "cuda" else None
+
+    @property
+    def allocator(self) -> Callable[[int], NDArray[np.uint8]] | None:
+        """Makes the memory of canvases: page-locked for a CUDA device; None: any will do."""
+        return self._pinned if self.device.type == "cuda" else None
+
+    def send(self, batch: Any, canvas: NDArray[np.uint8] | None = None, ring: CanvasRing | None = None) -> Sent:
+        """Start taking `batch` to the device. Its pixels lie on `canvas`, lent by `ring`, held until they are copied.
+
+        A batch is any structure of tensors and `Targets`; in one like (images, ...) uint8 images (B, 3, H, W) are
+        normalised. Raises DeviceError if the device has no memory for it.
+        """
+        streams = self.streams
+        try:
+            if streams is None:
+                return Sent(self._prepare(_moved(batch, self.device)))
+            return self._send(batch, canvas, ring, streams)
+        except torch.cuda.OutOfMemoryError as error:
+            raise DeviceError(
+                f"{self.device} has no memory for another batch: lower batch_size, make the images smaller with "
+                f"ShortestEdge(..., max_size=...), or let go of batches that are no longer needed. {error}"
+            ) from error
+
+    def _send(self, batch: Any, canvas: NDArray[np.uint8] | None, ring: CanvasRing | None, streams: Streams) -> Sent:
+        with streams.on(streams.copies):
+            try:
+                batch = _moved(batch, self.device)
+            finally:  # also when only a part of it was
+                copied = streams.copies.record_event()
+                if ring is not None and canvas is not None:
+                    ring.hold(canvas, copied)
+        streams.preparation.wait_event(copied)
+        with streams.on(streams.preparation):
+            streams.used(batch, streams.preparation)
+            batch = self._prepare(batch)
+            return Sent(batch, streams.preparation.record_event())
+
+    def receive(self, sent: Sent) -> Any:
+        """The batch, for use on the calling thread's current stream, which waits for it; the host does not."""
+        streams = self.streams
+        if streams is not None:
+            stream = streams.current()
+            stream.wait_event(sent.ready)
+            streams.used(sent.batch, stream)
+        return sent.batch
+
+    def over(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """Batches of any other origin on the device, each sent while the one before is in use."""
+        ahead = None
+        for batch in batches:
+            sent = self.send(batch)
+            if ahead is not None:
+                yield self.receive(ahead)
+            ahead = sent
+        if ahead is not None:
+            yield self.receive(ahead)
+
+    def _prepare(self, batch: Any) -> Any:
+        if not isinstance(batch, (tuple, list)) or not batch or self._normalise.dtype == torch.uint8:
+            return batch
+        images = batch[0]
+        if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim < 3 or images.shape[-3] != 3:
+            return batch
+        images = self._normalise(images)
+        return batch._replace(images=images) if hasattr(batch, "_replace") else type(batch)((images, *batch[1:]))
+
+    def _pinned(self, size: int) -> NDArray[np.uint8]:
+        with torch.cuda.device(self.device):
+            memory: NDArray[np.uint8] = torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy()
+        return memory
+
+
+def usable_device(device: torch.device | str) -> torch.device:
+    """`device` with its number; "auto" is a CUDA device if there is one. Raises DeviceError if it cannot be used."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        found = torch.device(device)
+        if found.type == "cuda":
+            found = torch.device("cuda", torch.cuda.current_device() if found.index is None else found.index)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise DeviceError(
+            f"device {str(device)!r} cannot be used here: {reason}. `fastload doctor` says what this machine has; "
+            'device="auto" takes the CPU where there is no GPU.'
+        ) from error
+    return found
+
+
+def mark_used(value: Any, stream: Any) -> None:
+    """Tensors of `value` are used on `stream` too: their memory stays until what is queued there is done."""
+    for tensor in _tensors(value):
+        if tensor.is_cuda:
+            tensor.record_stream(stream)
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    """The same structure with its tensors on `device`: without a wait from page-locked memory."""
+
+    def move(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            return leaf.to(device, non_blocking=device.type == "cuda" and leaf.is_pinned())
+        if isinstance(leaf, Targets):
+            return leaf.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else leaf.to(device)
+        return leaf
+
+    return tree_map(move, value)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    for leaf in tree_leaves(value):
+        if isinstance(leaf, Tensor):
+            yield leaf
+        elif is_dataclass(leaf):
+            yield from (part for part in vars(leaf).values() if isinstance(part, Tensor))

@@ -1,0 +1,334 @@
+"""Batches on the device: what they hold, and that no buffer is written while somebody may still read it.
+
+A CUDA device's part is played by streams whose work is done when the test says so.
+"""
+
+from __future__ import annotations
+
+import pickle
+from contextlib import nullcontext
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from fastload import Batch, CenterAlign, DeviceError, FastLoader, PlanError, device
+from fastload.canvas_ring import CanvasRing
+from fastload.device import IMAGENET_MEAN, IMAGENET_STD, Feed, Normalise
+from tests.loaders import CACHE, IDS, RANDOM, assert_equal, copies, ids, loader
+from tests.memory_cache import MemoryCache
+
+FLOATS = [torch.float32, torch.float16, torch.bfloat16]
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+
+def by_hand(images: Tensor, mean=IMAGENET_MEAN, std=IMAGENET_STD) -> Tensor:
+    mean, std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (mean, std))
+    return (images.double() - mean) / std
+
+
+class FakeEvent:
+    def __init__(self) -> None:
+        self.done = False
+
+    def query(self) -> bool:
+        return self.done
+
+
+class FakeStream:
+    """Remembers what it was told, and the events that it has not come to yet."""
+
+    def __init__(self, name: str, log: list) -> None:
+        self.name, self.log, self.events = name, log, []
+
+    def record_event(self) -> FakeEvent:
+        self.events.append(FakeEvent())
+        self.log.append((self.name, "record", self.events[-1]))
+        return self.events[-1]
+
+    def wait_event(self, event: FakeEvent) -> None:
+        self.log.append((self.name, "wait", event))
+
+    def finish(self) -> None:
+        for event in self.events:
+            event.done = True
+
+
+class FakeStreams:
+    """Two streams and the user's. Copies are not made at all: who lends the canvas again too soon is seen."""
+
+    def __init__(self) -> None:
+        self.log: list = []
+        self.copies, self.preparation, self.user = (FakeStream(n, self.log) for n in ("copy", "prepare", "user"))
+
+    def current(self) -> FakeStream:
+        return self.user
+
+    def on(self, stream: FakeStream):
+        return nullcontext()
+
+    def used(self, value, stream: FakeStream) -> None:
+        self.log.append((stream.name, "used", {t.data_ptr() for t in device._tensors(value)}))
+
+
+@pytest.fixture
+def streams(monkeypatch) -> FakeStreams:
+    """Makes every Feed believe that its device has streams."""
+    fake = FakeStreams()
+    monkeypatch.setattr(Feed, "streams", fake)
+    return fake
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_normalising_is_the_formula_rounded_once(dtype):
+    """Every level of every channel is (level - mean) / std to the format's precision, in channels_last."""
+    images = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).repeat(2, 3, 1, 1)
+    mean, std = (10.0, 127.5, 200.0), (3.0, 58.4, 255.0)
+    for layout in (torch.channels_last, torch.contiguous_format):
+        found = Normalise(mean, std, dtype)(images.contiguous(memory_format=layout))
+        assert found.dtype == dtype and found.is_contiguous(memory_format=torch.channels_last)
+        rounding = torch.finfo(dtype).eps / 2 * by_hand(images, mean, std).abs() + 1e-4
+        assert ((found.double() - by_hand(images, mean, std)).abs() <= rounding).all()
+    assert torch.equal(Normalise(mean, std, dtype)(images[0]), found[0])
+    assert Normalise(mean, std)(found) is found
+
+
+def test_means_and_deviations_in_other_units_are_refused():
+    """Values for images of 0 to 1, too few of them, and deviations of zero are explained."""
+    for mean, std in (((0.48, 0.45, 0.4), (0.22, 0.22, 0.22)), ((1.0,), (1.0,)), ((0.0, 0, 0), (1.0, 0, 1))):
+        with pytest.raises(PlanError, match="mean and std"):
+            loader(device="cpu", mean=mean, std=std)
+    with pytest.raises(PlanError, match="dtype is one of"):
+        loader(device="cpu", dtype=torch.int8)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("threads", [0, 2])
+def test_batches_are_those_of_the_plain_loader_normalised(dtype, threads):
+    """device="cpu" gives the same images and targets, normalised, whatever the threads."""
+    common = {"shuffle": True, "transforms": RANDOM, "num_workers": threads}
+    with_device = loader(**common, device="cpu", dtype=dtype)
+    for (images, targets), (pixels, expected) in zip(with_device, loader(**common), strict=True):
+        assert images.dtype == dtype and images.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(images.double(), by_hand(pixels), rtol=torch.finfo(dtype).eps, atol=1e-4)
+        assert torch.equal(targets.boxes, expected.boxes) and targets.image_id.tolist() == expected.image_id.tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_a_kept_batch_never_changes(dtype):
+    """On the CPU, batches and views of them stay as they are while iteration goes on."""
+    kept, was = [], []
+    data = loader(MemoryCache(64), shuffle=True, num_workers=2, transforms=RANDOM, device="cpu", dtype=dtype)
+    for _ in range(2):
+        for step, (images, targets) in enumerate(data):
+            if step % 3:
+                kept.append((images[1:, :, 5:20], targets.boxes))
+                was.append((images[1:, :, 5:20].clone(), targets.boxes.clone()))
+    assert_equal(kept, was)
+
+
+def test_canvases_are_lent_again_only_when_their_copy_is_done(streams):
+    """While the copy stream is behind, every batch gets memory of its own; once it is done, that memory goes round."""
+    data = loader(MemoryCache(64), num_workers=2, device="cpu", dtype=torch.uint8)
+    expected = copies(loader(MemoryCache(64)))
+    unread = [images for images, _ in data]  # as no copy was made, these show the canvases
+    assert len({images.data_ptr() for images in unread}) == len(unread) == 16
+    first = {images.data_ptr() for images in unread}
+    assert all(torch.equal(images, pixels) for images, (pixels, _) in zip(unread, expected, strict=True))
+    del unread
+    second = {images.data_ptr() for images, _ in data}  # those of before are dropped, yet not copied
+    assert len(second) == 16 and not second & first
+    streams.copies.finish()
+    assert {images.data_ptr() for images, _ in data} & (first | second)
+
+
+def test_held_canvases_come_back_in_order():
+    """The ring looks at the oldest copy first, and takes back what is done up to there."""
+    ring = CanvasRing(keep=4)
+    events, addresses = [FakeEvent() for _ in range(3)], []
+    for event in events:
+        canvas = ring.lease((1, 4, 4, 3))
+        addresses.append(canvas.ctypes.data)
+        ring.hold(canvas, event)
+        del canvas
+    events[0].done = events[1].done = True
+    lent = [ring.lease((1, 4, 4, 3)) for _ in range(3)]
+    found = {canvas.ctypes.data for canvas in lent}
+    assert set(addresses[:2]) <= found and addresses[2] not in found
+
+
+def test_streams_wait_for_one_another_in_order(streams):
+    """The copy's event precedes the preparation's wait; the user's stream waits for the preparation, and every tensor
+    that it gets is marked as used by it."""
+    images, targets = next(iter(loader(device="cpu")))
+    (_, _, copied), (_, _, ready) = (e for e in streams.log if e[1] == "record")
+    assert [entry[:2] for entry in streams.log] == [
+        ("copy", "record"), ("prepare", "wait"), ("prepare", "used"), ("prepare", "record"), ("user", "wait"),
+        ("user", "used"),
+    ]  # fmt: skip
+    assert streams.log[1][2] is copied and streams.log[4][2] is ready
+    assert {images.data_ptr(), targets.boxes.data_ptr(), targets.labels.data_ptr()} <= streams.log[5][2]
+    assert images.data_ptr() not in streams.log[2][2]  # there it was the copied bytes
+
+
+def test_batches_are_sent_ahead_and_counted_when_handed_out(streams):
+    """Executed batches are on their way before they are asked for, up to two; the loader's place is the user's."""
+    data = loader(num_workers=2, prefetch_factor=6, device="cpu", shuffle=True)
+    expected = ids(loader(shuffle=True))
+    batches = iter(data)
+    seen, most = [], 0
+    for step in range(10):
+        seen.append(next(batches).targets.image_id.tolist())
+        for later in list(batches._flight)[:2]:
+            batches._engine.wait(later.ticket) if later.failures is None else None
+        sent = sum(entry[:2] == ("prepare", "record") for entry in streams.log)
+        most = max(most, sent - len(seen))
+        assert len(seen) <= sent <= len(seen) + 2 and data.state_dict()["step"] == step + 1
+    assert most == 2 and seen == expected
+    assert sum(entry[:2] == ("user", "wait") for entry in streams.log) == 10
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_failures_come_in_their_turn(streams, on_error):
+    """A record that does not decode is reported at its own batch, with batches sent ahead as without."""
+    cache = MemoryCache(37, damaged=[13])
+    data = loader(cache, num_workers=2, device="cpu", on_error=on_error)
+    if on_error == "skip":
+        with pytest.warns(UserWarning, match="1 images"):
+            found = ids(data)
+        assert found == ids(loader()) and list(data.skipped) == [IDS[13]]
+        return
+    batches, steps = iter(data), []
+    for step in range(10):
+        try:
+            steps.append((step, next(batches).targets.image_id.tolist()))
+        except Exception as error:
+            assert str(IDS[13]) in str(error) and step == 3
+    assert [step for step, _ in steps] == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+    assert [found for _, found in steps] == [batch for i, batch in enumerate(ids(loader())) if i != 3]
+
+
+def test_no_memory_on_the_device_is_explained_and_passes(streams, monkeypatch):
+    """Running out of memory ahead costs nothing; at the batch's own turn it is a DeviceError, and iteration goes on."""
+    data = loader(num_workers=2, device="cpu")
+    expected, moved, calls = ids(loader()), device._moved, []
+
+    def no_memory(value, where):
+        calls.append(value)
+        if len(calls) in (3, 4, 5):
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return moved(value, where)
+
+    monkeypatch.setattr(device, "_moved", no_memory)
+    found, batches = [], iter(data)
+    for _ in range(10):
+        try:
+            found.append(next(batches).targets.image_id.tolist())
+        except DeviceError as error:
+            assert "lower batch_size" in str(error)
+    assert 7 <= len(found) <= 10 and all(batch in expected for batch in found) and found[-1] == expected[-1]
+    assert len(streams.copies.events) == len(calls)  # canvases are held whatever became of the copy
+
+
+def test_functions_and_collate_functions_of_ones_own(streams):
+    """Batches that Python makes are moved too: images in front are normalised, floats and other things left alone."""
+
+    def halve(image, target):
+        return image[:, ::2], {**target, "note": "halved"}
+
+    images, targets = next(iter(loader(transforms=[halve], device="cpu", collate_fn=CenterAlign())))
+    assert images.dtype == torch.float32 and targets[0]["note"] == "halved"
+    single = list(FastLoader(CACHE, None, device="cpu"))
+    assert len(single) == 37 and single[3][0].shape == (3, 31, 97) and single[3][0].dtype == torch.float32
+    sizes = next(iter(loader(device="cpu", collate_fn=lambda samples: {"n": len(samples), "first": samples[0][0]})))
+    assert sizes["n"] == 4 and sizes["first"].dtype == torch.uint8
+
+
+def test_any_dataset_goes_to_a_device(streams):
+    """A dataset that is no cache is loaded by DataLoader, and its batches sent one ahead; state stays DataLoader's."""
+    pixels = torch.randint(256, (10, 3, 8, 8), dtype=torch.uint8)
+    data = FastLoader(TensorDataset(pixels, torch.arange(10)), 4, device="cpu")
+    batches = list(data)
+    assert [len(labels) for _, labels in batches] == [4, 4, 2] and data.state_dict() == {}
+    found = torch.cat([images for images, _ in batches]).double()
+    torch.testing.assert_close(found, by_hand(pixels), rtol=1e-6, atol=1e-5)
+    order = [entry[:2] for entry in streams.log if entry[1] in ("record", "wait")]
+    assert order.index(("user", "wait")) > 4  # the second is sent before the first is handed out
+
+
+def test_a_device_that_is_not_there_is_explained(monkeypatch):
+    """No driver, an unknown name: fastload's error says what to do. "auto" is the CPU where there is no GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: (_ for _ in ()).throw(RuntimeError("no NVIDIA driver")))
+    for name in ("cuda", "nonsense"):
+        with pytest.raises(DeviceError, match="fastload doctor"):
+            loader(device=name)
+    assert next(iter(loader(device="auto"))).images.dtype == torch.float32
+
+
+def test_a_loader_with_a_device_resumes_and_pickles():
+    """State and pickling work as without a device."""
+    data = loader(shuffle=True, num_workers=2, transforms=RANDOM, device="cpu", dtype=torch.bfloat16)
+    rest = copies(data)[4:]
+    again = loader(shuffle=True, transforms=RANDOM, device="cpu", dtype=torch.bfloat16)
+    list(islice(again, 4))
+    third = loader(shuffle=True, transforms=RANDOM, device="cpu", dtype=torch.bfloat16)
+    third.load_state_dict(again.state_dict())
+    assert_equal(copies(third), rest)
+    assert_equal(copies(pickle.loads(pickle.dumps(data))), copies(data))
+
+
+@needs_gpu
+@pytest.mark.parametrize("dtype", [torch.uint8, *FLOATS])
+def test_batches_on_a_gpu_are_those_of_the_cpu(dtype):
+    """Images, boxes and labels arrive as on the CPU, on the device, in channels_last."""
+    common = {"shuffle": True, "transforms": RANDOM, "num_workers": 2, "dtype": dtype}
+    for (images, targets), (pixels, expected) in zip(
+        loader(**common, device="cuda"), loader(**common, device="cpu"), strict=True
+    ):
+        assert images.is_cuda and images.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(images.cpu(), pixels)
+        assert torch.equal(targets.boxes.cpu(), expected.boxes) and torch.equal(targets.labels.cpu(), expected.labels)
+        assert not targets.image_id.is_cuda
+
+
+@needs_gpu
+def test_a_kept_batch_never_changes_on_a_gpu():
+    """With computation queued behind and batches dropped early, what is kept stays what was loaded."""
+    expected = copies(loader(MemoryCache(64), device="cpu", num_workers=2))
+    data, work = loader(MemoryCache(64), device="cuda", num_workers=2), torch.randn(2048, 2048, device="cuda")
+    for _ in range(3):
+        kept, sums = [], []
+        for step, (images, targets) in enumerate(data):
+            for _ in range(20):
+                work = work @ work / work.norm()
+            sums.append(images.double().sum())  # read late, from memory that may be dropped by then
+            if step % 2:
+                kept.append((step, images, targets.boxes))
+        for step, images, boxes in kept:
+            torch.testing.assert_close(images.cpu(), expected[step][0])
+            assert torch.equal(boxes.cpu(), expected[step][1])
+        for total, (images, _) in zip(sums, expected, strict=True):
+            torch.testing.assert_close(total.cpu(), images.double().sum(), rtol=0, atol=0.1)
+
+
+@needs_gpu
+def test_the_host_never_waits_for_the_gpu():
+    """Handing out batches makes no call that synchronises."""
+    data = loader(num_workers=2, device="cuda", dtype=torch.bfloat16)
+    list(data)  # the buffers are page-locked by now
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = ids(data)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert found == ids(loader())
+
+
+def test_a_batch_is_a_batch(streams):
+    """What is handed out is still a `Batch`."""
+    assert isinstance(next(iter(loader(device="cpu"))), Batch)
+    assert np.asarray(next(iter(loader(device="cpu"))).targets.image_id).tolist() == IDS[:4]
