@@ -29,17 +29,17 @@ console = Console()
 
 def main() -> None:
     options = _arguments()
-    with tempfile.TemporaryDirectory(prefix="fastload-soak-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="fastload-benchmark-") as scratch:
         cache = open_pictures(options.data, Path(scratch), console).cache(Encoding.ORIGINAL)
         for name, value in machine().items():
             console.print(f"[dim]{name}:[/] {value}", highlight=False)
-        found = {engine: soak(cache, engine, options) for engine in options.engines}
+        found = {engine: epochs(cache, engine, options) for engine in options.engines}
     print_results(found, options.images, options.epochs)
     if leaking := [engine for engine, held in found.items() if growth(held) > LIMIT]:
         raise SystemExit(f"{', '.join(leaking)}: memory grows by more than {LIMIT} MB")
 
 
-def soak(cache: Cache, engine: str, options: argparse.Namespace) -> list[float]:
+def epochs(cache: Cache, engine: str, options: argparse.Namespace) -> list[float]:
     """MB held after each epoch. All that a plan may ask for is asked for; every fifth epoch is left half-way."""
     loader = FastLoader(
         cache.subset(range(min(options.images, len(cache)))),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from torch.utils.data.sampler import RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
+from fastload import loader_state
 from fastload.cache.reader import Cache
 from fastload.canvas_ring import CanvasRing
 from fastload.device import IMAGENET_MEAN, IMAGENET_STD, Feed
@@ -26,10 +28,12 @@ from fastload.engines.engine import Engine
 from fastload.errors import PlanError
 from fastload.pipeline import BatchIterator, Progress
 from fastload.plan.collate import TopLeftAlign
+from fastload.plan.ranks import Ranks
 from fastload.plan.records import Records
 from fastload.plan.sampling import EpochOrder, EpochRandom
 from fastload.plan.transforms import Transform
 from fastload.recipe import Recipe, SampleFunction
+from fastload.stats import Meter, Stats
 
 ENGINES = {
     "native": ("fastload.engines.native", "NativeEngine"),
@@ -47,7 +51,8 @@ class FastLoader(DataLoader[Any]):
     On a cache they mean:
 
     - `batch_size`, `shuffle`, `sampler`, `batch_sampler`, `drop_last`: as ever. `batch_size=None` hands out single
-      (image, target) pairs, unpadded.
+      (image, target) pairs, unpadded. A `DistributedSampler` shares each epoch among processes, and a run may go on
+      with another number of them: see `state_dict`.
     - `num_workers`: native threads; 0 decodes in the calling thread. They live as long as the loader, so
       `persistent_workers` changes nothing. Nor does `in_order`: batches always come in order.
     - `prefetch_factor`: batches in the making at a time, in all. Default: four, more if there are many threads.
@@ -143,7 +148,8 @@ class FastLoader(DataLoader[Any]):
         if found is None:
             self._refuse_what_needs_a_cache()
             return
-        own_order = sampler is None and batch_sampler is None
+        ranks = Ranks.of(sampler, len(found[1]))
+        own_order = batch_sampler is None and (sampler is None or ranks is not None)
         self._check_arguments()
         self._recipe = self._make_recipe(*found)
         self._order = EpochOrder(
@@ -154,12 +160,16 @@ class FastLoader(DataLoader[Any]):
             grouped=self._groups(batch_sampler),
             sampler=None if own_order else sampler,
             batch_sampler=batch_sampler,
+            ranks=ranks or Ranks(),
         )
         self._depth = self._batches_in_flight(prefetch_factor)
         self._ring = CanvasRing(self._depth + 2, None if self._feed is None else self._feed.allocator)
         self.engine_used = choose_engine(found[0], self.num_workers, self._gpu) if engine == "auto" else engine
         self._engine: tuple[int, Engine] | None = None  # with the process it belongs to
         self._seed: int | None = None
+        self._meter: Meter | None = None
+        self._warned: list[str] = []  # of the bottleneck
+        self._preparation: Any = None  # Accelerate's, once it has prepared this loader
         self._next = Progress(epoch=0, step=0)  # where the next iteration begins
         self._current = Progress(epoch=0, step=0, done=True)  # how far the latest iteration is
 
@@ -170,22 +180,42 @@ class FastLoader(DataLoader[Any]):
         progress = self._current = self._next
         self._next = Progress(progress.epoch + 1, 0)
         seed, recipe = self._base_seed(), self._recipe
-        order = islice(self._order.batches(seed, progress.epoch), progress.step, None)
-        return BatchIterator(
-            jobs=map(partial(recipe.plan, EpochRandom(seed, progress.epoch)), count(progress.step), order),
+        random = EpochRandom(seed, progress.epoch, self._order.ranks.rank)
+        order = islice(self._order.batches(seed, progress.epoch, progress.past), progress.cut, None)
+        engine = self._ready_engine()
+        meter = self._meter = Meter(self.num_workers, getattr(engine, "times", None))
+        iterator = BatchIterator(
+            jobs=map(partial(recipe.plan, random), count(progress.step), order),
             deliver=partial(recipe.deliver, progress.skipped, self._ring),
-            report=partial(_report_skipped, recipe.cache.path, progress.skipped),
-            engine=self._ready_engine(),
+            report=partial(_report, recipe.cache.path, progress.skipped, meter, self._warned),
+            engine=engine,
             ring=self._ring,
             progress=progress,
+            meter=meter,
             depth=self._depth,
             ahead=partial(recipe.send_ahead, self._ring) if recipe.sends_ahead else None,
         )
+        return self._preparation.batches(iterator) if self._preparation else iterator
+
+    def __len__(self) -> int:
+        if self._on_cache and self._preparation and self._order.is_own:
+            return self._order.steps()
+        return super().__len__()
 
     @property
     def skipped(self) -> dict[int, str]:
         """{image id: reason} of the images that `on_error="skip"` left out in the latest epoch."""
         return self._current.skipped if self._on_cache else {}
+
+    def stats(self) -> Stats:
+        """Where the time of the latest epoch went, so far: images/s, and who waited for whom.
+
+        `stats().advice()` names the bottleneck. A warning does so once, at the end of an epoch in which training waited
+        for data a quarter of the time. PlanError on datasets that are not caches, and before the first epoch.
+        """
+        if not self._on_cache or self._meter is None:
+            raise PlanError("there are no stats: they are of an epoch that has begun, on a cache")
+        return self._meter.stats()
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next iteration epoch `epoch`: its order and its random transforms. The samplers are told too.
@@ -202,39 +232,46 @@ class FastLoader(DataLoader[Any]):
     def state_dict(self) -> dict[str, Any]:
         """Where the loader is: an equal loader that loads this goes on with the batch that would have come here.
 
-        torchdata's StatefulDataLoader protocol. `num_workers` and `prefetch_factor` may differ. A `sampler` or
-        `batch_sampler` of your own must give the same order again: the batches already seen are passed over.
+        torchdata's StatefulDataLoader protocol. `num_workers` and `prefetch_factor` may differ. So may `batch_size` and
+        the number of ranks of a DistributedSampler: what is left of the epoch is then shared anew. Any rank's state
+        serves all of them, when they have come equally far. A `sampler` or `batch_sampler` of another kind must give
+        the same order again: the batches already seen are passed over.
         Empty on datasets that are not caches, since DataLoader has no such state.
         """
         if not self._on_cache:
             return {}
         here = self._next if self._current.done else self._current
-        return {
-            "seed": self._base_seed(),
-            "epoch": here.epoch,
-            "step": here.step,
-            "batch_size": self.batch_size,
-            "fingerprint": self._recipe.cache.fingerprint,
-            "sampler_epochs": [getattr(sampler, "epoch", None) for sampler in self._samplers()],
-        }
+        state = loader_state.state_of(self._order, self._recipe, here, self._samplers())
+        return {"seed": self._base_seed(), **state}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Make the next iteration go on from `state_dict()`. PlanError if it is of another dataset or batch size."""
-        here = self.state_dict() or {"batch_size": None, "fingerprint": None}
-        for name in ("batch_size", "fingerprint"):
-            if state_dict.get(name) != here[name]:
-                raise PlanError(
-                    f"this state is of a loader with {name} {state_dict.get(name)!r}, here it is {here[name]!r}: "
-                    "load it into a FastLoader over the same cache with the same batch size"
-                )
+        """Make the next iteration go on from `state_dict()`. PlanError if it is of another dataset or order."""
         if not self._on_cache:
+            loader_state.check(state_dict, {"fingerprint": None})
             return
+        self._next = loader_state.restore(state_dict, self._order, self._recipe, self._samplers())
         self._seed = state_dict["seed"]
-        self._next = Progress(state_dict["epoch"], state_dict["step"])
         self._current = replace(self._current, done=True)
-        for sampler, epoch in zip(self._samplers(), state_dict["sampler_epochs"], strict=True):
-            if epoch is not None and hasattr(sampler, "set_epoch"):
-                sampler.set_epoch(epoch)
+
+    @property
+    def use_stateful_dataloader(self) -> bool:
+        """True: Accelerate keeps `state_dict()` in its checkpoints."""
+        return self._on_cache
+
+    @property
+    def _is_accelerate_prepared(self) -> bool:
+        """Accelerate asks this when it is to prepare a loader, and leaves alone what says True. See `Preparation`."""
+        if self._on_cache and self._preparation is None and "accelerate" in sys.modules:
+            from fastload.accelerated import Preparation, is_running
+
+            if is_running():
+                self._preparation = Preparation(self._order, self._base_seed())
+                self._seed = self._preparation.seed
+        return self._on_cache and self._preparation is not None
+
+    @_is_accelerate_prepared.setter
+    def _is_accelerate_prepared(self, prepared: bool) -> None:
+        """Accelerate also notes here that it was answered."""
 
     def check_worker_number_rationality(self) -> None:
         """DataLoader's warning about too many processes, which native threads are not."""
@@ -244,7 +281,7 @@ class FastLoader(DataLoader[Any]):
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
         if self._on_cache:
-            state.update(_engine=None)  # threads stay in their process
+            state.update(_engine=None, _meter=None)  # threads stay in their process
         return state
 
     def _make_recipe(self, cache: Cache, records: Records) -> Recipe:
@@ -348,7 +385,7 @@ def _is_random(sampler: Any) -> bool:
     return isinstance(sampler, RANDOM_SAMPLERS) or bool(getattr(sampler, "shuffle", False))
 
 
-def _report_skipped(path: Path, skipped: dict[int, str]) -> None:
+def _report(path: Path, skipped: dict[int, str], meter: Meter, warned: list[str]) -> None:
     if skipped:
         some = ", ".join(f"{image_id} ({reason})" for image_id, reason in islice(skipped.items(), 3))
         warnings.warn(
@@ -356,3 +393,6 @@ def _report_skipped(path: Path, skipped: dict[int, str]) -> None:
             f"{some}. Run `fastload verify {path}`.",
             stacklevel=3,
         )
+    if not warned and (advice := meter.stats().warning()):
+        warned.append(advice)
+        warnings.warn(f"{path}: {advice} `loader.stats()` has the figures.", stacklevel=3)

@@ -21,6 +21,8 @@ from fastload.canvas_ring import CanvasRing
 from fastload.engines.engine import Engine
 from fastload.errors import FastloadError
 from fastload.plan.batch_plan import BatchPlan
+from fastload.plan.ranks import Share
+from fastload.stats import Meter
 
 Canvas = NDArray[np.uint8] | Tensor  # (B, H, W, 3)
 PLANNED_IN_A_ROW = 8  # batches: waiting and pixels drive the code that plans out of the CPU's caches
@@ -35,6 +37,12 @@ class Progress:
     step: int  # batches handed out
     done: bool = False
     skipped: dict[int, str] = field(default_factory=dict)  # image id: reason
+    past: tuple[Share, ...] = ()  # how its first batches were shared, if otherwise than now
+
+    @property
+    def cut(self) -> int:
+        """Batches handed out of those that are shared as now."""
+        return self.step - sum(share.steps for share in self.past)
 
 
 @dataclass
@@ -76,6 +84,7 @@ class BatchIterator(Iterator[Any]):
         engine: Engine,
         ring: CanvasRing,
         progress: Progress,
+        meter: Meter,
         depth: int,
         ahead: Callable[[Job, Canvas], None] | None = None,
     ) -> None:
@@ -84,6 +93,7 @@ class BatchIterator(Iterator[Any]):
         self._engine = engine
         self._ring = ring
         self._progress = progress
+        self._meter = meter
         self._depth = depth
         self._ahead = ahead
         self._planned: deque[Job | Exception] = deque()
@@ -91,13 +101,16 @@ class BatchIterator(Iterator[Any]):
         self._end = weakref.finalize(self, _end, self._flight, report)
 
     def __next__(self) -> Any:
+        self._meter.lap("training")
         self._top_up()
+        self._meter.lap("planning")
         if not self._flight:
             self._progress.done = True
             self._end()
             raise StopIteration
         first = self._flight[0]
         failures = self._failures(first)  # Ctrl-C leaves it in its place
+        self._meter.lap("waiting")
         self._flight.popleft()
         self._progress.step += 1
         if first.error is not None:
@@ -105,7 +118,14 @@ class BatchIterator(Iterator[Any]):
         assert first.job is not None and first.canvas is not None
         batch = self._deliver(first.job, first.canvas, failures)
         self._send_ahead()
+        self._meter.count(len(first.job.index))
+        self._meter.lap("planning")
         return batch
+
+    def at_end(self) -> bool:
+        """Whether no batch is to come."""
+        self._top_up()
+        return not self._flight
 
     def _failures(self, submitted: Submitted) -> dict[int, str]:
         """{row: reason} of what did not decode; an error of the engine itself becomes the batch's."""

@@ -1,4 +1,4 @@
-"""The soak: a program that runs epochs with each engine and fails when memory grows."""
+"""Memory: a program that runs epochs with each engine and fails when memory grows."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def test_memory_is_flat_with_every_engine(sample_set):
 
 def test_a_leak_is_an_error(scripts, sample_set, monkeypatch):  # noqa: F811
     """Memory that grows from epoch to epoch ends the program with the engine's name; a jump at the start does not."""
-    import soak
+    import engine_memory
 
     monkeypatch.setattr(sys, "argv", ["engine_memory.py", str(sample_set / "val"), "--engines", "native", "reference"])
     held = {"native": [100.0 + 2 * i for i in range(30)], "reference": [20.0] + [180.0] * 29}
-    monkeypatch.setattr(soak, "soak", lambda cache, engine, options: held[engine])
+    monkeypatch.setattr(engine_memory, "epochs", lambda cache, engine, options: held[engine])
     with pytest.raises(SystemExit, match=r"^native: memory grows"):
-        soak.main()
+        engine_memory.main()

@@ -8,6 +8,7 @@ from itertools import islice
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import BatchSampler, WeightedRandomSampler
 from torch.utils.data.distributed import DistributedSampler
 
 from fastload import FastLoader, PlanError, RandomAlign
@@ -93,14 +94,61 @@ def test_distributed_samplers_resume_in_their_epoch():
 
 
 def test_states_of_other_datasets_are_refused():
-    """A state of another cache or batch size is an error that says which."""
+    """A state of another cache, a part of it, or another order is an error that says which."""
     state = loader().state_dict()
     with pytest.raises(PlanError, match="fingerprint"):
         loader(MemoryCache(5)).load_state_dict(state)
-    with pytest.raises(PlanError, match="batch_size 4, here it is 5"):
-        loader(batch_size=5).load_state_dict(state)
-    with pytest.raises(PlanError, match="batch_size"):
+    with pytest.raises(PlanError, match="images 37, here it is 5"):
+        loader(CACHE.subset(range(5))).load_state_dict(state)
+    with pytest.raises(PlanError, match="shuffle False, here it is True"):
+        loader(shuffle=True).load_state_dict(state)
+    with pytest.raises(PlanError, match="group_by_aspect False, here it is True"):
+        loader(group_by_aspect=True).load_state_dict(state)
+    with pytest.raises(PlanError, match="order 'own', here it is 'of a sampler"):
+        loader(sampler=[1, 2, 3]).load_state_dict(state)
+    with pytest.raises(PlanError, match="in batches of 4', here it is 'of a sampler, in batches of 5'"):
+        loader(sampler=[1, 2, 3], batch_size=5).load_state_dict(loader(sampler=[1, 2, 3]).state_dict())
+    with pytest.raises(PlanError, match="fingerprint"):
         FastLoader([1, 2, 3]).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        {"sampler": list(range(36, 3, -1))},
+        {"batch_sampler": BatchSampler(range(37), 5, False), "batch_size": 1},
+        {"batch_size": None},
+        {"sampler": DistributedSampler(CACHE, 2, 0, seed=4)},
+        {"sampler": WeightedRandomSampler([1.0] * 37, 30, generator=seeded(3)), "repeats": False},
+        {"shuffle": True, "drop_last": True},
+    ],
+    ids=["sampler", "batch sampler", "single", "distributed", "weighted", "own"],
+)
+@pytest.mark.parametrize("workers", [(0, 2), (2, 0), (1, 3)], ids=str)
+def test_every_kind_of_order_resumes_with_other_threads_and_depth(order, workers):
+    """Whatever gives the order, a state taken with some threads and depth goes on with others, bit for bit."""
+    order, (before, after) = dict(order), workers
+    repeats = order.pop("repeats", True)  # a sampler that draws anew gives its order again once its generator is reset
+
+    def start(**settings) -> FastLoader:
+        if not repeats:
+            order["sampler"].generator.manual_seed(3)
+        return loader(**order, **settings)
+
+    expected = [identity(batch) for batch in start()]
+    for step in (0, 1, 3, len(expected)):
+        data = start(num_workers=before, prefetch_factor=5 if before else None)
+        seen = [identity(batch) for batch in islice(data, step)]
+        state = json.loads(json.dumps(data.state_dict()))
+        resumed = start(num_workers=after, prefetch_factor=2 if after else None, generator=seeded(5))
+        resumed.load_state_dict(state)
+        assert seen + [identity(batch) for batch in resumed] == expected
+
+
+def identity(batch) -> tuple[object, int]:
+    """What a batch or a single sample shows."""
+    images, targets = batch
+    return targets["image_id"] if isinstance(targets, dict) else targets.image_id.tolist(), int(images.numpy().sum())
 
 
 def test_loading_the_state_of_a_dataloader_is_harmless():

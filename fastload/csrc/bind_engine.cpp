@@ -117,6 +117,16 @@ public:
         return failures;
     }
 
+    py::tuple times() {
+        require(pool_ != nullptr && process_ == getpid(), "the engine is closed or belongs to another process");
+        Times times;
+        {
+            py::gil_scoped_release release;
+            times = pool_->times();
+        }
+        return py::make_tuple(times.waiting, times.working, times.disk, times.starved);
+    }
+
     bool done(Ticket& ticket) {
         require(ticket.process == getpid(), "the batch belongs to another process");
         return ticket.pool->done(*ticket.job);
@@ -171,6 +181,7 @@ void bind_engine(py::module_& m) {
              py::arg("crop").noconvert(), py::arg("rect").noconvert(), py::arg("flip").noconvert(),
              py::arg("color").noconvert(), py::arg("fill").noconvert(), py::arg("out").noconvert())
         .def("wait", &Engine::wait)
+        .def("times", &Engine::times)
         .def("done", &Engine::done)
         .def("close", &Engine::close);
     m.def("decode_record", &decode_record_planes, py::arg("record"),

@@ -64,8 +64,9 @@ int Pool::take(Job& job) {
     return job.next++;
 }
 
-void Pool::finish(Job& job, std::vector<Failure> failures) {
+void Pool::finish(Job& job, std::vector<Failure> failures, const Times& times) {
     std::lock_guard<std::mutex> lock(mutex_);
+    times_ += times;
     --job.running;
     job.failures.insert(job.failures.end(), failures.begin(), failures.end());
     if (job.next == job.slots() && !job.running) job.done.notify_all();
@@ -73,16 +74,21 @@ void Pool::finish(Job& job, std::vector<Failure> failures) {
 
 void Pool::work() {
     Workspace workspace;
+    Stopwatch watch;
     std::unique_lock<std::mutex> lock(mutex_);
     while (true) {
-        work_.wait(lock, [&] { return stopping_ || !queue_.empty(); });
+        if (!stopping_ && queue_.empty()) {
+            work_.wait(lock, [&] { return stopping_ || !queue_.empty(); });
+            times_ += watch.idle();
+        }
         if (stopping_) return;
         const std::shared_ptr<Job> job = queue_.front();
         const int slot = take(*job);
         const std::shared_ptr<Job> ahead = unannounced();
         lock.unlock();
         if (ahead) announce(*ahead);
-        finish(*job, write(*job, slot, workspace));
+        std::vector<Failure> failures = write(*job, slot, workspace);
+        finish(*job, std::move(failures), watch.lap());
         lock.lock();
     }
 }
@@ -94,7 +100,9 @@ bool Pool::wait(Job& job, int milliseconds) {
         if (job.next == job.slots()) return true;
         const int slot = take(job);
         lock.unlock();
-        finish(job, write(job, slot, *own_));
+        Stopwatch watch;
+        std::vector<Failure> failures = write(job, slot, *own_);
+        finish(job, std::move(failures), watch.lap());
         lock.lock();
         return job.next == job.slots();
     }
@@ -118,6 +126,11 @@ void Pool::cancel(Job& job) {
 std::vector<Failure> Pool::failures(const Job& job) {
     std::lock_guard<std::mutex> lock(mutex_);
     return job.failures;
+}
+
+Times Pool::times() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return times_;
 }
 
 std::vector<Failure> Pool::write(const Job& job, int slot, Workspace& workspace) {

@@ -14,6 +14,7 @@
 
 #include "record.h"
 #include "render.h"
+#include "times.h"
 
 namespace fastload {
 
@@ -74,6 +75,8 @@ public:
     // Gives up the slots not begun and waits for those being written: then nobody touches job.out any more.
     void cancel(Job& job);
     std::vector<Failure> failures(const Job& job);
+    // Since the pool began. What a thread is at now is not yet counted.
+    Times times();
 
 private:
     struct Workspace {
@@ -87,7 +90,7 @@ private:
     int take(Job& job);                   // the next slot; the mutex is held
     std::shared_ptr<Job> unannounced();   // a queued batch, now marked as announced, or none; the mutex is held
     void announce(const Job& job) const;  // have a cold disk read the batch's records ahead of their use
-    void finish(Job& job, std::vector<Failure> failures);
+    void finish(Job& job, std::vector<Failure> failures, const Times& times);
     std::vector<Failure> write(const Job& job, int slot, Workspace& workspace);
 
     Records records_;
@@ -96,6 +99,7 @@ private:
     std::condition_variable work_;
     std::deque<std::shared_ptr<Job>> queue_;
     bool stopping_ = false;
+    Times times_;  // guarded by the mutex
     std::vector<std::thread> threads_;
     std::unique_ptr<Workspace> own_;  // of the calling thread, when there are no others
 };

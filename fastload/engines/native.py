@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from fastload import _core
 from fastload.errors import PlanError
 from fastload.plan.batch_plan import BatchPlan
+from fastload.stats import ThreadTimes
 
 if TYPE_CHECKING:
     from fastload.cache.reader import Cache
@@ -36,6 +37,10 @@ class NativeEngine:
     def wait(self, ticket: _core.Ticket) -> dict[int, str]:
         """See `Engine.wait`. Ctrl-C gets through."""
         return self._core.wait(ticket)
+
+    def times(self) -> ThreadTimes:
+        """Seconds that all threads together have spent since the engine began: see `stats.Stats`."""
+        return self._core.times()
 
     def done(self, ticket: _core.Ticket) -> bool:
         """See `Engine.done`."""

@@ -6,13 +6,15 @@ any epoch can be planned on its own, on any thread, and again after a resume, wi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fastload.plan.ranks import Ranks, Share
 
 ORDER, CONTENT = 0, 1  # separate streams of one (seed, epoch)
 WINDOW = 32  # batches sorted by aspect ratio together
@@ -23,7 +25,8 @@ class EpochOrder:
     """Which positions make up each batch of an epoch, of the n images with these `aspect` ratios (n).
 
     They come from `batch_sampler` if there is one, else from `sampler` if there is one, else from all images, shuffled
-    or not. With `batch_size` None each position is a batch. `grouped`: see `cut_batches_by_aspect`.
+    or not. With `batch_size` None each position is a batch. `grouped`: see `cut_batches_by_aspect`. `ranks` share what
+    comes from all images: batches are cut for all ranks together, so those of one step are of similar shapes too.
     """
 
     aspect: NDArray[np.float64]
@@ -33,29 +36,72 @@ class EpochOrder:
     grouped: bool
     sampler: Iterable[Any] | None = None
     batch_sampler: Iterable[Any] | None = None
+    ranks: Ranks = field(default_factory=Ranks)
 
-    def batches(self, seed: int, epoch: int) -> Iterator[NDArray[np.int64]]:
-        """The positions of each batch, in order."""
+    @property
+    def is_own(self) -> bool:
+        """Whether the order is known as a whole, and can be shared anew in mid-epoch."""
+        return self.sampler is None and self.batch_sampler is None
+
+    @property
+    def share(self) -> Share:
+        """How the ranks share the epoch now."""
+        return Share(self.batch_size or 1, self.ranks.world)
+
+    def steps(self) -> int:
+        """Batches of a whole epoch for each rank, in an own order."""
+        n, world, size = len(self.aspect), self.ranks.world, self.batch_size or 1
+        images = n // world if self.ranks.drop_uneven else -(-n // world)
+        return images // size if self.drop_last else -(-images // size)
+
+    def batches(self, seed: int, epoch: int, past: Sequence[Share] = ()) -> Iterator[NDArray[np.int64]]:
+        """The positions of each batch of this rank, in order; of what was not seen in `past`, if it is an own order."""
         if self.batch_sampler is not None:
             return (np.array(batch, np.int64) for batch in self.batch_sampler)
-        rng = EpochRandom(seed, epoch).order()
-        order = self.sampler
-        if order is None:
-            order = rng.permutation(len(self.aspect)) if self.shuffle else range(len(self.aspect))
-        size = self.batch_size or 1
+        if self.sampler is not None:
+            rng = EpochRandom(seed, epoch).order()
+            return self._cut(self.sampler, self.batch_size or 1, self.drop_last, rng)
+        sampler_seed, sampler_epoch = self.ranks.order_key(epoch)
+        rng = EpochRandom(seed if sampler_seed is None else sampler_seed, sampler_epoch).order()
+        rest = self._whole(rng, sampler_epoch)
+        for share in past:
+            behind = islice(self._cut_for_ranks(rest, share, rng), share.steps)
+            rest = rest[~np.isin(rest, np.concatenate([rest[:0], *behind]))]
+        return map(self.ranks.part, self._cut_for_ranks(rest, self.share, rng))
+
+    def _whole(self, rng: np.random.Generator, epoch: int) -> NDArray[np.int64]:
+        n = len(self.aspect)
+        if not self.shuffle:
+            return np.arange(n)
+        return rng.permutation(n) if self.ranks.seed is None else self.ranks.permutation(n, epoch)
+
+    def _cut_for_ranks(
+        self, order: NDArray[np.int64], share: Share, rng: np.random.Generator
+    ) -> Iterator[NDArray[np.int64]]:
+        size = share.batch_size * share.world
+        for batch in self._cut(order, size, False, rng):
+            even = batch if len(batch) == size else self.ranks.even(batch, share.world, order)
+            if len(even) == size or (len(even) and not self.drop_last):
+                yield even
+
+    def _cut(
+        self, order: Iterable[int], size: int, drop_last: bool, rng: np.random.Generator
+    ) -> Iterator[NDArray[np.int64]]:
         if not self.grouped:
-            return cut_batches(order, size, self.drop_last)
-        return cut_batches_by_aspect(order, self.aspect, size, self.drop_last, rng if self.shuffle else None)
+            return cut_batches(order, size, drop_last)
+        return cut_batches_by_aspect(order, self.aspect, size, drop_last, rng if self.shuffle else None)
 
 
 class EpochRandom:
     """The random numbers of an epoch: `order` shuffles it, `step(k)` serves the transforms and collator of batch k.
 
+    Ranks have numbers of their own for their batches, and share those that shuffle.
     There is one generator, moved to where it is wanted, since making one costs more than a batch draws from it:
     what one call returned is not to be used after the next call.
     """
 
-    def __init__(self, seed: int, epoch: int) -> None:
+    def __init__(self, seed: int, epoch: int, rank: int = 0) -> None:
+        self._rank = rank
         key = np.array([seed, epoch], np.uint64)
         self._bits = np.random.Philox(key=key)
         self._rng = np.random.Generator(self._bits)
@@ -64,14 +110,14 @@ class EpochRandom:
 
     def order(self) -> np.random.Generator:
         """The generator at the numbers that shuffle the epoch."""
-        return self._at(ORDER, 0)
+        return self._at(0, ORDER, 0)
 
     def step(self, step: int) -> np.random.Generator:
         """The generator at the numbers of batch `step`."""
-        return self._at(CONTENT, step)
+        return self._at(self._rank, CONTENT, step)
 
-    def _at(self, stream: int, step: int) -> np.random.Generator:
-        self._counter[2:] = stream, step
+    def _at(self, rank: int, stream: int, step: int) -> np.random.Generator:
+        self._counter[1:] = rank, stream, step
         self._bits.state = self._state
         return self._rng
 

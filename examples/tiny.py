@@ -1,0 +1,53 @@
+"""What the examples share: a cache to train on, and a detector of three convolutions in torchvision's manner."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fastload.cache.build import BuildOptions, build_cache
+from fastload.sample import make_sample
+from fastload.sources.detect import find_datasets
+
+STRIDE, REACH = 8, 64  # pixels
+
+
+def training_cache() -> Path:
+    """The cache of the first split of the folder named on the command line, or of a sample set; built if missing."""
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("runs/sample")
+    if not folder.exists():
+        make_sample(folder, images=100)
+    split = find_datasets(folder)[0]
+    if not split.cache.exists():
+        build_cache(split.load(), split.cache, BuildOptions())  # what `fastload build-cache` does
+    return split.cache
+
+
+class TinyDetector(nn.Module):
+    """Says in each cell of 8 x 8 pixels whether the centre of an object lies there, of which class, and its box."""
+
+    def __init__(self, labels: int = 91) -> None:
+        super().__init__()
+        layers = [nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in ((3, 16), (16, 32), (32, 64))]
+        self.backbone = nn.Sequential(*(part for layer in layers for part in (layer, nn.ReLU())))
+        self.head = nn.Conv2d(64, labels + 4, 1)
+        nn.init.constant_(self.head.bias[:labels], -4.6)  # a score of 0.01
+
+    def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The losses, for uint8 images (3, H, W) of one size and their `boxes` (n, 4) and `labels` (n)."""
+        output = self.head(self.backbone(torch.stack(images).float() / 255 - 0.5)).permute(0, 2, 3, 1)
+        logits, boxes = output[..., :-4], output[..., -4:]
+        image = torch.cat([torch.full_like(t["labels"], i) for i, t in enumerate(targets)])
+        label, box = torch.cat([t["labels"] for t in targets]), torch.cat([t["boxes"] for t in targets])
+        center = (box[:, :2] + box[:, 2:]) / 2
+        x, y = (center / STRIDE).long().unbind(1)
+        truth = torch.zeros_like(logits)
+        truth[image, y, x, label] = 1
+        classification = functional.binary_cross_entropy_with_logits(logits, truth, reduction="sum")
+        regression = functional.l1_loss(boxes[image, y, x], (box - center.repeat(1, 2)) / REACH, reduction="sum")
+        objects = max(len(label), 1)
+        return {"classification": classification / objects, "box": regression / objects}

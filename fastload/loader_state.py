@@ -1,0 +1,62 @@
+"""The state of a loader: where in its epoch it is, how the epoch was shared so far, and in what the next must agree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastload.errors import PlanError
+from fastload.pipeline import Progress
+from fastload.plan.ranks import Share
+from fastload.plan.sampling import EpochOrder
+from fastload.recipe import Recipe
+
+
+def state_of(order: EpochOrder, recipe: Recipe, here: Progress, samplers: Sequence[Any]) -> dict[str, Any]:
+    """All but the seed, of plain numbers and strings."""
+    sampler_seed, order_epoch = order.ranks.order_key(here.epoch)
+    return {
+        "epoch": here.epoch,
+        "step": here.step,
+        "past": [(share.batch_size, share.world, share.steps) for share in here.past],
+        "batch_size": order.batch_size,
+        "world": order.ranks.world,
+        "sampler_seed": sampler_seed,
+        "order_epoch": order_epoch if here.step else here.epoch,
+        "sampler_epochs": [getattr(sampler, "epoch", None) for sampler in samplers],
+        **_identity(order, recipe),
+    }
+
+
+def restore(state: dict[str, Any], order: EpochOrder, recipe: Recipe, samplers: Sequence[Any]) -> Progress:
+    """Where to go on. The samplers are set to their epochs. PlanError if it is of another dataset or order."""
+    check(state, _identity(order, recipe))
+    for sampler, epoch in zip(samplers, state["sampler_epochs"], strict=True):
+        if epoch is not None and hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(epoch)
+    order.ranks.seed = state["sampler_seed"]
+    past = tuple(Share(*share) for share in state["past"])
+    then = Share(state["batch_size"] or 1, state["world"])
+    if then != order.share and (steps := state["step"] - sum(share.steps for share in past)):
+        past += (Share(then.batch_size, then.world, steps),)
+    return Progress(state["epoch"] if order.ranks.sampler else state["order_epoch"], state["step"], past=past)
+
+
+def check(state: dict[str, Any], identity: dict[str, Any]) -> None:
+    """PlanError if `state` is of a loader that is not alike."""
+    for name, here in identity.items():
+        if state.get(name) != here:
+            raise PlanError(
+                f"this state is of a loader with {name} {state.get(name)!r}, here it is {here!r}: "
+                "load it into a FastLoader over the same cache with the same settings"
+            )
+
+
+def _identity(order: EpochOrder, recipe: Recipe) -> dict[str, Any]:
+    return {
+        "fingerprint": recipe.cache.fingerprint,
+        "images": len(recipe.records),
+        "shuffle": order.shuffle,
+        "group_by_aspect": order.grouped,
+        "order": "own" if order.is_own else f"of a sampler, in batches of {order.batch_size}",
+    }
