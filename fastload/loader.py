@@ -65,6 +65,8 @@ class FastLoader(DataLoader[Any]):
     - `on_error`: what happens to an image that does not decode. "raise": `DecodeError`, after which one may go on with
       the next batch. "skip": it is left in the fill colour, without boxes; a warning at the epoch's end counts such
       images, and `skipped` names them.
+    - `verify_checksums`: of an image's bytes, "first" (the first time they are read), "always" or "never". A mismatch
+      is treated as `on_error` says.
     - `engine`: "native", or "reference" for a slow and simple one to compare with.
     """
 
@@ -90,6 +92,7 @@ class FastLoader(DataLoader[Any]):
         transforms: Sequence[Transform | SampleFunction] = (),
         group_by_aspect: bool | None = None,
         on_error: Literal["raise", "skip"] = "raise",
+        verify_checksums: Literal["first", "always", "never"] = "first",
         engine: Literal["native", "reference"] = "native",
         **further: Any,  # what newer versions of torch add
     ) -> None:
@@ -100,7 +103,7 @@ class FastLoader(DataLoader[Any]):
             collate_fn = TopLeftAlign()
         self._on_cache = found is not None
         self.transforms, self.group_by_aspect = transforms, group_by_aspect
-        self.on_error, self.engine = on_error, engine
+        self.on_error, self.verify_checksums, self.engine = on_error, verify_checksums, engine
         super().__init__(
             dataset,  # type: ignore[arg-type]  # a Cache has all that a map-style dataset needs
             batch_size,
@@ -237,8 +240,14 @@ class FastLoader(DataLoader[Any]):
 
     def _ready_engine(self) -> Engine:
         if self._engine is None or self._engine[0] != os.getpid():
-            self._engine = os.getpid(), _open_engine(self.engine, self._recipe.cache, self.num_workers)
+            self._engine = os.getpid(), self._open_engine()
         return self._engine[1]
+
+    def _open_engine(self) -> Engine:
+        module, kind = ENGINES[self.engine]
+        engine = getattr(import_module(module), kind)
+        opened: Engine = engine(self._recipe.cache, self.num_workers, self.verify_checksums)
+        return opened
 
     def _base_seed(self) -> int:
         if self._seed is None:
@@ -267,6 +276,8 @@ class FastLoader(DataLoader[Any]):
     def _check_arguments(self) -> None:
         if self.on_error not in ("raise", "skip"):
             raise PlanError(f'on_error is "raise" or "skip", not {self.on_error!r}')
+        if self.verify_checksums not in ("first", "always", "never"):
+            raise PlanError(f'verify_checksums is "first", "always" or "never", not {self.verify_checksums!r}')
         if self.engine not in ENGINES:
             raise PlanError(f"engine is one of {', '.join(ENGINES)}, not {self.engine!r}")
         given = {
@@ -286,6 +297,7 @@ class FastLoader(DataLoader[Any]):
             "transforms": self.transforms,
             "group_by_aspect": self.group_by_aspect,
             "on_error": self.on_error != "raise",
+            "verify_checksums": self.verify_checksums != "first",
             "engine": self.engine != "native",
         }
         if refused := [name for name, value in given.items() if value]:
@@ -311,12 +323,6 @@ def _cache_and_records(dataset: Any) -> tuple[Cache, Records] | None:
 
 def _is_random(sampler: Any) -> bool:
     return isinstance(sampler, RANDOM_SAMPLERS) or bool(getattr(sampler, "shuffle", False))
-
-
-def _open_engine(name: str, cache: Cache, threads: int) -> Engine:
-    module, kind = ENGINES[name]
-    engine: Engine = getattr(import_module(module), kind)(cache, threads)
-    return engine
 
 
 def _report_skipped(path: Path, skipped: dict[int, str]) -> None:

@@ -19,7 +19,7 @@ from fastload.cache.layout import Subsampling
 from fastload.errors import DecodeError
 
 MAX_SIDE = 16_384  # pixels
-MAX_PIXELS = 178_956_970  # where Pillow, too, takes a picture for an attack
+MAX_PIXELS = _core.max_pixels()  # by default where Pillow, too, takes a picture for an attack
 QUALITY = 95
 EXIF_ORIENTATION = 0x0112
 Image.init()
@@ -140,7 +140,10 @@ def _check_size(size: tuple[int, int]) -> None:
     if width < 1 or height < 1:
         raise DecodeError("the image has no pixels")
     if max(size) > MAX_SIDE or width * height > MAX_PIXELS:
-        raise DecodeError(f"absurd size: {width} x {height} pixels, more than {MAX_SIDE} a side or {MAX_PIXELS} in all")
+        raise DecodeError(
+            f"absurd size: {width} x {height} pixels, more than {MAX_SIDE} a side or the {MAX_PIXELS} in all that "
+            "FASTLOAD_MAX_PIXELS allows"
+        )
 
 
 def _orientation(data: bytes) -> int:

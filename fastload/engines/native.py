@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,15 +14,17 @@ from fastload.plan.batch_plan import BatchPlan
 if TYPE_CHECKING:
     from fastload.cache.reader import Cache
 
+Check = Literal["never", "first", "always"]  # numbered as in the core
 
 class NativeEngine:
     """Executes plans over `cache` on `threads` native threads; with 0, in the thread that waits.
 
-    Each record's checksum is verified the first time this engine reads it, unless `check` is off.
+    A record's checksum is verified the first time this engine reads it, or every time, or never.
     """
 
-    def __init__(self, cache: Cache, threads: int, check: bool = True) -> None:
-        self._core = _core.Engine(cache.addresses, cache.lengths, threads, check, cache)
+    def __init__(self, cache: Cache, threads: int, check: Check = "first", **more: int) -> None:
+        places = cache.addresses, cache.lengths, cache.checksums
+        self._core = _core.Engine(*places, threads, get_args(Check).index(check), cache, **more)
 
     def submit(self, plan: BatchPlan, out: NDArray[np.uint8]) -> _core.Ticket:
         """See `Engine.submit`."""
