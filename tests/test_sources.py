@@ -296,12 +296,13 @@ def test_no_name_leads_out_of_the_folder(tmp_path):
     secret.write_bytes(jpeg())
     secret.with_suffix(".txt").write_text("0 .5 .5 .1 .1\n")
     voc = write_voc(tmp_path / "voc")
-    (voc / "ImageSets/Main/train.txt").write_text(f"000007\n../../secret\n{secret.with_suffix('')}\na/../../../secret\n")
+    names = ["000007", "../../secret", str(secret.with_suffix("")), "a/../../../secret"]
+    (voc / "ImageSets/Main/train.txt").write_text("\n".join(names))
     samples = list(load(voc, "train").samples())
     assert ["leads out" in (sample.left_out or "") for sample in samples] == [False, True, True, True]
     yolo = write_yolo(tmp_path / "yolo", "train: train.txt\nval: images/val\nnames: [a, b]")
-    listed = ["./images/train/a.jpg", str(yolo / "images/train/b.jpg"), "../secret.jpg", str(secret), "x/../../secret.jpg"]
-    (yolo / "train.txt").write_text("\n".join(listed))
+    names = ["./images/train/a.jpg", yolo / "images/train/b.jpg", "../secret.jpg", secret, "x/../../secret.jpg"]
+    (yolo / "train.txt").write_text("\n".join(map(str, names)))
     samples = list(load(yolo, "train").samples())
     assert ["leads out" in (sample.left_out or "") for sample in samples] == [False, False, True, True, True]
     assert [len(sample.boxes.ids) for sample in samples] == [0, 4, 0, 0, 0]

@@ -7,11 +7,13 @@ source position to go on from. The transaction that writes the manifest removes 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import io
 import json
 import mmap
 import os
+import shutil
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +33,7 @@ from fastload.sources.source import Problem
 
 JOB_KEY = b"build/job"
 PART_PREFIX = b"build/part/"
+FULL = 1 << 16  # bytes left on a disk that is full
 FIRST_MAP_SIZE = 1 << 28  # bytes of address space; doubled whenever it is full
 
 
@@ -203,6 +206,8 @@ def write_errors(path: Path) -> Iterator[None]:
         raise  # these have answers of their own
     except (lmdb.Error, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, lmdb.Error) and shutil.disk_usage(path.parent).free < FULL:
+            reason = os.strerror(errno.ENOSPC)  # LMDB takes a write that was cut short for an input/output error
         raise CacheError(
             f"{path} cannot be written: {reason}. Make room or permit it and run the same command again, which carries "
             "on where this one stopped; or choose another place with --out."

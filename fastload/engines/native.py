@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Check = Literal["never", "first", "always"]  # numbered as in the core
 
+
 class NativeEngine:
     """Executes plans over `cache` on `threads` native threads; with 0, in the thread that waits.
 

@@ -20,7 +20,6 @@ from fastload.sources.files import (
 )
 from fastload.sources.source import Boxes, Problem, Sample
 
-
 LEADS_OUT = "its name in the list leads out of the image folder"
 
 
