@@ -14,9 +14,10 @@ import pytest
 from fastload.cache.build import BuildOptions, build_cache
 from fastload.cache.layout import Encoding
 from fastload.cache.problems import read_problems
+from fastload.cache.reader import Cache
 from fastload.errors import CacheError
 from fastload.sources.detect import find_datasets
-from tests.datasets import encoded, many_jpegs, pixels, write_coco
+from tests.datasets import encoded, jpeg, many_jpegs, pixels, write_coco
 from tests.test_build import contents
 
 
@@ -54,7 +55,8 @@ KILLER = """
 import os, random, shutil, signal, sys, time
 from pathlib import Path
 import fastload.cache.assemble as module
-from tests.test_faults import assert_as_undisturbed, build, leftovers
+from tests.test_build import leftovers
+from tests.test_faults import assert_as_undisturbed, build
 root, whole, kills = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 module.COMMIT_BYTES, module.COMMIT_SECONDS = 20_000, 0.02
 rng, folder, killed, finished, points = random.Random(7), root / "fastload", 0, 0, set()
@@ -157,3 +159,67 @@ def test_a_folder_that_may_not_be_written(root, tmp_path):
     (tmp_path / "locked").mkdir(mode=0o555)
     with pytest.raises(CacheError, match=r"cannot be written: Permission denied"):
         build(root, tmp_path / "locked/train.lmdb")
+
+
+def interrupted_build(root: Path, monkeypatch, after: int, then) -> None:
+    """Build until `after` images are done, then call `then` and stop, as if interrupted."""
+    monkeypatch.setattr("fastload.cache.assemble.COMMIT_BYTES", 20_000)
+    dataset = find_datasets(root)[0]
+
+    def progress(done: int, total: int) -> None:
+        if done == after:
+            then()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_cache(dataset.load(), dataset.cache, BuildOptions(Encoding.DCT, workers=2), progress)
+
+
+def change(root: Path) -> None:
+    """One file vanishes, one is written anew, one that was broken is repaired: all of them read long ago."""
+    (root / "train/00021.jpg").unlink()
+    (root / "train/00030.jpg").write_bytes(jpeg(seed=1000))
+    (root / "train/00034.jpg").write_bytes(jpeg(seed=1001))
+
+
+def test_files_that_change_while_a_build_is_interrupted(root, tmp_path, monkeypatch):
+    """The build carries on from the first file that changed: what comes out is what a fresh build gives."""
+    interrupted_build(root, monkeypatch, 120, lambda: change(root))
+    report = build(root)
+    assert 0 < report.resumed <= 21
+    fresh = build(root, tmp_path / "fresh.lmdb").path
+    assert contents(report.path)[:2] == contents(fresh)[:2] and read_problems(report.path) == read_problems(fresh)
+    assert [problem.reason[:12] for problem in read_problems(fresh) if problem.image_id == 220] == ["missing file"]
+
+
+def test_files_that_change_while_a_build_runs_are_told(root, tmp_path):
+    """Whatever changes after it was read is in the log; every record is a whole file, the old one or the new one."""
+    dataset, before = find_datasets(root)[0], {}
+    for path in (root / "train").iterdir():
+        before[path.name] = path.read_bytes()
+    options = BuildOptions(Encoding.ORIGINAL, workers=2)
+    build_cache(dataset.load(), dataset.cache, options, lambda done, _: change(root) if done == 120 else None)
+    told = {problem.file for problem in read_problems(dataset.cache) if problem.kind == "changed"}
+    assert told == {"00021.jpg", "00030.jpg", "00034.jpg"}
+    stored = {record.name: bytes(record.data) for record in Cache(dataset.cache)}
+    assert stored["00021.jpg"] == before["00021.jpg"] and stored["00030.jpg"] == before["00030.jpg"]
+    fresh = build_cache(dataset.load(), tmp_path / "fresh.lmdb", options).path
+    build_cache(dataset.load(), dataset.cache, BuildOptions(Encoding.ORIGINAL, overwrite=True))
+    assert contents(dataset.cache)[:2] == contents(fresh)[:2] and read_problems(dataset.cache) == read_problems(fresh)
+
+
+def test_a_file_that_changes_while_it_is_read_is_left_out(tmp_path, monkeypatch):
+    """A picture that is written to at that very moment is not taken, torn as it may be."""
+    root = write_coco(tmp_path, many_jpegs(2))
+    read = Path.read_bytes
+
+    def read_and_write(path: Path) -> bytes:
+        data = read(path)
+        if path.name == "00001.jpg":
+            path.write_bytes(data + b"more")
+        return data
+
+    monkeypatch.setattr(Path, "read_bytes", read_and_write)
+    report = build(root)
+    reasons = [problem.reason for problem in read_problems(report.path)]
+    assert report.images == 1 and reasons[0] == "its file was changed while it was read"

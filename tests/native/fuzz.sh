@@ -14,4 +14,4 @@ export FASTLOAD_MAX_PIXELS=1000000
 FASTLOAD_TURBOJPEG=${FASTLOAD_TURBOJPEG:-$(python3 -c "from fastload import _core; print(_core.turbojpeg_path())")}
 export FASTLOAD_TURBOJPEG
 cd "$folder"
-exec ./fuzz -max_len=60000 -timeout=60 -rss_limit_mb=2048 "$@" corpus "$OLDPWD/tests/data/jpeg" "$OLDPWD/tests/data/golden"
+exec ./fuzz -max_len=60000 -timeout=60 -rss_limit_mb=2048 "$@" corpus "$OLDPWD"/tests/data/{jpeg,golden,hostile}
