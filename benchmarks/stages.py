@@ -1,4 +1,4 @@
-"""Where an image's time goes: JPEG and packed encodings to planes, per stage and SIMD level, on one thread.
+"""Where an image's time goes: JPEG and packed encodings to planes, per stage and SIMD level, checksums; on one thread.
 
     python benchmarks/stages.py FOLDER [--images 100] [--rounds 9]
 
@@ -49,6 +49,16 @@ def stages(jpegs: list[bytes], dct: list[bytes], fast: list[bytes]) -> Iterator[
         yield f"dct, {level}", lambda level=level: _core.dct_loop(dct, level)  # type: ignore[misc]
         yield f"  its entropy coding, {level}", lambda level=level: _core.dct_loop(dct, level, True)  # type: ignore[misc]
         yield f"dct-fast, {level}", lambda level=level: _core.dct_loop(fast, level)  # type: ignore[misc]
+    yield "checksum of dct", lambda: checksum_loop(dct)
+    yield "checksum of dct-fast", lambda: checksum_loop(fast)
+
+
+def checksum_loop(records: list[bytes]) -> float:
+    """What FastLoader's `verify_checksums` adds to reading each of `records`; seconds in all."""
+    start = perf_counter()
+    for record in records:
+        _core.xxh64(record)
+    return perf_counter() - start
 
 
 def timed_encode(jpegs: list[bytes], entropy: bool) -> tuple[list[bytes], float]:
