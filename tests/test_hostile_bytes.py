@@ -18,7 +18,7 @@ import lmdb
 import numpy as np
 import pytest
 
-from fastload import _core
+from fastload import Cache, CacheError, _core
 from fastload.cache.build import BuildOptions, build_cache, describe_job
 from fastload.cache.layout import INDEX, INDEX_PREFIX, MANIFEST_KEY, Encoding
 from fastload.cache.partial import JOB_KEY, PART_PREFIX
@@ -135,6 +135,7 @@ def bombs() -> dict[str, bytes]:
 
 ADMIT = """
 import resource, sys
+from functools import partial
 from pathlib import Path
 from fastload import _core
 from fastload.cache.picture import admit
@@ -143,9 +144,11 @@ from tests.datasets import jpeg
 admit(jpeg())
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+meets = [admit, partial(admit, exif_rotate=True)]
+meets += [_core.jpeg_transform, _core.dct_encode, partial(_core.encode_payload, encoding=3)]
 before = peak()
 for path in sorted(Path(sys.argv[1]).iterdir()):
-    for meet in (admit, _core.jpeg_transform, _core.dct_encode, lambda data: _core.encode_payload(data, 3)):
+    for meet in meets:
         try:
             meet(path.read_bytes())
         except (DecodeError, ValueError) as error:
@@ -164,34 +167,55 @@ def test_bombs_are_refused_before_memory_is_taken(tmp_path):
     done = subprocess.run([sys.executable, "-c", ADMIT, tmp_path], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     *refusals, megabytes = done.stdout.splitlines()
-    assert len(refusals) == 4 * len(list(tmp_path.iterdir())) and float(megabytes) < 20
+    assert len(refusals) == 5 * len(list(tmp_path.iterdir())) and float(megabytes) < 20
     assert sum("FASTLOAD_MAX_PIXELS" in line for line in refusals) >= len(refusals) / 4
 
 
 LOAD = """
-import sys, warnings
-warnings.simplefilter("ignore")
-from fastload import FastLoader
+import sys
+from fastload import Cache, CacheError, _core
 for path in sys.argv[1:]:
-    loader = FastLoader(path, on_error="skip", num_workers=1)
-    assert len(list(loader)) == 2
-    print(*loader.skipped, *loader.skipped.values())
+    try:
+        assert len(Cache(path)) == 2
+        print("opened")
+    except CacheError as error:
+        print(error)
+    try:
+        _core.decode_record(open(path + ".record", "rb").read())
+        print("decoded")
+    except ValueError as error:
+        print(error)
 """
 
 
 def test_records_beyond_the_limit_are_refused(tmp_path):
-    """The limit holds for loading too, whatever the encoding: the image is named, the others come."""
+    """The limit holds for caches too, whatever the encoding: for what their index says, and for what a record does."""
     root = write_coco(tmp_path, {"small.jpg": jpeg(), "large.jpg": jpeg(640, 480)}, sizes={"large.jpg": (640, 480)})
     source = find_datasets(root)[0].load()
     paths = [root / f"{encoding.label}.lmdb" for encoding in Encoding]
     for encoding, path in zip(Encoding, paths, strict=True):
         build_cache(source, path, BuildOptions(encoding, workers=1))
-    for limit, told in (("307200", ""), ("307199", "20 the image is absurdly large")):
+        path.with_name(path.name + ".record").write_bytes(Cache(path).record_bytes(1))
+    for limit, told in (("307200", ("opened", "decoded")), ("307199", ("image 20 is 640 x 480", "absurdly large"))):
         environment = {**os.environ, "FASTLOAD_MAX_PIXELS": limit}
         done = subprocess.run([sys.executable, "-c", LOAD, *paths], capture_output=True, text=True, env=environment)
         assert done.returncode == 0, done.stderr
-        assert all(line.startswith(told) and bool(line) == bool(told) for line in done.stdout.splitlines())
-        assert len(done.stdout.splitlines()) == 4
+        lines = done.stdout.splitlines()
+        assert len(lines) == 8 and all(word in line for word, line in zip(told * 4, lines, strict=True))
+
+
+def test_a_manifest_that_is_sound_but_absurd_is_refused(tmp_path):
+    """Nested without end, numbers without end, not even an object: a CacheError each."""
+    root = write_coco(tmp_path, many_jpegs(2))
+    whole = build_cache(find_datasets(root)[0].load(), root / "c.lmdb", BuildOptions(workers=1)).path
+    head = b'{"version": 1, "encoding": "dct", "boxes": 2, "categories": [], "source": {}, "arrays": {}, "images": '
+    for i, text in enumerate((b"[" * 100_000, head + b"Infinity}", head + b"-1}", head + b"1e400}", b"[1]", b"null")):
+        path = tmp_path / f"{i}.lmdb"
+        shutil.copy(whole, path)
+        with lmdb.open(str(path), subdir=False, lock=False) as env, env.begin(write=True) as txn:
+            txn.put(MANIFEST_KEY, b"xxh64=%016x\n" % _core.xxh64(text) + text)
+        with pytest.raises(CacheError, match=r"manifest|another version"):
+            Cache(path)
 
 
 def test_a_limit_that_is_no_number_is_said(tmp_path):

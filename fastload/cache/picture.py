@@ -148,7 +148,9 @@ def _check_size(size: tuple[int, int]) -> None:
 
 def _orientation(data: bytes) -> int:
     try:
-        orientation = Image.open(io.BytesIO(data), formats=FORMATS).getexif().get(EXIF_ORIENTATION, 1)
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        _check_size(image.size)  # for its EXIF data a whole PNG is decoded
+        orientation = image.getexif().get(EXIF_ORIENTATION, 1)
     except Exception:  # as above: what is wrong with the file is found, and said, when it is decoded
         return 1
     return orientation if orientation in range(1, 9) else 1
