@@ -21,9 +21,9 @@ from tests.datasets import encoded, jpeg, many_jpegs, pixels, write_coco
 from tests.test_build import contents
 
 
-def build(root: Path, cache: Path | None = None, **options):
+def build(root: Path, cache: Path | None = None, progress=lambda done, total: None):
     dataset = find_datasets(root)[0]
-    return build_cache(dataset.load(), cache or dataset.cache, BuildOptions(Encoding.DCT, **{"workers": 2, **options}))
+    return build_cache(dataset.load(), cache or dataset.cache, BuildOptions(Encoding.DCT, workers=2), progress)
 
 
 @pytest.fixture(scope="module")
@@ -61,20 +61,22 @@ root, whole, kills = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 module.COMMIT_BYTES, module.COMMIT_SECONDS = 20_000, 0.02
 rng, folder, killed, finished, points = random.Random(7), root / "fastload", 0, 0, set()
 
-def run(seconds):
+def killed_after(images, seconds):
+    reading, writing = os.pipe()
     child = os.fork()
     if not child:
-        build(root)
+        build(root, progress=lambda done, total: os.write(writing, bytes([done])))
         os._exit(0)
+    os.close(writing)
+    done = [os.read(reading, 1) for _ in range(images)]
     time.sleep(seconds)
     os.kill(child, signal.SIGKILL)
-    return os.waitpid(child, 0)[1] == 0
+    os.close(reading)
+    points.add(done[-1] if done else b"")
+    return os.waitpid(child, 0)[1] != 0
 
 while killed < kills:
-    done = run(rng.uniform(0.001, 0.35))
-    killed += not done
-    partial = folder / "train.lmdb.partial"
-    points.add(partial.stat().st_size if partial.exists() else 0)
+    killed += killed_after(rng.randrange(90), rng.uniform(0, 0.02))
     if (folder / "train.lmdb").exists():
         build(root)  # killed after the rename, or in time
         assert_as_undisturbed(folder / "train.lmdb", whole)
@@ -89,7 +91,7 @@ print(killed, finished + 1, len(points))
 
 def kill_builds(root: Path, whole: Path, kills: int) -> tuple[int, int, int]:
     """Kill -9 builds of `root` at so many random moments; each cache that is finished in between is compared. Returns
-    kills, caches finished and different sizes of what was left unfinished."""
+    kills, caches finished and how many different numbers of images were done then."""
     command = [sys.executable, "-c", KILLER, root, whole, str(kills)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -164,7 +166,6 @@ def test_a_folder_that_may_not_be_written(root, tmp_path):
 def interrupted_build(root: Path, monkeypatch, after: int, then) -> None:
     """Build until `after` images are done, then call `then` and stop, as if interrupted."""
     monkeypatch.setattr("fastload.cache.assemble.COMMIT_BYTES", 20_000)
-    dataset = find_datasets(root)[0]
 
     def progress(done: int, total: int) -> None:
         if done == after:
@@ -172,7 +173,7 @@ def interrupted_build(root: Path, monkeypatch, after: int, then) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build_cache(dataset.load(), dataset.cache, BuildOptions(Encoding.DCT, workers=2), progress)
+        build(root, progress=progress)
 
 
 def change(root: Path) -> None:
