@@ -113,6 +113,7 @@ def test_damage_anywhere_is_named_or_harmless(cache, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_damage_anywhere_at_length(cache, tmp_path):
     """The same with 5,000 copies."""
     assert sum(run_many(cache, tmp_path / "x.lmdb", 5000)) == 5000

@@ -105,6 +105,7 @@ def test_killed_at_random_moments(root, whole):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_killed_at_a_hundred_moments(root, whole):
     """The same with 100 kills, over several caches."""
     killed, finished, points = kill_builds(root, whole, 100)

@@ -68,12 +68,14 @@ def test_a_coefficient_beyond_all_bounds_is_not_packed():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_twenty_thousand_mutated_files_under_sanitizers(hostile, seeds):
     """The same with 20,000 of each."""
     run_hostile(hostile, 20_000, 2, seeds)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_property_tests_under_sanitizers(tmp_path):
     """The core built with both sanitizers runs the tests of its properties without a report."""
     compiler = shutil.which("g++") or pytest.skip("needs g++, whose sanitizers can be preloaded")

@@ -70,6 +70,7 @@ def test_killed_in_mid_epoch_it_resumes_to_the_same_weights(tiny, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_killed_again_and_again_it_resumes_to_the_same_weights(tiny, tmp_path):
     """The same with up to 20 kills, over six epochs."""
     kill_and_resume(replace(tiny, epochs=6), tmp_path, kills=20)
