@@ -14,6 +14,8 @@ ParallelCompile("NPY_NUM_BUILD_JOBS", needs_recompile=lambda obj, src: True).ins
 
 compile_args = ["-O3", "-Wall", "-Wextra", "-Werror=return-type", "-pthread"]
 link_args = ["-pthread"]
+if os.environ.get("FASTLOAD_WERROR"):  # for those who change the code; a user's newer compiler may know more warnings
+    compile_args += ["-Werror"]
 if sanitizers := os.environ.get("FASTLOAD_SANITIZE"):  # e.g. "address,undefined", as the tests do
     compile_args += [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g"]
     link_args += [f"-fsanitize={sanitizers}"]

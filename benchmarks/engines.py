@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fastload import Cache, _core
-from fastload.engines.native import NativeEngine
+from fastload import Cache
+from fastload.engines.native import Check, NativeEngine
 from fastload.loader import ENGINES
 from fastload.plan.batch_plan import BatchPlan
 
@@ -44,8 +44,8 @@ class SleepingEngine(DecodingEngine):
 
     microseconds: ClassVar[int] = 2000
 
-    def __init__(self, cache: Cache, threads: int, check: bool = True) -> None:
-        self._core = _core.Engine(cache.addresses, cache.lengths, threads, check, cache, self.microseconds)
+    def __init__(self, cache: Cache, threads: int, check: Check = "first") -> None:
+        super().__init__(cache, threads, check, emulated_microseconds=self.microseconds)
 
 
 ENGINES["decoding"] = (__name__, "DecodingEngine")

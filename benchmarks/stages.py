@@ -40,6 +40,7 @@ console = Console()
 PACKED = (Encoding.DCT, Encoding.DCT_FAST)
 CANVAS_BYTES = 64 << 20  # more than the caches hold
 STAGES = ("read", "entropy", "inverse DCT", "resample", "store")
+BESIDE = ("floor", "checksum")  # what no loader can avoid; what verifying a record costs
 
 
 @dataclass
@@ -66,6 +67,7 @@ class Job:
             "resample": resample,
             "store": max(0.0, both - resample),
             "floor": read + _core.store_loop(self.sizes, self.level, out),
+            "checksum": checksum_loop(self.records),
         }
 
 
@@ -84,6 +86,14 @@ def jobs_of(pictures: Pictures, images: int) -> list[Job]:
     return jobs
 
 
+def checksum_loop(records: list[memoryview]) -> float:
+    """What FastLoader's `verify_checksums` adds to reading each of `records`; seconds in all."""
+    start = perf_counter()
+    for record in records:
+        _core.xxh64(record)
+    return perf_counter() - start
+
+
 def packing_time(files: list[bytes]) -> float:
     """Seconds an image of turning a JPEG into a `dct` payload."""
     start = perf_counter()
@@ -97,15 +107,15 @@ def as_table(found: list[dict[str, Any]]) -> Table:
     table = Table(title="ms an image, one thread", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 0), pad_edge=False)
     for heading in ("cache", "SIMD"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("read", "entropy", "IDCT", "resample", "store", "sum", "floor", "x"):
+    for heading in ("read", "entropy", "IDCT", "resample", "store", "sum", "floor", "checksum", "x"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in found:
-        shown = {name: f"{1000 * row[name]:.2f}" for name in (*STAGES, "floor")}
+        shown = {name: f"{1000 * row[name]:.2f}" for name in (*STAGES, *BESIDE)}
         if row["encoding"] == Encoding.ORIGINAL.label:
             shown["entropy"] = "both:"
         table.add_row(
             row["name"], row["simd"], *(shown[stage] for stage in STAGES),
-            f"[bold]{1000 * row['sum']:.2f}[/]", shown["floor"], f"[bold]{row['ratio']:.2f}[/]",
+            f"[bold]{1000 * row['sum']:.2f}[/]", *(shown[name] for name in BESIDE), f"[bold]{row['ratio']:.2f}[/]",
         )  # fmt: skip
     return table
 
@@ -118,7 +128,7 @@ def summary(job: Job, rounds: list[dict[str, float]], reference: list[float]) ->
         "name": job.name,
         "encoding": job.encoding.label,
         "simd": job.level,
-        **{stage: median(found[stage] for found in rounds) / count for stage in (*STAGES, "floor")},
+        **{stage: median(found[stage] for found in rounds) / count for stage in (*STAGES, *BESIDE)},
         "sum": median(sums) / count,
         "ratio": median(bare / total for bare, total in zip(reference, sums, strict=True)),
     }

@@ -73,6 +73,8 @@ class FastLoader(DataLoader[Any]):
     - `on_error`: what happens to an image that does not decode. "raise": `DecodeError`, after which one may go on with
       the next batch. "skip": it is left in the fill colour, without boxes; a warning at the epoch's end counts such
       images, and `skipped` names them.
+    - `verify_checksums`: of an image's bytes, "first" (the first time they are read), "always" or "never". A mismatch
+      is treated as `on_error` says.
     - `engine`: "native"; "dali", NVIDIA DALI on a cache of the encoding `original`, on the GPU if `device` is one;
       "reference", slow and simple, to compare with; or "auto", the fastest there is (see `engines.choose`).
       `engine_used` says which it is.
@@ -110,6 +112,7 @@ class FastLoader(DataLoader[Any]):
         transforms: Sequence[Transform | SampleFunction] = (),
         group_by_aspect: bool | None = None,
         on_error: Literal["raise", "skip"] = "raise",
+        verify_checksums: Literal["first", "always", "never"] = "first",
         engine: Literal["native", "dali", "reference", "auto"] = "native",
         device: torch.device | str | None = None,
         mean: Sequence[float] = IMAGENET_MEAN,
@@ -124,7 +127,7 @@ class FastLoader(DataLoader[Any]):
             collate_fn = TopLeftAlign()
         self._on_cache = found is not None
         self.transforms, self.group_by_aspect = transforms, group_by_aspect
-        self.on_error, self.engine = on_error, engine
+        self.on_error, self.verify_checksums, self.engine = on_error, verify_checksums, engine
         self._feed = None if device is None else Feed(device, mean, std, dtype)
         super().__init__(
             dataset,  # type: ignore[arg-type]  # a Cache has all that a map-style dataset needs
@@ -304,7 +307,9 @@ class FastLoader(DataLoader[Any]):
     def _open_engine(self) -> Engine:
         module, kind = ENGINES[self.engine_used]
         where = {"device_id": self._gpu} if self.engine_used == "dali" else {}
-        engine: Engine = getattr(import_module(module), kind)(self._recipe.cache, self.num_workers, **where)
+        engine: Engine = getattr(import_module(module), kind)(
+            self._recipe.cache, self.num_workers, self.verify_checksums, **where
+        )
         return engine
 
     @property
@@ -339,6 +344,8 @@ class FastLoader(DataLoader[Any]):
     def _check_arguments(self) -> None:
         if self.on_error not in ("raise", "skip"):
             raise PlanError(f'on_error is "raise" or "skip", not {self.on_error!r}')
+        if self.verify_checksums not in ("first", "always", "never"):
+            raise PlanError(f'verify_checksums is "first", "always" or "never", not {self.verify_checksums!r}')
         if self.engine not in (*ENGINES, "auto"):
             raise PlanError(f"engine is one of {', '.join(ENGINES)} and auto, not {self.engine!r}")
         given = {
@@ -358,6 +365,7 @@ class FastLoader(DataLoader[Any]):
             "transforms": self.transforms,
             "group_by_aspect": self.group_by_aspect,
             "on_error": self.on_error != "raise",
+            "verify_checksums": self.verify_checksums != "first",
             "engine": self.engine != "native",
         }
         if refused := [name for name, value in given.items() if value]:

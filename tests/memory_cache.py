@@ -62,6 +62,7 @@ class MemoryCache(Cache):
     area = property(lambda self: self._area)
     encodings = property(lambda self: np.zeros(len(self), np.uint8))
     addresses = property(lambda self: np.array([a.ctypes.data for a in self._arrays], np.uint64))
+    checksums = property(lambda self: np.array([int.from_bytes(r[24:32], "little") for r in self._records], np.uint64))
     lengths = property(lambda self: np.array([a.size for a in self._arrays], np.uint64))
 
 

@@ -33,7 +33,7 @@ def record(data: bytes, encoding: Encoding = Encoding.ORIGINAL) -> bytes:
 
 
 def cache_of(records: list[bytes]) -> SimpleNamespace:
-    """What engines use of a Cache: addresses, lengths and bytes of records."""
+    """What engines use of a Cache: addresses, lengths, checksums and bytes of records."""
     arrays = [np.frombuffer(r, np.uint8) for r in records]
     return SimpleNamespace(
         arrays=arrays,
@@ -41,5 +41,6 @@ def cache_of(records: list[bytes]) -> SimpleNamespace:
         encodings=np.array([r[4] if len(r) > 4 else 0 for r in records], np.uint8),
         addresses=np.array([a.ctypes.data for a in arrays], np.uint64),
         lengths=np.array([a.size for a in arrays], np.uint64),
+        checksums=np.array([int.from_bytes(r[24:32], "little") for r in records], np.uint64),
         record_bytes=lambda i: arrays[i],
     )

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import random
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,12 +18,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fastload import _core
+from tests.native_programs import ROOT, build_program
 
-ROOT = Path(__file__).parents[1]
 DATA = ROOT / "tests/data"
 COCO = ROOT / "../shared/data/coco-mini"
 JPEGS = sorted(path for path in (DATA / "jpeg").glob("*.jpg") if path.stem != "irregular")
-SANITIZE = ["-std=c++17", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-pthread"]
 
 Options = dict[str, int | bool | str]
 
@@ -211,13 +209,7 @@ def test_a_small_record_cannot_ask_for_much_memory() -> None:
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """tests/native/dct.cpp, built with the sanitizers."""
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    assert compiler, "a C++ compiler is needed, as for the package itself"
-    program = tmp_path_factory.mktemp("native") / "dct"
-    sources = [path for name in ("dct", "huffman", "jpeg_", "simd", "turbojpeg")
-               for path in (ROOT / "fastload/csrc").glob(f"{name}*.cpp")]  # fmt: skip
-    subprocess.run([compiler, *SANITIZE, ROOT / "tests/native/dct.cpp", *sources, "-ldl", "-o", program], check=True)
-    return program
+    return build_program("dct", tmp_path_factory.mktemp("native"))
 
 
 @pytest.mark.parametrize("level", ["scalar", "avx2", "avx512"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import random
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -16,7 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fastload import _core
-from tests.test_dct import COCO, DATA, JPEGS, ROOT, SANITIZE, opencv_jpeg, picture, pillow_jpeg
+from tests.native_programs import build_program
+from tests.test_dct import COCO, DATA, JPEGS, opencv_jpeg, picture, pillow_jpeg
 
 
 def assert_round_trip(jpeg: bytes) -> bytes:
@@ -96,13 +96,7 @@ def test_damage_is_an_error() -> None:
 
 def test_mutations_under_sanitizers(tmp_path: Path) -> None:
     """5,000 mutated records: no report, and an error or a JPEG that holds the very coefficients."""
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    assert compiler, "a C++ compiler is needed, as for the package itself"
-    parts = ("dct", "huffman", "jpeg_", "simd", "turbojpeg")
-    sources = [path for name in parts for path in (ROOT / "fastload/csrc").glob(f"{name}*.cpp")]
-    program = tmp_path / "jpeg_write"
-    driver = ROOT / "tests/native/jpeg_write.cpp"
-    subprocess.run([compiler, *SANITIZE, driver, *sources, "-ldl", "-o", program], check=True)
+    program = build_program("jpeg_write", tmp_path)
     photograph = tmp_path / "photograph.jpg"
     photograph.write_bytes(pillow_jpeg(picture(90, 70, 5, 2.0), quality=97, subsampling=2))
     environment = {**os.environ, "FASTLOAD_TURBOJPEG": _core.turbojpeg_path()}

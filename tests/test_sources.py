@@ -288,3 +288,47 @@ def test_nothing_to_find(tmp_path):
         find_datasets(tmp_path, Format.VOC)
     with pytest.raises(SourceError, match=r"no split test. It has: train"):
         find_datasets(write_coco(tmp_path, many_jpegs(1)), splits=["test"])
+
+
+def test_no_name_leads_out_of_the_folder(tmp_path):
+    """Absolute names and .. in lists of VOC and YOLO leave their images out with the reason; nothing there is read."""
+    secret = tmp_path / "secret.jpg"
+    secret.write_bytes(jpeg())
+    secret.with_suffix(".txt").write_text("0 .5 .5 .1 .1\n")
+    voc = write_voc(tmp_path / "voc")
+    names = ["000007", "../../secret", str(secret.with_suffix("")), "a/../../../secret"]
+    (voc / "ImageSets/Main/train.txt").write_text("\n".join(names))
+    samples = list(load(voc, "train").samples())
+    assert ["leads out" in (sample.left_out or "") for sample in samples] == [False, True, True, True]
+    yolo = write_yolo(tmp_path / "yolo", "train: train.txt\nval: images/val\nnames: [a, b]")
+    names = ["./images/train/a.jpg", yolo / "images/train/b.jpg", "../secret.jpg", secret, "x/../../secret.jpg"]
+    (yolo / "train.txt").write_text("\n".join(map(str, names)))
+    samples = list(load(yolo, "train").samples())
+    assert ["leads out" in (sample.left_out or "") for sample in samples] == [False, False, True, True, True]
+    assert [len(sample.boxes.ids) for sample in samples] == [0, 4, 0, 0, 0]
+
+
+@pytest.mark.parametrize("where", ["../outside", "{}/outside"])
+def test_a_yolo_split_lies_in_its_folder(tmp_path, where):
+    """A YAML file that names pictures elsewhere is an error that says so."""
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/x.jpg").write_bytes(jpeg())
+    root = write_yolo(tmp_path / "set", f"train: {where.format(tmp_path)}\nnames: [a, b]")
+    with pytest.raises(SourceError, match="leads out of that folder"):
+        find_datasets(root, Format.YOLO)
+
+
+def test_links_are_followed_once(tmp_path):
+    """Links to pictures and folders elsewhere are a dataset's own; rings of links end."""
+    (tmp_path / "disk").mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / "disk" / name).write_bytes(jpeg())
+    root = tmp_path / "set"
+    (root / "sub").mkdir(parents=True)
+    (root / "more").symlink_to(tmp_path / "disk")
+    (root / "c.jpg").symlink_to(tmp_path / "disk/a.jpg")
+    for i in range(3):
+        (root / f"ring{i}").symlink_to(root)
+        (root / "sub" / f"ring{i}").symlink_to(root)
+    source = find_datasets(root, Format.FOLDER)[0].load()
+    assert [sample.name for sample in source.samples()] == ["c.jpg", "more/a.jpg", "more/b.jpg"]

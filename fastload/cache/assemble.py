@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastload.cache.convert import Outcome
-from fastload.cache.index import Entry
-from fastload.cache.partial import Partial
+from fastload.cache.convert import Outcome, Stamp
+from fastload.cache.index import Entry, build_index
+from fastload.cache.partial import Part, Partial
 from fastload.cache.problems import read_problems
 from fastload.cache.reader import Cache
 from fastload.errors import CacheError
@@ -43,6 +43,7 @@ def fill(partial: Partial, outcomes: Iterable[Outcome], total: int, progress: Pr
     records: list[tuple[int, bytes]] = []
     entries: list[Entry] = []
     problems: list[Problem] = []
+    stamps: list[Stamp] = []
     size, last = 0, time.monotonic()
     position = partial.next_position
     progress(position, total)
@@ -52,10 +53,11 @@ def fill(partial: Partial, outcomes: Iterable[Outcome], total: int, progress: Pr
             entries.append(outcome.entry)
             size += len(outcome.record)
         problems += outcome.problems
+        stamps.append(outcome.stamp)
         position += 1
         if size >= COMMIT_BYTES or time.monotonic() - last >= COMMIT_SECONDS or position == total:
-            partial.commit(records, entries, problems, position)
-            records, entries, problems, size, last = [], [], [], 0, time.monotonic()
+            partial.commit(records, Part(position, build_index(entries), problems, stamps))
+            records, entries, problems, stamps, size, last = [], [], [], [], 0, time.monotonic()
         progress(position, total)
 
 

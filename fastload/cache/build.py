@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fastload.cache.assemble import BuildReport, Progress, check_up_to_date, fill, report
-from fastload.cache.convert import Outcome, make_record
+from fastload.cache.convert import Outcome, Stamp, make_record, stamp_of
 from fastload.cache.layout import Encoding
 from fastload.cache.manifest import Manifest, describe_arrays
 from fastload.cache.partial import Partial, write_errors
@@ -39,7 +39,8 @@ def build_cache(
     """Build the cache of `source` at `path`, or find it up to date.
 
     Stopped at any moment it leaves an older cache as it was, and a `.partial` beside it that the next call with the
-    same source and options carries on from. `CacheError` when `path` holds another cache and `overwrite` is off, when
+    same source and options carries on from, or from the first file that has changed since. `CacheError` when `path`
+    holds another cache and `overwrite` is off, when
     somebody else is building it, when nothing could be put in, or, with `strict`, when an image was left out.
     """
     start = time.monotonic()
@@ -54,6 +55,8 @@ def build_cache(
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with Partial.locked(path.with_name(path.name + ".partial"), job) as unfinished:
+        if unfinished.manifest is None:
+            unfinished.rewind(next(_changed(source, unfinished.stamps), unfinished.next_position))
         resumed, restarted = unfinished.next_position, unfinished.restarted
         if unfinished.manifest is None:
             fill(unfinished, _outcomes(source, resumed, options), len(source), progress)
@@ -85,11 +88,25 @@ def _outcomes(source: Source, start: int, options: BuildOptions) -> Iterator[Out
     return ordered_map(make, source.samples(start), options.workers)
 
 
+def _changed(source: Source, stamps: list[Stamp]) -> Iterator[int]:
+    """The positions of the samples whose files are no longer those that `stamps` were taken of."""
+    samples = enumerate(zip(source.samples(), stamps, strict=False))
+    return (position for position, (sample, stamp) in samples if stamp_of(sample) != stamp)
+
+
+def _told(source: Source, stamps: list[Stamp]) -> list[Problem]:
+    """A problem for each file that changed after it was read, but before the build ended."""
+    changed = set(_changed(source, stamps))
+    reason = "its file has changed since it was read: to have it as it is now, build again with --overwrite"
+    samples = (sample for position, sample in enumerate(source.samples()) if position in changed)
+    return [Problem(sample.image_id, sample.name, "changed", reason) for sample in samples]
+
+
 def _finish(unfinished: Partial, source: Source, path: Path, job: dict[str, Any], options: BuildOptions) -> None:
     if unfinished.manifest is not None:  # it was killed on the last metre
         unfinished.finish({}, unfinished.manifest, path)
         return
-    problems = [*unfinished.problems, *source.problems]
+    problems = [*unfinished.problems, *source.problems, *_told(source, unfinished.stamps)]
     with write_errors(path):
         write_problems(problems, path)
     index = unfinished.index()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import fastload._core as _core
 from fastload.cache.boxes import FittedBoxes, fit_boxes
@@ -19,6 +20,10 @@ MAX_FILE_BYTES = 1 << 30  # no picture is larger
 NOT_PACKED = "not packed"  # the kind of problem of a picture that the encoding asked for cannot hold
 
 
+Stamp: TypeAlias = tuple[int, int]  # of a file: bytes, and nanoseconds at which it was last changed
+NO_FILE: Stamp = (-1, -1)
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one sample."""
@@ -26,6 +31,7 @@ class Outcome:
     record: bytes | None
     entry: Entry | None
     problems: list[Problem]
+    stamp: Stamp = NO_FILE  # of the file it was made of
 
 
 def encode(picture: Picture, encoding: Encoding) -> tuple[bytes, str | None]:
@@ -47,14 +53,18 @@ def make_record(
     sample: Sample, label_of: dict[int, int], encoding: Encoding, reduction: Reduction, exif_rotate: bool
 ) -> Outcome:
     """Meet one sample's file and annotations, whatever they are. Runs in a worker thread."""
+    stamp = stamp_of(sample)
     try:
         if sample.left_out:
             raise DecodeError(sample.left_out)
-        picture = admit(_read(sample.path), exif_rotate)
+        data = _read(sample.path)
+        if stamp_of(sample) != stamp:
+            raise DecodeError("its file was changed while it was read")
+        picture = admit(data, exif_rotate)
         _check_annotated_size(sample, picture)
         stored = reduction.apply(picture)
     except DecodeError as error:
-        return Outcome(None, None, [Problem(sample.image_id, sample.name, "left out", str(error))])
+        return Outcome(None, None, [Problem(sample.image_id, sample.name, "left out", str(error))], stamp)
     problems = [Problem(sample.image_id, sample.name, *picture.change)] if picture.change else []
     fitted, about_boxes = fit_boxes(sample, picture.size, picture.orientation, label_of)
     fitted = scale_boxes(fitted, picture.size, stored.size)
@@ -62,7 +72,18 @@ def make_record(
     if refusal:
         problems.append(Problem(sample.image_id, sample.name, NOT_PACKED, refusal))
     entry = make_entry(record, sample.image_id, sample.name, picture.size, fitted)
-    return Outcome(record, entry, problems + about_boxes)
+    return Outcome(record, entry, problems + about_boxes, stamp)
+
+
+def stamp_of(sample: Sample) -> Stamp:
+    """What changes whenever the sample's file does; `NO_FILE` when there is none, or none that would be read."""
+    if sample.left_out:
+        return NO_FILE
+    try:
+        status = sample.path.stat()
+    except (OSError, ValueError):
+        return NO_FILE
+    return status.st_size, status.st_mtime_ns
 
 
 def make_entry(record: bytes, image_id: int, name: str, source_size: tuple[int, int], fitted: FittedBoxes) -> Entry:

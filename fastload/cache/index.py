@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+import fastload._core as _core
 from fastload.cache.layout import INDEX
 
 Index: TypeAlias = dict[str, NDArray[Any]]
@@ -76,6 +77,10 @@ def check_index(index: Index, categories: int) -> None:
         raise ValueError("its labels are not among its categories")
     if (index["crowd"] > 1).any() or (index["size"] < 1).any() or (index["source_size"] < 1).any():
         raise ValueError("its index holds impossible values")
+    too_large = np.flatnonzero(index["size"].astype(np.int64).prod(1) > _core.max_pixels())
+    if len(too_large):
+        image_id, (width, height) = index["image_id"][too_large[0]], index["size"][too_large[0]]
+        raise ValueError(f"image {image_id} is {width} x {height} pixels, more than FASTLOAD_MAX_PIXELS allows")
 
 
 def _offsets(lengths: Iterable[int]) -> NDArray[np.int64]:

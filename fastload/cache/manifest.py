@@ -42,7 +42,10 @@ class Manifest:
         line, _, text = stored.partition(b"\n")
         if line != b"xxh64=%016x" % _core.xxh64(text):
             raise ValueError("its manifest is damaged")
-        fields = json.loads(text)
+        try:
+            fields = json.loads(text)
+        except RecursionError as error:
+            raise ValueError("its manifest is nested too deeply") from error
         if not isinstance(fields, dict) or fields.get("version") != VERSION:
             raise ValueError(f"it is of another version of the format than this fastload's {VERSION}")
         try:
@@ -55,7 +58,7 @@ class Manifest:
                 arrays={name: dict(array) for name, array in fields["arrays"].items()},
             )
             manifest._check_arrays()
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise ValueError(f"its manifest makes no sense ({error!r})") from error
         return manifest
 

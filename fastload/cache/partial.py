@@ -7,15 +7,17 @@ source position to go on from. The transaction that writes the manifest removes 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import io
 import json
 import mmap
 import os
+import shutil
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ import lmdb
 import numpy as np
 
 import fastload._core as _core
-from fastload.cache.index import Entry, Index, build_index, join_indices
+from fastload.cache.convert import Stamp
+from fastload.cache.index import Index, join_indices
 from fastload.cache.layout import INDEX, INDEX_PREFIX, MANIFEST_KEY, RECORD_PREFIX, record_key
 from fastload.cache.manifest import Manifest
 from fastload.errors import CacheError
@@ -31,7 +34,35 @@ from fastload.sources.source import Problem
 
 JOB_KEY = b"build/job"
 PART_PREFIX = b"build/part/"
+FULL = 1 << 16  # bytes left on a disk that is full
 FIRST_MAP_SIZE = 1 << 28  # bytes of address space; doubled whenever it is full
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one transaction made of the samples up to position `end`."""
+
+    end: int
+    index: Index
+    problems: list[Problem]
+    stamps: list[Stamp]  # of every sample's file
+
+    def to_bytes(self) -> bytes:
+        """The part as it is stored."""
+        stream = io.BytesIO()
+        lines = json.dumps([asdict(problem) for problem in self.problems]).encode()
+        stamps = np.array(self.stamps, np.int64).reshape(-1, 2)
+        arrays = {**self.index, "problems": np.frombuffer(lines, np.uint8), "stamps": stamps}
+        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+        return stream.getvalue()
+
+    @classmethod
+    def from_bytes(cls, end: int, stored: bytes) -> Part:
+        """ValueError or KeyError when these are not the bytes of a part."""
+        with np.load(io.BytesIO(stored), allow_pickle=False) as arrays:
+            index = {name: arrays[name] for name in INDEX}
+            problems = [Problem(**fields) for fields in json.loads(arrays["problems"].tobytes())]
+            return cls(end, index, problems, [(size, time) for size, time in arrays["stamps"].tolist()])
 
 
 class Partial:
@@ -39,9 +70,7 @@ class Partial:
 
     def __init__(self, path: Path, job: dict[str, Any]) -> None:
         self.path = path
-        self.next_position = 0
-        self.parts: list[Index] = []
-        self.problems: list[Problem] = []
+        self.parts: list[Part] = []
         self.restarted = False  # what was there belonged to another job
         self.manifest: Manifest | None = None  # set when all that remained to be done was the renaming
         self._lock = _acquire(path)
@@ -65,29 +94,45 @@ class Partial:
             partial._env.close()
             os.close(partial._lock)
 
-    def commit(
-        self, records: Sequence[tuple[int, bytes]], entries: Sequence[Entry], problems: Sequence[Problem], next: int
-    ) -> None:
-        """Make durable what was made of the samples up to position `next`. `records` are (position, bytes)."""
-        part = build_index(entries)
-        stream = io.BytesIO()
-        lines = json.dumps([asdict(problem) for problem in problems]).encode()
-        np.savez_compressed(stream, problems=np.frombuffer(lines, np.uint8), **part)  # type: ignore[arg-type]
-        values = {PART_PREFIX + next.to_bytes(8, "big"): stream.getvalue()}
-        self._write(values | {record_key(position): record for position, record in records})
-        self.parts.append(part)
-        self.problems += problems
-        self.next_position = next
+    @property
+    def next_position(self) -> int:
+        """The position of the sample to go on with."""
+        return self.parts[-1].end if self.parts else 0
+
+    @property
+    def problems(self) -> list[Problem]:
+        """The problems of everything committed so far."""
+        return [problem for part in self.parts for problem in part.problems]
+
+    @property
+    def stamps(self) -> list[Stamp]:
+        """The stamps of all samples committed so far."""
+        return [stamp for part in self.parts for stamp in part.stamps]
 
     def index(self) -> Index:
         """The index of everything committed so far."""
-        return join_indices(self.parts)
+        return join_indices(part.index for part in self.parts)
+
+    def commit(self, records: Sequence[tuple[int, bytes]], part: Part) -> None:
+        """Make durable what was made of some samples. `records` are (position, bytes)."""
+        values = {PART_PREFIX + part.end.to_bytes(8, "big"): part.to_bytes()}
+        self._write(values | {record_key(position): record for position, record in records})
+        self.parts.append(part)
+
+    def rewind(self, position: int) -> None:
+        """Forget whatever was committed from the part on that holds the sample at `position`."""
+        if position >= self.next_position:
+            return
+        self.parts = [part for part in self.parts if part.end <= position]
+        first = self.next_position
+        later_parts = PART_PREFIX + (first + 1).to_bytes(8, "big")
+        self._write({}, clear={PART_PREFIX: later_parts, RECORD_PREFIX: record_key(first)})
 
     def finish(self, index: Index, manifest: Manifest, path: Path) -> None:
         """Complete the cache and put it in its place, over an older one."""
         if self.manifest is None:
             arrays = {INDEX_PREFIX + name.encode(): array.tobytes() for name, array in index.items()}
-            self._write({**arrays, MANIFEST_KEY: manifest.to_bytes()}, clear=b"build/")
+            self._write({**arrays, MANIFEST_KEY: manifest.to_bytes()}, clear={b"build/": b"build/"})
         with write_errors(self.path):
             self._env.sync(True)
             # LMDB leaves out pages at the end that it has freed: with them, a file cut short is known by its size.
@@ -108,7 +153,7 @@ class Partial:
         try:
             self._take_up(job)
         except (ValueError, KeyError, OSError):  # damaged, or of another job
-            self.next_position, self.parts, self.problems, self.manifest = 0, [], [], None
+            self.parts, self.manifest = [], None
             self.restarted = True
             self.discard()  # not truncated: whoever has it mapped, to see who builds, would crash
             os.close(self._lock)
@@ -126,28 +171,23 @@ class Partial:
         _check_same(json.loads(stored[JOB_KEY]), job)
         for key, value in stored.items():
             if key.startswith(PART_PREFIX):
-                self._take_part(value)
-                self.next_position = int.from_bytes(key[len(PART_PREFIX) :], "big")
-        if len(positions) != sum(len(part["image_id"]) for part in self.parts):
+                self.parts.append(Part.from_bytes(int.from_bytes(key[len(PART_PREFIX) :], "big"), value))
+        images = sum(len(part.index["image_id"]) for part in self.parts)
+        if len(positions) != images or len(self.stamps) != self.next_position:
             raise ValueError("records and index disagree")
-
-    def _take_part(self, value: bytes) -> None:
-        with np.load(io.BytesIO(value), allow_pickle=False) as arrays:
-            self.parts.append({name: arrays[name] for name in INDEX})
-            self.problems += [Problem(**fields) for fields in json.loads(arrays["problems"].tobytes())]
 
     def _open(self) -> lmdb.Environment:
         size = max(FIRST_MAP_SIZE, 2 * os.fstat(self._lock).st_size)
         return lmdb.open(str(self.path), subdir=False, lock=False, map_size=size, meminit=False, readahead=False)
 
-    def _write(self, values: dict[bytes, bytes], clear: bytes | None = None) -> None:
-        """One transaction: remove the keys that begin with `clear`, then store `values`."""
+    def _write(self, values: dict[bytes, bytes], clear: dict[bytes, bytes] | None = None) -> None:
+        """One transaction: for each prefix in `clear` remove its keys from the given one on, then store `values`."""
         with write_errors(self.path):
             while True:
                 try:
                     with self._env.begin(write=True) as transaction:
-                        if clear is not None:
-                            _delete(transaction, clear)
+                        for prefix, first in (clear or {}).items():
+                            _delete(transaction, prefix, first)
                         for key, value in values.items():
                             transaction.put(key, value, append=key.startswith(RECORD_PREFIX))
                     return
@@ -160,9 +200,9 @@ def _check_same(before: dict[str, Any], job: dict[str, Any]) -> None:
         raise ValueError("another job")
 
 
-def _delete(transaction: lmdb.Transaction, prefix: bytes) -> None:
+def _delete(transaction: lmdb.Transaction, prefix: bytes, first: bytes) -> None:
     cursor = transaction.cursor()
-    while cursor.set_range(prefix) and bytes(cursor.key()).startswith(prefix):
+    while cursor.set_range(first) and bytes(cursor.key()).startswith(prefix):
         cursor.delete()
 
 
@@ -203,6 +243,8 @@ def write_errors(path: Path) -> Iterator[None]:
         raise  # these have answers of their own
     except (lmdb.Error, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, lmdb.Error) and shutil.disk_usage(path.parent).free < FULL:
+            reason = os.strerror(errno.ENOSPC)  # LMDB takes a write that was cut short for an input/output error
         raise CacheError(
             f"{path} cannot be written: {reason}. Make room or permit it and run the same command again, which carries "
             "on where this one stopped; or choose another place with --out."

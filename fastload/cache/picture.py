@@ -19,7 +19,7 @@ from fastload.cache.layout import Subsampling
 from fastload.errors import DecodeError
 
 MAX_SIDE = 16_384  # pixels
-MAX_PIXELS = 178_956_970  # where Pillow, too, takes a picture for an attack
+MAX_PIXELS = _core.max_pixels()  # by default where Pillow, too, takes a picture for an attack
 QUALITY = 95
 EXIF_ORIENTATION = 0x0112
 Image.init()
@@ -140,12 +140,17 @@ def _check_size(size: tuple[int, int]) -> None:
     if width < 1 or height < 1:
         raise DecodeError("the image has no pixels")
     if max(size) > MAX_SIDE or width * height > MAX_PIXELS:
-        raise DecodeError(f"absurd size: {width} x {height} pixels, more than {MAX_SIDE} a side or {MAX_PIXELS} in all")
+        raise DecodeError(
+            f"absurd size: {width} x {height} pixels, more than {MAX_SIDE} a side or the {MAX_PIXELS} in all that "
+            "FASTLOAD_MAX_PIXELS allows"
+        )
 
 
 def _orientation(data: bytes) -> int:
     try:
-        orientation = Image.open(io.BytesIO(data), formats=FORMATS).getexif().get(EXIF_ORIENTATION, 1)
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        _check_size(image.size)  # for its EXIF data a whole PNG is decoded
+        orientation = image.getexif().get(EXIF_ORIENTATION, 1)
     except Exception:  # as above: what is wrong with the file is found, and said, when it is decoded
         return 1
     return orientation if orientation in range(1, 9) else 1

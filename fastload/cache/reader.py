@@ -182,6 +182,11 @@ class Cache:
         """(n) bytes of the records, headers included."""
         return self._mapping.lengths
 
+    @property
+    def checksums(self) -> NDArray[np.uint64]:
+        """(n) of the records, as their headers should state them."""
+        return self._mapping.index["checksum"]
+
     @cached_property
     def images_without_boxes(self) -> NDArray[np.int64]:
         """Indices of the images that have no box."""

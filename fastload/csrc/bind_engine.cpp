@@ -44,16 +44,17 @@ struct Ticket {
 
 class Engine {
 public:
-    Engine(const Array<uint64_t>& addresses, const Array<uint64_t>& lengths, int threads, bool check, py::object owner,
-           int emulated_microseconds)
+    Engine(const Array<uint64_t>& addresses, const Array<uint64_t>& lengths, const Array<uint64_t>& checksums,
+           int threads, int check, py::object owner, int emulated_microseconds)
         : process_(getpid()), owner_(std::move(owner)) {
-        require(addresses.ndim() == 1 && lengths.ndim() == 1 && addresses.size() == lengths.size(),
-                "addresses and lengths must be of one length");
+        require(addresses.ndim() == 1 && lengths.size() == addresses.size() && checksums.size() == addresses.size(),
+                "addresses, lengths and checksums must be of one length");
+        require(check >= 0 && check <= int(Check::always), "no such way of checking");
         require(threads >= 0, "the number of threads must not be negative");
         std::vector<Record> records(addresses.size());
         for (py::ssize_t i = 0; i < addresses.size(); ++i)
-            records[i] = {reinterpret_cast<const uint8_t*>(addresses.data()[i]), lengths.data()[i]};
-        pool_ = std::make_shared<Pool>(std::move(records), threads, check,
+            records[i] = {reinterpret_cast<const uint8_t*>(addresses.data()[i]), lengths.data()[i], checksums.data()[i]};
+        pool_ = std::make_shared<Pool>(std::move(records), threads, static_cast<Check>(check),
                                        std::chrono::microseconds(emulated_microseconds));
     }
     ~Engine() { close(); }
@@ -174,9 +175,9 @@ void bind_engine(py::module_& m) {
     py::register_exception<RecordError>(m, "RecordError", PyExc_ValueError);
     py::class_<Ticket>(m, "Ticket");
     py::class_<Engine>(m, "Engine")
-        .def(py::init<const Array<uint64_t>&, const Array<uint64_t>&, int, bool, py::object, int>(),
-             py::arg("addresses"), py::arg("lengths"), py::arg("threads"), py::arg("check"), py::arg("owner"),
-             py::arg("emulated_microseconds") = 0)
+        .def(py::init<const Array<uint64_t>&, const Array<uint64_t>&, const Array<uint64_t>&, int, int, py::object, int>(),
+             py::arg("addresses"), py::arg("lengths"), py::arg("checksums"), py::arg("threads"), py::arg("check"),
+             py::arg("owner"), py::arg("emulated_microseconds") = 0)
         .def("submit", &Engine::submit, py::arg("index").noconvert(), py::arg("slot").noconvert(),
              py::arg("crop").noconvert(), py::arg("rect").noconvert(), py::arg("flip").noconvert(),
              py::arg("color").noconvert(), py::arg("fill").noconvert(), py::arg("out").noconvert())

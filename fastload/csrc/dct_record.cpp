@@ -48,8 +48,9 @@ DctInfo read_info(Reader& reader) {
 
 void read_size(Reader& reader, DctInfo& info) {
     const uint32_t width = reader.dword(), height = reader.dword();
-    require(width >= 1 && width <= 65535 && height >= 1 && height <= 65535 && int64_t{width} * height <= max_pixels,
-            "an impossible size of a packed image");
+    require(width >= 1 && width <= 65535 && height >= 1 && height <= 65535, "an impossible size of a packed image");
+    require(int64_t{width} * height <= max_pixels(),
+            "an impossible size of a packed image: more pixels than FASTLOAD_MAX_PIXELS allows");
     info.width = int(width);
     info.height = int(height);
 }

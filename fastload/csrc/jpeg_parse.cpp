@@ -141,7 +141,8 @@ private:
         image_.height = segment.word();
         image_.width = segment.word();
         if (image_.width < 1 || image_.height < 1) throw JpegError("the image has no pixels");
-        if (int64_t{image_.width} * image_.height > max_pixels) throw JpegError("the image is absurdly large");
+        if (int64_t{image_.width} * image_.height > max_pixels())
+            throw JpegError("the image is absurdly large: more pixels than FASTLOAD_MAX_PIXELS allows");
         const int count = segment.byte();
         if (count != 1 && count != 3) throw JpegError(std::to_string(count) + " colour components, not 1 or 3");
         for (int c = 0; c < count; ++c) {
@@ -236,9 +237,9 @@ private:
     MarkerReader reader_;
     JpegCoefficients image_{};
     std::vector<bool> coded_;
-    uint16_t quant_[4][64];
+    uint16_t quant_[4][64] = {};
     bool quant_defined_[4] = {};
-    JpegHuffmanTable huffman_[2][4];
+    JpegHuffmanTable huffman_[2][4] = {};
     int restart_interval_ = 0, adobe_transform_ = -1;
     bool jfif_ = false;
 };

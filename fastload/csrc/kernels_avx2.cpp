@@ -146,6 +146,7 @@ AVX2 void color_of(const int16_t* const planes[3], const ColorMatrix& matrix, in
         store(out, _mm256_permute2x128_si256(x, y, 0x20));
         store(out + 32, _mm256_permute2x128_si256(z, x, 0x30));
         store(out + 64, _mm256_permute2x128_si256(y, z, 0x31));
+        // cppcheck-suppress uninitvar  // `store` has filled it
         if (out == rest) std::memcpy(rgb + 3 * u, rest, size_t(3) * (width - u));
     }
 }

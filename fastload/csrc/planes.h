@@ -3,16 +3,34 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <new>
+#include <stdexcept>
+#include <string>
 
 namespace fastload {
 
 // Kernels load whole vectors: this many bytes after a plane's last sample must be readable.
 constexpr size_t plane_slack = 256;
 
-constexpr int64_t max_pixels = 178'956'970;  // Pillow's decompression bomb limit doubled, as its hard error is
-constexpr int max_side = 65'500;             // JPEG_MAX_DIMENSION of libjpeg
+constexpr int max_side = 65'500;  // JPEG_MAX_DIMENSION of libjpeg
+
+// An image of more pixels is taken for a decompression bomb, and refused before memory is taken for it. Set by
+// FASTLOAD_MAX_PIXELS, read once; without it where Pillow gives up. Throws std::runtime_error for what is no number.
+inline int64_t max_pixels() {
+    static const int64_t limit = [] {
+        const char* chosen = std::getenv("FASTLOAD_MAX_PIXELS");
+        if (!chosen || !*chosen) return 178'956'970ll;
+        char* end = nullptr;
+        const long long value = std::strtoll(chosen, &end, 10);
+        if (*end || value < 1 || value > INT32_MAX)
+            throw std::runtime_error("FASTLOAD_MAX_PIXELS=" + std::string(chosen) + " is not a number from 1 to " +
+                                     std::to_string(INT32_MAX));
+        return value;
+    }();
+    return limit;
+}
 
 // TurboJPEG's TJSAMP numbers, and the factors by which chroma is smaller.
 enum Subsampling : int { s444, s422, s420, gray, s440, s411 };

@@ -8,15 +8,20 @@
 namespace fastload {
 
 void Records::decode(size_t i, RecordDecoder& decoder, Buffer& buffer, Planes& planes) {
-    const bool check = check_ && !checked_[i].load(std::memory_order_relaxed);
-    decoder.planes(records_[i].data, records_[i].size, check, buffer, planes);
+    const bool check =
+        check_ == Check::always || (check_ == Check::first && !checked_[i].load(std::memory_order_relaxed));
+    const Record& record = records_[i];
+    if (check && read_header(record.data, record.size).checksum != record.checksum)
+        throw RecordError("it is not the record that the index knows");
+    decoder.planes(record.data, record.size, check, buffer, planes);
     if (check) checked_[i].store(true, std::memory_order_relaxed);
 }
 
-Pool::Pool(std::vector<Record> records, int threads, bool check, std::chrono::microseconds emulated)
+Pool::Pool(std::vector<Record> records, int threads, Check check, std::chrono::microseconds emulated)
     : records_(std::move(records), check), emulated_(emulated) {
     turbojpeg_path();  // throws here, not in a thread, when there is no library
     kernels();         // likewise when FASTLOAD_SIMD is wrong
+    max_pixels();      // or FASTLOAD_MAX_PIXELS
     for (int t = 0; t < threads; ++t) threads_.emplace_back([this] { work(); });
 }
 

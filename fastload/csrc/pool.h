@@ -21,12 +21,16 @@ namespace fastload {
 struct Record {
     const uint8_t* data;
     size_t size;
+    uint64_t checksum;  // the one that the index knows
 };
 
-// The records of a cache, each checked against its checksum the first time it is read.
+// When a record is checked against the checksums in its header and in the index.
+enum class Check : int { never, first, always };
+
+// The records of a cache.
 class Records {
 public:
-    Records(std::vector<Record> records, bool check)
+    Records(std::vector<Record> records, Check check)
         : records_(std::move(records)), checked_(records_.size()), check_(check) {}
     size_t size() const { return records_.size(); }
     const Record& operator[](size_t i) const { return records_[i]; }
@@ -35,7 +39,7 @@ public:
 private:
     std::vector<Record> records_;
     std::vector<std::atomic<bool>> checked_;
-    bool check_;
+    Check check_;
 };
 
 struct Failure {
@@ -64,7 +68,7 @@ private:
 class Pool {
 public:
     // With `emulated`, nothing is decoded or written: each record takes that long asleep, as if on a core of its own.
-    Pool(std::vector<Record> records, int threads, bool check, std::chrono::microseconds emulated = {});
+    Pool(std::vector<Record> records, int threads, Check check, std::chrono::microseconds emulated = {});
     ~Pool();  // waits for the slots that are being written, no others
 
     const Records& records() const { return records_; }

@@ -24,18 +24,14 @@ Planes contiguous_planes(const RecordHeader& header, const uint8_t* data) {
 }
 
 size_t samples(const Planes& planes) {
-    const Plane& last = planes.plane[planes.count - 1];
-    return last.data + last.stride * last.height - planes.plane[0].data;
+    size_t total = 0;
+    for (int c = 0; c < planes.count; ++c) total += size_t(planes.plane[c].width) * planes.plane[c].height;
+    return total;
 }
 
 // The planes one after another, then plane_slack bytes: kernels read whole vectors in place.
 std::vector<uint8_t> pack_planes(const Planes& planes) {
-    RecordHeader header{};
-    header.width = uint32_t(planes.width);
-    header.height = uint32_t(planes.height);
-    header.subsampling = uint8_t(planes.subsampling);
-    const size_t size = samples(contiguous_planes(header, nullptr));
-    std::vector<uint8_t> payload(size + plane_slack);
+    std::vector<uint8_t> payload(samples(planes) + plane_slack);
     uint8_t* out = payload.data();
     for (int c = 0; c < planes.count; ++c)
         for (int y = 0; y < planes.plane[c].height; ++y)
@@ -46,6 +42,28 @@ std::vector<uint8_t> pack_planes(const Planes& planes) {
 void decode_cleanly(JpegDecoder& jpeg, const uint8_t* data, size_t size, Buffer& buffer, Planes& planes) {
     const std::string warning = jpeg.planes(data, size, buffer, planes);
     if (!warning.empty()) throw JpegError(warning);
+}
+
+bool same_samples(const Planes& a, const Planes& b) {
+    bool same = a.count == b.count && a.width == b.width && a.height == b.height;
+    for (int c = 0; same && c < a.count; ++c) {
+        const Plane &left = a.plane[c], &right = b.plane[c];
+        same = left.width == right.width && left.height == right.height;
+        for (int y = 0; same && y < left.height; ++y)
+            same = !std::memcmp(left.data + y * left.stride, right.data + y * right.stride, size_t(left.width));
+    }
+    return same;
+}
+
+// Files with coefficients beyond what a picture can have decode in more than one way.
+std::vector<uint8_t> pack_dct(const uint8_t* jpeg, size_t size, bool entropy, const Planes& expected) {
+    std::vector<uint8_t> payload = dct_encode(jpeg, size, entropy);
+    DctDecoder decoder;
+    Buffer memory;
+    Planes planes;
+    decoder.planes(payload.data(), payload.size(), memory, planes);
+    if (!same_samples(planes, expected)) throw JpegError("its pixels would not stay the same");
+    return payload;
 }
 
 }  // namespace
@@ -61,8 +79,9 @@ RecordHeader read_header(const uint8_t* record, size_t size) {
     if (header.magic != record_magic) throw RecordError("the record does not begin as records do");
     if (header.payload != size - sizeof header) throw RecordError("the record's size is not what its header says");
     if (header.subsampling >= subsampling_kinds) throw RecordError("unknown chroma subsampling");
-    if (header.width < 1 || header.height < 1 || uint64_t{header.width} * header.height > uint64_t(max_pixels))
-        throw RecordError("impossible image size");
+    if (header.width < 1 || header.height < 1) throw RecordError("the image has no pixels");
+    if (uint64_t{header.width} * header.height > uint64_t(max_pixels()))
+        throw RecordError("the image is absurdly large: more pixels than FASTLOAD_MAX_PIXELS allows");
     return header;
 }
 
@@ -100,9 +119,9 @@ std::vector<uint8_t> encode_payload(const uint8_t* jpeg, size_t size, Encoding e
         case Encoding::original:
             return {jpeg, jpeg + size};
         case Encoding::dct:
-            return dct_encode(jpeg, size, true);
+            return pack_dct(jpeg, size, true, planes);
         case Encoding::dct_fast:
-            return dct_encode(jpeg, size, false);
+            return pack_dct(jpeg, size, false, planes);
         case Encoding::planes:
             return pack_planes(planes);
     }

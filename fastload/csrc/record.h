@@ -46,7 +46,8 @@ private:
     DctDecoder dct_;
 };
 
-// A JPEG's payload in `encoding`. Throws JpegError when it does not decode cleanly or cannot be held that way.
+// A JPEG's payload in `encoding`, found to decode to the JPEG's own planes. Throws JpegError when the JPEG does not
+// decode cleanly or cannot be held that way.
 std::vector<uint8_t> encode_payload(const uint8_t* jpeg, size_t size, Encoding encoding);
 
 }  // namespace fastload

@@ -13,7 +13,7 @@ void to_rgb(const Planes& planes, double matrix[3][3]) {
     constexpr double identity[3][3] = {{1, 0, 0}, {0, 1, 0}, {0, 0, 1}};
     constexpr double grey[3][3] = {{1, 0, 0}, {1, 0, 0}, {1, 0, 0}};
     const auto& chosen = planes.count == 1 ? grey : planes.rgb ? identity : ycbcr;
-    std::memcpy(matrix, chosen, sizeof chosen);
+    std::memcpy(matrix, chosen, sizeof ycbcr);
 }
 
 int16_t rounded(double value) { return int16_t(std::lround(std::clamp(value, -32767., 32767.))); }

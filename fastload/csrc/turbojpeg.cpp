@@ -93,9 +93,9 @@ int padded(int size, int divisor) { return (size + divisor - 1) / divisor * divi
 
 void check_size(const JpegHeader& header) {
     if (header.width < 1 || header.height < 1) throw JpegError("the image has no pixels");
-    if (int64_t{header.width} * header.height > max_pixels)
+    if (int64_t{header.width} * header.height > max_pixels())
         throw JpegError("the image is absurdly large: " + std::to_string(header.width) + " x " +
-                        std::to_string(header.height));
+                        std::to_string(header.height) + " pixels, more than FASTLOAD_MAX_PIXELS allows");
 }
 
 }  // namespace
@@ -168,6 +168,7 @@ std::string JpegDecoder::rgb(const uint8_t* data, size_t size, const JpegHeader&
 }
 
 std::vector<uint8_t> jpeg_transform(const uint8_t* data, size_t size) {
+    JpegDecoder().header(data, size);  // refuses what is too large
     const Library& lib = library();
     std::unique_ptr<void, int (*)(void*)> handle(lib.init_transform(), lib.destroy);
     if (!handle) throw std::bad_alloc();

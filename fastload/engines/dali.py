@@ -27,6 +27,7 @@ from fastload.cache.layout import Encoding
 from fastload.cache.record import HEADER_SIZE, check_payload, read_header
 from fastload.engines.check import check_plan
 from fastload.engines.dali_pipeline import DaliPipeline, Graph, TileError, Tiles, import_dali
+from fastload.engines.native import Check
 from fastload.errors import EngineError, PlanError
 from fastload.plan.batch_plan import IDENTITY_COLOR, BatchPlan
 
@@ -72,17 +73,18 @@ class DaliEngine:
     where the plan has one row a slot. On a GPU they belong to the stream that was torch's current one in `wait`: a
     user on another stream has to wait for it, and to keep them until done.
 
-    Each record's checksum is verified the first time this engine reads it, unless `check` is off. Raises EngineError
+    A record's checksum is verified the first time this engine reads it, or every time, or never. Raises EngineError
     when DALI is missing or cannot run here, and for caches it cannot read.
     """
 
     makes_canvases = True
 
-    def __init__(self, cache: Cache, threads: int, check: bool = True, device_id: int | None = None) -> None:
+    def __init__(self, cache: Cache, threads: int, check: Check = "first", device_id: int | None = None) -> None:
         import_dali()
         refuse_other_encodings(cache)
         self._cache, self._threads, self._device_id = cache, threads, device_id
-        self._sound = np.full(len(cache.lengths), not check)
+        self._sound = np.full(len(cache.lengths), check == "never")
+        self._check = check
         self._lock = RLock()
         self._pending: deque[weakref.ref[DaliTicket]] = deque()
         self._running: deque[weakref.ref[DaliTicket]] = deque()  # in the pipeline, in its order
@@ -137,7 +139,7 @@ class DaliEngine:
                 check_payload(record, read_header(record))
             except ValueError as error:
                 return str(error)
-            self._sound[index] = True
+            self._sound[index] = self._check != "always"
         return None
 
     def _start(self) -> None:

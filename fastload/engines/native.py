@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,17 +15,20 @@ from fastload.stats import ThreadTimes
 if TYPE_CHECKING:
     from fastload.cache.reader import Cache
 
+Check = Literal["never", "first", "always"]  # numbered as in the core
+
 
 class NativeEngine:
     """Executes plans over `cache` on `threads` native threads; with 0, in the thread that waits.
 
-    Each record's checksum is verified the first time this engine reads it, unless `check` is off.
+    A record's checksum is verified the first time this engine reads it, or every time, or never.
     """
 
     makes_canvases = False
 
-    def __init__(self, cache: Cache, threads: int, check: bool = True) -> None:
-        self._core = _core.Engine(cache.addresses, cache.lengths, threads, check, cache)
+    def __init__(self, cache: Cache, threads: int, check: Check = "first", emulated_microseconds: int = 0) -> None:
+        places = cache.addresses, cache.lengths, cache.checksums
+        self._core = _core.Engine(*places, threads, get_args(Check).index(check), cache, emulated_microseconds)
 
     def submit(self, plan: BatchPlan, out: NDArray[np.uint8]) -> _core.Ticket:
         """See `Engine.submit`."""

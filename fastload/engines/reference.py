@@ -72,11 +72,14 @@ def render(
 
 
 class ReferenceEngine:
-    """Executes plans in the calling thread when they are waited for. The oracle of every other engine."""
+    """Executes plans in the calling thread when they are waited for. The oracle of every other engine.
+
+    It verifies every record's checksum every time.
+    """
 
     makes_canvases = False
 
-    def __init__(self, cache: Cache, threads: int = 0, check: bool = True) -> None:
+    def __init__(self, cache: Cache, threads: int = 0, check: str = "always") -> None:
         self._cache = cache
 
     def submit(self, plan: BatchPlan, out: NDArray[np.uint8]) -> tuple[BatchPlan, NDArray[np.uint8]]:

@@ -15,20 +15,41 @@ CACHE_FOLDER = "fastload"  # beside the data; holds what fastload makes
 
 
 def pictures_below(folder: Path) -> list[Path]:
-    """Every picture in `folder` and its subfolders, by its extension, sorted by path."""
-    found = []
+    """Every picture in `folder` and its subfolders, by its extension, sorted by path.
+
+    Links are followed, since datasets are often gathered by them; each folder is entered once, so they may form a ring.
+    """
+    found, entered = [], {os.path.realpath(folder)}
     for where, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".") and name != CACHE_FOLDER]
+        folders[:] = [name for name in sorted(folders) if not name.startswith(".") and name != CACHE_FOLDER]
+        folders[:] = [name for name in folders if _enter(os.path.join(where, name), entered)]
         found += [Path(where, name) for name in files if Path(name).suffix.lower() in PICTURES and name[0] != "."]
     return sorted(found)
 
 
+def _enter(folder: str, entered: set[str]) -> bool:
+    """Whether `folder` is none of those `entered`, to which it is added."""
+    real = os.path.realpath(folder)
+    new = real not in entered
+    entered.add(real)
+    return new
+
+
 def inside(folder: Path, name: str) -> Path | None:
-    """The file `name` of `folder`, or None when the name would lead out of it."""
+    """The file `name` of `folder`, or None when the name would lead out of it.
+
+    That is a matter of the name alone: a link within the folder is its owner's doing, and is followed.
+    """
     parts = Path(name).parts
     if not parts or os.path.isabs(name) or ".." in parts or "\0" in name:
         return None
     return folder / name
+
+
+def is_below(path: Path, folder: Path) -> bool:
+    """Whether `path`, as it is written, lies in `folder`, by whichever name: links within are not resolved."""
+    written, names = Path(os.path.abspath(path)), {os.path.abspath(folder), os.path.realpath(folder)}
+    return "\0" not in str(path) and any(written.is_relative_to(name) for name in names)
 
 
 def number_images(files: Sequence[Path]) -> list[int]:

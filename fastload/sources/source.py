@@ -26,7 +26,7 @@ class Problem:
 
     image_id: int
     file: str
-    kind: str  # "left out", "converted", "repaired", "not packed", "box dropped", "box clipped"
+    kind: str  # "left out", "converted", "repaired", "not packed", "changed", "box dropped", "box clipped"
     reason: str
 
 

@@ -10,8 +10,17 @@ from xml.etree import ElementTree
 import numpy as np
 
 from fastload.errors import SourceError
-from fastload.sources.files import digest_of, number_categories, number_images, pictures_below, read_bytes
+from fastload.sources.files import (
+    digest_of,
+    inside,
+    number_categories,
+    number_images,
+    pictures_below,
+    read_bytes,
+)
 from fastload.sources.source import Boxes, Problem, Sample
+
+LEADS_OUT = "its name in the list leads out of the image folder"
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,7 @@ class VocSource:
         self.stems = _listed(root, split) or sorted(contents)
         pictures = {path.stem: path for path in pictures_below(root / "JPEGImages")}
         self.files = [pictures.get(stem, root / "JPEGImages" / f"{stem}.jpg") for stem in self.stems]
+        self.unreadable |= {stem: LEADS_OUT for stem in self.stems if inside(root, stem) is None}
         self.image_ids = number_images(self.files)
         listed = [f"{stem}\n".encode() + contents.get(stem, b"") for stem in self.stems]
         self.digest = digest_of("\n".join(names).encode(), *listed)
@@ -99,7 +109,7 @@ def _listed(root: Path, split: str) -> list[str]:
     if not path.exists():
         return []
     stems = [line.split()[0] for line in read_bytes(path).decode("utf-8", "replace").splitlines() if line.split()]
-    if any("/" in stem or stem.startswith(".") for stem in stems):
+    if any(inside(path.parent, stem) and ("/" in stem or stem.startswith(".")) for stem in stems):
         raise SourceError(f"{path} should list file names without folder or extension.")
     return list(dict.fromkeys(stems))
 

@@ -10,11 +10,12 @@ import numpy as np
 import yaml
 
 from fastload.errors import SourceError
-from fastload.sources.files import digest_of, number_categories, number_images, pictures_below, read_bytes
+from fastload.sources.files import digest_of, is_below, number_categories, number_images, pictures_below, read_bytes
 from fastload.sources.source import Boxes, Problem, Sample
 
 NAME_FILES = ("classes.txt", "obj.names", "names.txt")
 SPLITS = ("train", "val", "valid", "test")
+LEADS_OUT = "its path in the list leads out of the dataset's folder"
 
 
 def yolo_splits(root: Path) -> dict[str, Path]:
@@ -47,10 +48,11 @@ class YoloSource:
         self.location = f"{root} ({split})"
         self.categories = number_categories(_class_names(root))
         self.files = _listed(where) if where.is_file() else pictures_below(where)
+        self.outside = {path for path in self.files if not is_below(path, root)}
         base = where.parent if where.is_file() else where
         self.names = [_name_in(base, path) for path in self.files]
         self.image_ids = number_images(self.files)
-        self.labels = [_read_labels(path) for path in self.files]
+        self.labels = [b"" if path in self.outside else _read_labels(path) for path in self.files]
         names = "\n".join([*(category.name for category in self.categories), *self.names])
         self.digest = digest_of(names.encode("utf-8", "surrogateescape"), *self.labels)
 
@@ -64,7 +66,8 @@ class YoloSource:
             lines = self.labels[i].decode("utf-8", "replace").splitlines()
             boxes = Boxes.of([_parse(line.split()) for line in lines if line.strip()], first_id, relative=True)
             first_id += len(boxes.ids)
-            yield Sample(self.image_ids[i], self.names[i], self.files[i], boxes)
+            left_out = LEADS_OUT if self.files[i] in self.outside else None
+            yield Sample(self.image_ids[i], self.names[i], self.files[i], boxes, left_out=left_out)
 
 
 def _name_in(folder: Path, path: Path) -> str:
@@ -102,14 +105,21 @@ def _settings(root: Path) -> dict[str, Any]:
 
 
 def _resolve(root: Path, settings: dict[str, Any], split: str) -> Path | None:
-    """Where a YAML file's path leads: it may be relative to its `path`, to its own folder, or to another layout."""
+    """Where a YAML file's path leads: it may be relative to its `path`, to its own folder, or to another layout.
+
+    Only to what lies in `root`; `SourceError` when there is something, but elsewhere.
+    """
     if not isinstance(settings[split], str):
         raise SourceError(f"the YAML file in {root} gives `{split}` as a list: one folder or list file is supported.")
     stated = Path(settings[split])
     bases = [root, root / str(settings.get("path") or "."), root.parent]
     inner = Path(*[part for part in stated.parts if part != ".."])
     candidates = [base / tail for base in bases for tail in (stated, inner)]
-    return next((path for path in candidates if path.exists()), None)
+    found = [path for path in candidates if path.exists()]
+    within = [path for path in found if is_below(path, root)]
+    if found and not within:
+        raise SourceError(f"the YAML file in {root} gives `{split}` as {stated}, which leads out of that folder.")
+    return within[0] if within else None
 
 
 def _class_names(root: Path) -> list[str]:

@@ -1,0 +1,133 @@
+// Every way in which bytes from outside reach the core. Each gives an exception or a result, and results agree.
+#pragma once
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "../../fastload/csrc/jpeg_write.h"
+#include "../../fastload/csrc/lmdb_tree.h"
+#include "../../fastload/csrc/record.h"
+
+namespace fastload {
+
+using Bytes = std::vector<uint8_t>;
+
+// Bytes on the heap, with nothing behind them: reading past the end is reported.
+class Exact {
+public:
+    explicit Exact(const Bytes& bytes) : size(bytes.size()), memory_(new uint8_t[bytes.size()]) {
+        std::copy(bytes.begin(), bytes.end(), memory_.get());
+    }
+    const uint8_t* data() const { return memory_.get(); }
+    const size_t size;
+
+private:
+    std::unique_ptr<uint8_t[]> memory_;
+};
+
+inline void must(bool condition, const char* what) {
+    if (condition) return;
+    std::fprintf(stderr, "wrong: %s\n", what);
+    std::abort();
+}
+
+inline Bytes samples(const Planes& planes) {
+    Bytes all;
+    for (int c = 0; c < planes.count; ++c)
+        for (int y = 0; y < planes.plane[c].height; ++y) {
+            const uint8_t* row = planes.plane[c].data + y * planes.plane[c].stride;
+            all.insert(all.end(), row, row + planes.plane[c].width);
+        }
+    return all;
+}
+
+// The payload as a record whose checksum is right, so that it is the decoders that have to cope with it.
+inline Bytes as_record(const Bytes& payload, Encoding encoding, int width, int height, int subsampling) {
+    RecordHeader header{0x31524C46, uint8_t(encoding), uint8_t(subsampling), 0, 0, uint32_t(width), uint32_t(height),
+                        payload.size(), 0};
+    header.checksum = record_checksum(header, payload.data());
+    Bytes record(sizeof header);
+    std::memcpy(record.data(), &header, sizeof header);
+    record.insert(record.end(), payload.begin(), payload.end());
+    return record;
+}
+
+// The samples of a record, or nothing when it is refused.
+inline Bytes meet_record(const Bytes& bytes, bool check) {
+    const Exact record(bytes);
+    Buffer buffer;
+    Planes planes;
+    try {
+        RecordDecoder().planes(record.data(), record.size, check, buffer, planes);
+    } catch (const std::runtime_error&) {
+        return {};
+    }
+    return samples(planes);
+}
+
+// Packed coefficients alone: to planes, and back to a JPEG that holds the same coefficients.
+inline void meet_packed(const Bytes& bytes) {
+    const Exact packed(bytes);
+    Buffer buffer;
+    Planes planes;
+    JpegCoefficients coefficients;
+    Bytes jpeg;
+    try {
+        DctDecoder().planes(packed.data(), packed.size, buffer, planes);
+        coefficients = dct_coefficients(packed.data(), packed.size);
+        jpeg = write_jpeg(coefficients);
+    } catch (const std::runtime_error&) {
+        return;
+    }
+    const JpegCoefficients again = parse_jpeg(jpeg.data(), jpeg.size());
+    for (size_t c = 0; c < again.components.size(); ++c)
+        must(again.components[c].coefficients == coefficients.components[c].coefficients, "the JPEG made of a record");
+}
+
+// As building meets a file. Whatever an encoding accepts decodes to libjpeg-turbo's own planes. Returns how many do.
+inline int meet_jpeg(const Bytes& bytes) {
+    const Exact jpeg(bytes);
+    int accepted = 0;
+    for (Encoding encoding : {Encoding::original, Encoding::dct, Encoding::dct_fast, Encoding::planes}) try {
+            JpegDecoder decoder;
+            Buffer buffer;
+            Planes planes;
+            const Bytes payload = encode_payload(jpeg.data(), jpeg.size, encoding);
+            decoder.planes(jpeg.data(), jpeg.size, buffer, planes);
+            const Bytes record = as_record(payload, encoding, planes.width, planes.height, planes.subsampling);
+            must(meet_record(record, true) == samples(planes), "the pixels of a record");
+            ++accepted;
+        } catch (const std::runtime_error&) {
+        }
+    try {
+        JpegDecoder decoder;
+        const JpegHeader header = decoder.header(jpeg.data(), jpeg.size);
+        Bytes rgb(size_t(3) * size_t(header.width) * size_t(header.height));
+        decoder.rgb(jpeg.data(), jpeg.size, header, rgb.data());
+    } catch (const JpegError&) {
+    }
+    try {
+        dct_encode(jpeg.data(), jpeg.size, true);  // without libjpeg-turbo's having seen the file
+    } catch (const JpegError&) {
+    }
+    return accepted;
+}
+
+inline void meet_lmdb(const Bytes& bytes) {
+    const Exact file(bytes);
+    try {
+        walk_lmdb(file.data(), file.size, [&](std::string_view key, LmdbValue value) {
+            must(!key.empty(), "a key");
+            must(value.offset <= file.size && value.size <= file.size - value.offset, "the place of a value");
+        });
+    } catch (const std::invalid_argument&) {
+    }
+}
+
+}  // namespace fastload
