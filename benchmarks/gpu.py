@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -33,7 +34,9 @@ from detector.fcos import FCOS
 from detector.learner import Learner
 from detector.precision import FORMATS, autocast, pick_device, pick_format
 from detector.stream import PredictStream, compiled, finish
-from fastload import FastLoader, FastloadError, ShortestEdge
+from fastload import Cache, FastLoader, FastloadError, ShortestEdge
+from fastload.cache.layout import Encoding
+from fastload.cache.transcode import TranscodeOptions, transcode_cache
 from fastload.device import Feed
 from fastload.loader import ENGINES
 
@@ -152,27 +155,41 @@ def _finish(device: torch.device) -> None:
 
 
 def engines(split: Split, options: argparse.Namespace, device: torch.device) -> Figures:
-    """Images a second that each engine brings to the device."""
+    """Images a second that each engine brings to the device, from JPEGs as they are, which all can read; and the
+    native one from the split's own cache."""
     found: Figures = {}
-    for name in ENGINES:
-        chosen = split.cache.subset(list(islice(cycle(range(len(split.cache))), options.images)))
-        try:
-            loader = FastLoader(
-                chosen, options.batch_size, num_workers=options.threads, engine=name, device=device,
-                transforms=[ShortestEdge(options.size)],
-            )  # fmt: skip
-            next(iter(loader))
-        except (FastloadError, ImportError) as error:
-            console.print(f"engine {name} is skipped: {error}", highlight=False)
-            continue
-        batches = islice(loader, 2) if name == "reference" else iter(loader)
-        clock, images = Clock(device), 0
-        start = clock.mark()
-        for batch, _ in batches:
-            images += len(batch)
-        found[name] = images / clock.seconds(start, clock.mark())
+    with tempfile.TemporaryDirectory(prefix="fastload-benchmark-") as scratch:
+        path = Path(scratch) / "original.lmdb"
+        transcode_cache(split.cache.path, path, TranscodeOptions(Encoding.ORIGINAL))
+        original = Cache(path)
+        for name in ENGINES:
+            try:
+                found[name] = decode_rate(original, name, options, device)
+            except (FastloadError, ImportError) as error:
+                console.print(f"engine {name} is skipped: {error}", highlight=False)
+        own = Encoding(int(split.cache.encodings[0])).label
+        found[f"native, {own}"] = decode_rate(split.cache, "native", options, device)
     _print("images a second, by engine", found)
     return found
+
+
+def decode_rate(cache: Cache, engine: str, options: argparse.Namespace, device: torch.device) -> float:
+    """Images a second of `options.images` images, or two batches where that would take minutes."""
+    loader = FastLoader(
+        cache.subset(list(islice(cycle(range(len(cache))), options.images))),
+        options.batch_size,
+        num_workers=options.threads,
+        engine=engine,
+        device=device,
+        transforms=[ShortestEdge(options.size)],
+    )
+    next(iter(loader))
+    batches = islice(loader, 2) if engine == "reference" else iter(loader)
+    clock, images = Clock(device), 0
+    start = clock.mark()
+    for batch, _ in batches:
+        images += len(batch)
+    return images / clock.seconds(start, clock.mark())
 
 
 def training(split: Split, config: Config, steps: int, device: torch.device) -> Figures:

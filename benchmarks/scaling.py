@@ -22,7 +22,7 @@ from statistics import median
 from typing import Annotated, Any
 
 import typer
-from engines import CallingThread, SleepingEngine
+from engines import MEASURING, CallingThread, SleepingEngine
 from machine import machine
 from pictures import open_pictures
 from rich.console import Console
@@ -31,6 +31,7 @@ from rich.table import Table
 
 from fastload import Cache, FastLoader, RandomFlip, ShortestEdge
 from fastload.cache.layout import Encoding
+from fastload.loader import ENGINES
 from fastload.usual import LONG_EDGE, SHORT_EDGE
 
 THREADS = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -99,6 +100,7 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="write the results to this file")] = None,
 ) -> None:
     """Print the time the GIL is held for an image, and images/s for 1 to 128 emulated threads."""
+    ENGINES.update(MEASURING)
     SleepingEngine.microseconds = round(1000 * milliseconds)
     for name, value in machine().items():
         console.print(f"[dim]{name}:[/] {value}", highlight=False)
