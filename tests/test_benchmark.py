@@ -51,6 +51,7 @@ def check_shape(result: dict) -> None:
         assert found["range"][0] <= found["ratio"] <= found["range"][1] and found["images_per_second"] > 1
 
 
+@pytest.mark.long
 def test_results_have_the_promised_shape(sample_set, tmp_path):
     """A tiny run prints the machine and a table, and writes exactly the promised JSON: all contenders, true sizes."""
     text = benchmark(sample_set, "--rounds", "2", "--images", "50", "--json", tmp_path / "r.json")
@@ -66,6 +67,7 @@ def test_results_have_the_promised_shape(sample_set, tmp_path):
     assert size["fastload-dct"] < 1.1 * jpegs
 
 
+@pytest.mark.long
 def test_contenders_can_be_chosen(sample_set, tmp_path):
     """--only runs the contenders named, --peers adds others; README's figures and chart are made of the same run."""
     (tmp_path / "README.md").write_text("# A\n\n<!-- figures -->\nold\n<!-- /figures -->\n\n## B\n")
@@ -94,6 +96,7 @@ def test_unknown_and_missing_contenders(scripts, monkeypatch, tmp_path):
     peers.check_installed([peers.RamCache])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["spdl", "dali", "ffcv", "ffcv-raw"])
 def test_peers_read_every_image(sample_set, tmp_path, scripts, name):
     """A peer, where it is installed, hands out as many images as its work has."""
@@ -157,6 +160,7 @@ def test_one_split_and_memory(sample_set):
     assert "after epoch 20" in text and "growth" in text
 
 
+@pytest.mark.long
 def test_scaling(sample_set, tmp_path):
     """Bounds of the GIL's time in order, no number of threads beyond its ideal, a table, and the same as JSON."""
     few = ("--seconds", "0.02", "--rounds", "1", "--milliseconds", "20", "--batch-size", "8")
@@ -174,6 +178,7 @@ def test_scaling(sample_set, tmp_path):
         assert 0 < row["share"] <= 1
 
 
+@pytest.mark.long
 def test_stages(sample_set, tmp_path):
     """Every cache at every SIMD level, its stages making up the sum."""
     done = run("stages.py", sample_set / "val", "--images", "4", "--rounds", "1", "--json", tmp_path / "r.json")

@@ -212,6 +212,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_program("dct", tmp_path_factory.mktemp("native"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("level", ["scalar", "avx2", "avx512"])
 def test_mutations_under_sanitizers(driver: Path, level: str, tmp_path: Path) -> None:
     """5,000 mutated JPEGs and 5,000 mutated records: no report, and the planes of the scalar decoder or an error."""

@@ -10,6 +10,7 @@ from fastload.demo import run_demo
 from fastload.errors import SourceError
 
 
+@pytest.mark.long
 def test_demo_runs_and_reuses(tmp_path):
     """A set, a cache, a table with the ratio, a picture; run again, set and cache are those of the first time."""
     folder = tmp_path / "demo"

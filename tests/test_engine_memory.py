@@ -11,6 +11,7 @@ from tests.engines import needs_dali
 from tests.test_benchmark import run, scripts  # noqa: F401  # a fixture
 
 
+@pytest.mark.long
 @needs_dali
 def test_memory_is_flat_with_every_engine(sample_set):
     """Some epochs with each, the fifth left half-way, end with a table and without growth."""

@@ -190,6 +190,7 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=120)
 
 
+@pytest.mark.long
 def test_every_simd_level_gives_the_same_bits() -> None:
     """The vector kernels equal the scalar specification bit for bit, on random geometry of every kind of JPEG."""
     digests = {}

@@ -154,6 +154,7 @@ class TestAccelerate:
         seen += ids(data) + ids(data)
         assert seen == expected
 
+    @pytest.mark.long
     def test_processes_share_the_epoch(self):
         """Two processes: every image once, gathered without the padding, in an order that they agree on."""
         command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
@@ -200,6 +201,7 @@ class TestTorchdata:
         assert rest(lambda: FastLoader(MemoryCache(37), 4)) == ids(whole)[step:]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("script", ["train_lightning.py", "train_accelerate.py", "train_torchvision.py"])
 def test_the_examples_train(script, sample_set):
     """Each example runs as it stands, sees every image of each epoch, and its loss falls."""

@@ -14,6 +14,7 @@ from tests.detector.blocks import make_blocks
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.long
 def test_the_gpu_check_runs_from_end_to_end(tmp_path):
     """All parts are measured and written; an engine that is not installed is named; without a GPU it says so."""
     blocks = make_blocks(tmp_path / "coco", {"train": 6, "val": 3})

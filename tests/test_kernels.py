@@ -28,6 +28,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return program
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("level", ["scalar", "neon", "avx2", "avx512"])
 def test_kernels_stay_in_bounds_and_equal_scalar(driver: Path, level: str) -> None:
     """Random geometry, edges and tails: no report from the sanitizers, the same bits as the scalar kernel."""

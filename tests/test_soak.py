@@ -16,6 +16,7 @@ from soak import GROWTH, Sample, Soak, complaints, run
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.long
 def test_a_short_soak_is_flat(small_cache) -> None:
     """A few seconds of loaders misused at random: nothing grows, and the program says so."""
     command = [sys.executable, ROOT / "benchmarks/soak.py", small_cache, "--minutes", "0.15", "--seed", "1"]

@@ -64,6 +64,7 @@ def kill_and_resume(tiny: Config, tmp_path, kills: int) -> None:
         assert same(one, two), name
 
 
+@pytest.mark.long
 def test_killed_in_mid_epoch_it_resumes_to_the_same_weights(tiny, tmp_path):
     """kill -9 after a checkpoint in mid-epoch, then --resume: the same checkpoints, bit for bit."""
     kill_and_resume(replace(tiny, eval_every=2), tmp_path, kills=1)

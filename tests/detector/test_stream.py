@@ -326,6 +326,7 @@ def test_a_few_canvases_hold_every_image(short, long):
     assert collator.canvas(torch.tensor([[short, long], [long, short]]).int().numpy()) == max(sizes)
 
 
+@pytest.mark.long
 def test_with_few_canvases_nothing_is_compiled_after_warming_up():
     """Once the compiled network has seen each canvas, epochs of images of all shapes and sizes compile nothing. On
     canvases as they come there would be more shapes than torch.compile keeps code for."""
