@@ -65,3 +65,11 @@ def box(id: int, image_id: int, bbox: list, category_id: int = 1, **more) -> dic
 def many_jpegs(count: int) -> dict[str, bytes]:
     """`count` different small JPEGs by file name."""
     return {f"{i:05}.jpg": jpeg(seed=i) for i in range(count)}
+
+
+def awkward_jpegs(count: int) -> dict[str, bytes]:
+    """`many_jpegs`, every 17th of them broken or, in turn, a PNG under its name."""
+    files = many_jpegs(count)
+    for i in range(0, count, 17):
+        files[f"{i:05}.jpg"] = (b"broken", encoded(pixels(64, 48, i), "PNG"))[i % 2]
+    return files

@@ -25,7 +25,7 @@ from fastload.cache.problems import read_problems
 from fastload.cache.verify import verify_cache
 from fastload.errors import CacheError, SourceError
 from fastload.sources.detect import Format, find_datasets
-from tests.datasets import box, encoded, jpeg, many_jpegs, pixels, write_coco
+from tests.datasets import awkward_jpegs, box, encoded, jpeg, many_jpegs, pixels, write_coco
 from tests.killing import kill_until_done, start
 
 
@@ -320,10 +320,7 @@ def start_build(root: Path, *more: str) -> subprocess.Popen:
 @pytest.fixture(scope="module")
 def awkward_set(tmp_path_factory) -> Path:
     """300 images, some of them left out or converted, with an undisturbed build of them."""
-    files = many_jpegs(300)
-    for i in range(0, 300, 17):
-        files[f"{i:05}.jpg"] = (b"broken", encoded(pixels(64, 48, i), "PNG"))[i % 2]
-    root = write_coco(tmp_path_factory.mktemp("awkward"), files)
+    root = write_coco(tmp_path_factory.mktemp("awkward"), awkward_jpegs(300))
     build(root)
     return root
 

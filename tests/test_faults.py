@@ -17,7 +17,7 @@ from fastload.cache.problems import read_problems
 from fastload.cache.reader import Cache
 from fastload.errors import CacheError
 from fastload.sources.detect import find_datasets
-from tests.datasets import encoded, jpeg, many_jpegs, pixels, write_coco
+from tests.datasets import awkward_jpegs, jpeg, many_jpegs, write_coco
 from tests.test_build import contents
 
 
@@ -29,10 +29,7 @@ def build(root: Path, cache: Path | None = None, progress=lambda done, total: No
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     """200 images, some of them left out or converted, with an undisturbed build of them."""
-    files = many_jpegs(200)
-    for i in range(0, 200, 17):
-        files[f"{i:05}.jpg"] = (b"broken", encoded(pixels(64, 48, i), "PNG"))[i % 2]
-    root = write_coco(tmp_path_factory.mktemp("whole"), files)
+    root = write_coco(tmp_path_factory.mktemp("whole"), awkward_jpegs(200))
     build(root)
     return root
 
