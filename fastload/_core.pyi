@@ -9,6 +9,33 @@ from numpy.typing import NDArray
 
 _Bytes: TypeAlias = bytes | bytearray | memoryview | mmap.mmap | NDArray[Any]
 
+class Annotations:
+    def __init__(
+        self,
+        box_offsets: NDArray[np.int64],
+        boxes: NDArray[np.float32],
+        labels: NDArray[np.int32],
+        crowd: NDArray[np.bool_],
+        area: NDArray[np.float32],
+        image_ids: NDArray[np.int64],
+        sizes: NDArray[np.int32],
+        source_sizes: NDArray[np.int32],
+    ) -> None: ...
+    def place(
+        self,
+        row_index: NDArray[np.int64],
+        slot: NDArray[np.int32],
+        source: NDArray[np.int32],
+        crop: NDArray[np.float32],
+        rect: NDArray[np.int32],
+        flip: NDArray[np.bool_],
+        size: NDArray[np.int32],
+        slot_index: NDArray[np.int64],
+        min_visible: float,
+        ends: Sequence[int],
+        failed: Sequence[int],
+    ) -> tuple[tuple[NDArray[Any], ...], list[tuple[tuple[NDArray[Any], ...], tuple[int, ...], tuple[int, ...]]]]: ...
+
 class JpegError(ValueError): ...
 class RecordError(ValueError): ...
 class DctError(ValueError): ...
@@ -67,39 +94,6 @@ def jpeg_header(data: _Bytes) -> JpegHeader: ...
 def decode_planes(data: _Bytes) -> tuple[list[NDArray[np.uint8]], str | None]: ...
 def decode_rgb(data: _Bytes) -> tuple[NDArray[np.uint8], str | None]: ...
 def jpeg_transform(data: _Bytes) -> bytes: ...
-def place_boxes(
-    box_offsets: NDArray[np.int64],
-    boxes: NDArray[np.float32],
-    labels: NDArray[np.int32],
-    crowd: NDArray[np.bool_],
-    area: NDArray[np.float32],
-    index: NDArray[np.int64],
-    slot: NDArray[np.int32],
-    affine: NDArray[np.float32],
-    rect: NDArray[np.int32],
-    min_visible: float,
-    batch: int,
-    failed: Sequence[int],
-) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.bool_], NDArray[np.float32], NDArray[np.int64]]: ...
-def place_slots(
-    slot: NDArray[np.int32],
-    source: NDArray[np.int32],
-    crop: NDArray[np.float32],
-    rect: NDArray[np.int32],
-    flip: NDArray[np.bool_],
-    size: NDArray[np.int32],
-    index: NDArray[np.int64],
-    sizes: NDArray[np.int32],
-    source_sizes: NDArray[np.int32],
-) -> tuple[
-    NDArray[np.float32],
-    NDArray[np.float32],
-    NDArray[np.float32],
-    NDArray[np.bool_],
-    NDArray[np.int64],
-    NDArray[np.int64],
-    tuple[int, ...],
-]: ...
 def decode_loop(images: Sequence[_Bytes], threads: int) -> float: ...
 def decode_record(record: _Bytes) -> tuple[list[NDArray[np.uint8]], int, bool]: ...
 def encode_payload(jpeg: _Bytes, encoding: int) -> bytes: ...

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from itertools import pairwise
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -14,9 +15,6 @@ from torch import Tensor
 import fastload._core as _core
 from fastload.errors import PlanError
 from fastload.plan.batch_plan import BatchPlan
-
-if TYPE_CHECKING:
-    from fastload.cache.reader import Cache
 
 
 class Batch(NamedTuple):
@@ -115,40 +113,31 @@ class Targets(Sequence[dict[str, Any]]):
 def targets_of(
     plan: BatchPlan,
     index: NDArray[np.int64],
-    cache: Cache,
+    ends: Sequence[int],
+    annotations: _core.Annotations,
     category_ids: Tensor,
     failed: Sequence[int] = (),
-) -> Targets:
-    """The targets of a placed plan for the records `index` (B). The slots in `failed` get no boxes."""
-    affine, scale, offset, flip, size, original_size, num_sources = _core.place_slots(
-        plan.slot, plan.source, plan.crop, plan.rect, plan.flip, plan.size, index, cache.sizes, cache.source_sizes
+) -> list[Targets]:
+    """The targets of a placed plan for the records `index` (B), of which those up to each of `ends` are a batch.
+
+    The slots in `failed` get no boxes.
+    """
+    columns, padded = annotations.place(
+        plan.index,
+        plan.slot,
+        plan.source,
+        plan.crop,
+        plan.rect,
+        plan.flip,
+        plan.size,
+        index,
+        plan.min_visible,
+        ends,
+        failed,
     )
-    boxes, labels, crowd, area, num_boxes = _core.place_boxes(
-        cache.box_offsets,
-        cache.boxes,
-        cache.labels,
-        cache.crowd,
-        cache.area,
-        index=plan.index,
-        slot=plan.slot,
-        affine=affine,
-        rect=plan.rect,
-        min_visible=plan.min_visible,
-        batch=len(index),
-        failed=failed,
-    )
-    return Targets(
-        boxes=torch.from_numpy(boxes),
-        labels=torch.from_numpy(labels),
-        crowd=torch.from_numpy(crowd),
-        area=torch.from_numpy(area),
-        image_id=torch.from_numpy(cache.image_ids.take(index)),
-        scale=torch.from_numpy(scale),
-        offset=torch.from_numpy(offset),
-        flip=torch.from_numpy(flip),
-        size=torch.from_numpy(size),
-        original_size=torch.from_numpy(original_size),
-        category_ids=category_ids,
-        num_boxes=tuple(num_boxes.tolist()),
-        num_sources=num_sources,
-    )
+    counts = [end - start for start, end in pairwise([0, *ends])]
+    tensors = [torch.split(torch.from_numpy(column), counts) for column in columns]
+    return [
+        Targets(*map(torch.from_numpy, boxes), *of_images, category_ids, num_boxes, num_sources)  # type: ignore
+        for (boxes, num_boxes, num_sources), *of_images in zip(padded, *tensors, strict=True)
+    ]

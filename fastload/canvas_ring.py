@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -32,6 +33,8 @@ class CanvasRing:
         self._largest = 0
         self._held: deque[tuple[Any, NDArray[np.uint8]]] = deque()  # oldest first
         self._lock = threading.Lock()
+        self._lent: dict[int, tuple[weakref.ref[Any], NDArray[np.uint8]]] = {}  # by the id of the reference
+        self._take_back = partial(_take_back, weakref.ref(self))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return CanvasRing, (self._keep, self._allocate)  # memory stays in its process
@@ -46,7 +49,8 @@ class CanvasRing:
         self._let_go()
         buffer = self._take(size)
         canvas = buffer[:size].reshape(shape)
-        weakref.finalize(canvas, self._free.append, buffer).atexit = False
+        lease = weakref.ref(canvas, self._take_back)
+        self._lent[id(lease)] = lease, buffer
         return canvas
 
     def hold(self, canvas: NDArray[np.uint8], until: Any) -> None:
@@ -71,6 +75,11 @@ class CanvasRing:
                 return self._allocate(self._largest)
             if buffer.size >= size:  # else it is from before the batches grew: let it go
                 return buffer
+
+
+def _take_back(ring: weakref.ref[CanvasRing], lease: weakref.ref[Any]) -> None:
+    if (lender := ring()) is not None:
+        lender._free.append(lender._lent.pop(id(lease))[1])
 
 
 def _aligned(size: int) -> NDArray[np.uint8]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
-from itertools import count, islice
+from itertools import islice
 from math import ceil
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +26,7 @@ from fastload.device import IMAGENET_MEAN, IMAGENET_STD, Feed
 from fastload.engines.choose import choose_engine
 from fastload.engines.engine import Engine
 from fastload.errors import PlanError
-from fastload.pipeline import BatchIterator, Progress
+from fastload.pipeline import BatchIterator, Progress, Runs
 from fastload.plan.collate import TopLeftAlign
 from fastload.plan.ranks import Ranks
 from fastload.plan.records import Records
@@ -184,11 +184,11 @@ class FastLoader(DataLoader[Any]):
         self._next = Progress(progress.epoch + 1, 0)
         seed, recipe = self._base_seed(), self._recipe
         random = EpochRandom(seed, progress.epoch, self._order.ranks.rank)
-        order = islice(self._order.batches(seed, progress.epoch, progress.past), progress.cut, None)
+        order = self._order.batches(seed, progress.epoch, progress.past)
         engine = self._ready_engine()
         meter = self._meter = Meter(self.num_workers, getattr(engine, "times", None))
         iterator = BatchIterator(
-            jobs=map(partial(recipe.plan, random), count(progress.step), order),
+            runs=Runs(partial(recipe.plan, random), order, progress.step - progress.cut, progress.cut),
             deliver=partial(recipe.deliver, progress.skipped, self._ring),
             report=partial(_report, recipe.cache.path, progress.skipped, meter, self._warned),
             engine=engine,

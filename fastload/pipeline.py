@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from time import perf_counter
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -25,7 +27,7 @@ from fastload.plan.ranks import Share
 from fastload.stats import Meter
 
 Canvas = NDArray[np.uint8] | Tensor  # (B, H, W, 3)
-PLANNED_IN_A_ROW = 8  # batches: waiting and pixels drive the code that plans out of the CPU's caches
+RUN = 32  # batches planned at once: most of what that costs is the same for one and for many
 AHEAD = 2  # batches on their way to the device while one is in use
 
 
@@ -53,6 +55,7 @@ class Job:
     plan: BatchPlan
     targets: Targets
     seed: int
+    images: Tensor | None = None  # (B, 3, H, W) on its canvas, once that is there
     sent: Any = None  # its batch, if on its way to the device already
 
 
@@ -66,11 +69,52 @@ class Submitted:
     failures: dict[int, str] | None = None  # None: it was not waited for
     error: Exception | None = None
 
+    def show_on(self, canvas: Canvas) -> None:
+        """Say where the pixels are, or will be once it was waited for."""
+        assert self.job is not None
+        self.canvas = canvas
+        pixels = canvas if isinstance(canvas, Tensor) else torch.from_numpy(canvas)
+        self.job.images = pixels.permute(0, 3, 1, 2)
+
+
+class Runs(Iterator[Sequence[Job | Exception]]):
+    """Plans `batches`, the first of which is number `start`, in runs of `RUN`; the first `cut` are passed over.
+
+    The runs are the same wherever one begins, since what `plan(step, batches)` draws at random depends on them. What
+    keeps a batch from being planned stands in its place.
+    """
+
+    def __init__(
+        self,
+        plan: Callable[[int, Sequence[NDArray[np.int64]]], Sequence[Job | Exception]],
+        batches: Iterator[NDArray[np.int64]],
+        start: int,
+        cut: int,
+    ) -> None:
+        self._plan = plan
+        self._skip = cut % RUN
+        self._step = start + cut - self._skip
+        self._batches = islice(batches, cut - self._skip, None)
+
+    def __next__(self) -> Sequence[Job | Exception]:
+        taken: list[NDArray[np.int64]] = []
+        errors: list[Exception] = []
+        try:
+            taken.extend(islice(self._batches, RUN))
+        except Exception as error:  # the sampler's, after what it gave
+            errors.append(_without_our_frame(error))
+        jobs = [*self._plan(self._step, taken), *errors]
+        if not jobs:
+            raise StopIteration
+        self._step += len(jobs)
+        skip, self._skip = self._skip, 0
+        return jobs[skip:]
+
 
 class BatchIterator(Iterator[Any]):
     """Keeps up to `depth` batches submitted, and half as many at least.
 
-    `jobs` plans them; an error of it is raised when its batch would have come, whatever the depth. `deliver` makes
+    `runs` plans them; an error in it is raised when its batch would have come, whatever the depth. `deliver` makes
     what the user gets from a job, its pixels and {row: reason} of what did not decode. `ahead`, if given, is called
     before with the next jobs that happen to be executed without failure. `report` is called once, at the end or when
     the iterator is dropped.
@@ -78,7 +122,7 @@ class BatchIterator(Iterator[Any]):
 
     def __init__(
         self,
-        jobs: Iterator[Job],
+        runs: Iterator[Sequence[Job | Exception]],
         deliver: Callable[[Job, Canvas, dict[int, str]], Any],
         report: Callable[[], None],
         engine: Engine,
@@ -88,7 +132,7 @@ class BatchIterator(Iterator[Any]):
         depth: int,
         ahead: Callable[[Job, Canvas], None] | None = None,
     ) -> None:
-        self._jobs = jobs
+        self._runs = runs
         self._deliver = deliver
         self._engine = engine
         self._ring = ring
@@ -101,16 +145,17 @@ class BatchIterator(Iterator[Any]):
         self._end = weakref.finalize(self, _end, self._flight, report)
 
     def __next__(self) -> Any:
-        self._meter.lap("training")
+        asked = perf_counter()
         self._top_up()
-        self._meter.lap("planning")
+        planned = perf_counter()
         if not self._flight:
+            self._meter.batch(0, asked, planned, ready=planned)
             self._progress.done = True
             self._end()
             raise StopIteration
         first = self._flight[0]
         failures = self._failures(first)  # Ctrl-C leaves it in its place
-        self._meter.lap("waiting")
+        ready = perf_counter()
         self._flight.popleft()
         self._progress.step += 1
         if first.error is not None:
@@ -118,8 +163,7 @@ class BatchIterator(Iterator[Any]):
         assert first.job is not None and first.canvas is not None
         batch = self._deliver(first.job, first.canvas, failures)
         self._send_ahead()
-        self._meter.count(len(first.job.index))
-        self._meter.lap("planning")
+        self._meter.batch(len(first.job.index), asked, planned, ready)
         return batch
 
     def at_end(self) -> bool:
@@ -133,7 +177,7 @@ class BatchIterator(Iterator[Any]):
             try:
                 submitted.failures = self._engine.wait(submitted.ticket)
                 if submitted.canvas is None:
-                    submitted.canvas = submitted.ticket.canvases
+                    submitted.show_on(submitted.ticket.canvases)
             except FastloadError as error:
                 submitted.error = error
         return submitted.failures or {}
@@ -155,7 +199,7 @@ class BatchIterator(Iterator[Any]):
 
     def _submit_next(self) -> Submitted | None:
         if not self._planned:
-            self._plan()
+            self._planned.extend(next(self._runs, ()))
         if not self._planned:
             return None
         job = self._planned.popleft()
@@ -164,16 +208,12 @@ class BatchIterator(Iterator[Any]):
         try:
             shape = (len(job.index), *job.plan.canvas, 3)
             canvas = None if self._engine.makes_canvases else self._ring.lease(shape)
-            return Submitted(job, canvas, self._engine.submit(job.plan, canvas))
+            submitted = Submitted(job, ticket=self._engine.submit(job.plan, canvas))
+            if canvas is not None:
+                submitted.show_on(canvas)  # here rather than after the wait, when Python is slow to wake
+            return submitted
         except Exception as error:
             return Submitted(error=_without_our_frame(error))
-
-    def _plan(self) -> None:
-        """Plan the next few batches, or up to one that cannot be planned."""
-        try:
-            self._planned.extend(islice(self._jobs, PLANNED_IN_A_ROW))
-        except Exception as error:
-            self._planned.append(_without_our_frame(error))
 
 
 def _without_our_frame(error: Exception) -> Exception:

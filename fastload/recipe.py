@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ class Recipe:
         self._edits, self._functions = split_transforms(self.transforms)
         self._category_ids = torch.tensor([category.id for category in self.cache.categories], dtype=torch.int64)
         self._fused = isinstance(self.collate_fn, Collator) and not self._functions
+        self._spans_batches = all(edit.spans_batches for edit in self._edits)
         self._aligner = self.collate_fn if isinstance(self.collate_fn, Collator) and self._fused else TopLeftAlign(1)
         if isinstance(self.collate_fn, Collator) and not self.batched:
             raise PlanError("batch_size=None hands out single images, so a collator as collate_fn has nothing to align")
@@ -52,19 +54,38 @@ class Recipe:
         """Whether `send_ahead` gains something: there are streams, and no Python function is to run meanwhile."""
         return self.feed is not None and self.feed.streams is not None and self._fused
 
-    def plan(self, random: EpochRandom, step: int, positions: NDArray[np.int64]) -> Job:
-        """Plan one batch: a pure function of the seed, the epoch, the step, the positions and the settings."""
-        if not len(positions):
+    def plan(self, random: EpochRandom, step: int, batches: Sequence[NDArray[np.int64]]) -> Sequence[Job | Exception]:
+        """Plan the batches of the images at these positions (B), which come in a row from number `step` on.
+
+        A pure function of the seed, the epoch, the step, the positions and the settings. What keeps a batch from being
+        planned stands in its place.
+        """
+        if self._spans_batches and batches:
+            with suppress(Exception):  # some batch cannot be planned: each by itself, then
+                return self._plan(random, step, batches)
+        return [self._plan_one(random, step + k, positions) for k, positions in enumerate(batches)]
+
+    def _plan_one(self, random: EpochRandom, step: int, positions: NDArray[np.int64]) -> Job | Exception:
+        try:
+            (job,) = self._plan(random, step, [positions])
+            return job
+        except Exception as error:
+            return error
+
+    def _plan(self, random: EpochRandom, step: int, batches: Sequence[NDArray[np.int64]]) -> list[Job]:
+        if not all(map(len, batches)):
             raise PlanError(f"batch {step} of the epoch is empty: check the batch sampler")
         rng = random.step(step)
+        positions, ends = np.concatenate(batches), list(accumulate(map(len, batches)))
         plan = self.records.plan(positions)
         for edit in self._edits:
             if edit(plan, rng, self.records) is not None:  # type: ignore[func-returns-value]  # easily got wrong
                 raise PlanError(f"{edit!r} returned something: a transform changes the plan it is given")
-        self._aligner.place(plan, rng)
-        index = self.records.index[positions]
-        seed = 0 if self._fused else int(rng.integers(2**63))
-        return Job(index, plan, targets_of(plan, index, self.cache, self._category_ids), seed)
+        self._aligner.place(plan, rng, ends)
+        seeds = [0] * len(batches) if self._fused else rng.integers(2**63, size=len(batches)).tolist()
+        index = self.records.index.take(positions)
+        targets = targets_of(plan, index, ends, self.cache.annotations, self._category_ids)
+        return list(map(Job, np.split(index, ends[:-1]), plan.split(ends), targets, seeds))
 
     def deliver(
         self,
@@ -78,19 +99,19 @@ class Recipe:
         if failures:
             self._account(job, failures, skipped)
         if self.feed is not None:
-            return self.feed.receive(job.sent or self.feed.send(self._make(job, canvas), canvas, ring))
-        result = self._make(job, canvas)
+            return self.feed.receive(job.sent or self.feed.send(self._make(job), canvas, ring))
+        result = self._make(job)
         return pin_memory(result) if self.pin else result  # type: ignore[no-untyped-call]
 
     def send_ahead(self, ring: CanvasRing, job: Job, canvas: Canvas) -> None:
         """Start taking an executed job's batch to the device, before `deliver` is called for it."""
         assert self.feed is not None
         with suppress(DeviceError):  # no memory now: there may be when its turn comes
-            job.sent = self.feed.send(self._make(job, canvas), canvas, ring)
+            job.sent = self.feed.send(self._make(job), canvas, ring)
 
-    def _make(self, job: Job, canvas: Canvas) -> Any:
-        pixels = canvas if isinstance(canvas, torch.Tensor) else torch.from_numpy(canvas)
-        batch = Batch(pixels.permute(0, 3, 1, 2), job.targets)
+    def _make(self, job: Job) -> Any:
+        assert job.images is not None
+        batch = Batch(job.images, job.targets)
         if self._fused:
             return batch
         return self._collate(self._samples(job, batch), np.random.default_rng(job.seed))
@@ -102,7 +123,9 @@ class Recipe:
             raise DecodeError(self._complaint(records))
         skipped.update({int(self.cache.image_ids[record]): reason for record, reason in records.items()})
         failed = job.plan.slot[list(failures)].tolist()
-        job.targets = targets_of(job.plan, job.index, self.cache, self._category_ids, failed)
+        (job.targets,) = targets_of(
+            job.plan, job.index, [len(job.index)], self.cache.annotations, self._category_ids, failed
+        )
 
     def _complaint(self, records: dict[int, str]) -> str:
         record, reason = next(iter(records.items()))

@@ -99,19 +99,19 @@ class Meter:
         self._spent = {"training": 0.0, "waiting": 0.0, "planning": 0.0}
         self._batches = self._images = 0
 
-    def lap(self, spent_on: str) -> None:
-        """What passed since the last lap was spent on "training", "waiting" or "planning"."""
+    def batch(self, images: int, asked: float, planned: float, ready: float) -> None:
+        """A batch is handed out now; at the end, none of 0 images. By `time.perf_counter`, it was asked for, the plans
+        ahead of it were made, and its pixels were there."""
         now = time.perf_counter()
-        self._spent[spent_on] += now - self._last
+        self._spent["training"] += asked - self._last
+        self._spent["planning"] += planned - asked + now - ready
+        self._spent["waiting"] += ready - planned
         self._last = now
-
-    def count(self, images: int) -> None:
-        """A batch has come."""
-        self._batches += 1
         self._images += images
+        self._batches += images > 0
 
     def stats(self) -> Stats:
-        """Up to the last lap."""
+        """Up to the last batch."""
         waiting, working, disk, starved = (max(b - a, 0) for a, b in zip(self._before, self._read(), strict=True))
         return Stats(
             images=self._images,

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastload import Batch, Mosaic, PlanError, RandomAlign, RandomFlip, ScaleJitterCrop, ShortestEdge
+from fastload import Batch, Mosaic, PlanError, RandomAlign, RandomFlip, ScaleJitterCrop, ShortestEdge, _core
 from fastload.batch import Targets, targets_of
 from fastload.plan.batch_plan import BatchPlan
 from fastload.plan.records import Records
@@ -31,7 +31,13 @@ def planned(transforms, index, seed=0) -> tuple[BatchPlan, np.ndarray]:
 
 
 def made(transforms, index, seed=0, failed=()) -> Targets:
-    return targets_of(*planned(transforms, index, seed), CACHE, IDS, failed)
+    return only_targets(*planned(transforms, index, seed), failed)
+
+
+def only_targets(plan: BatchPlan, index: np.ndarray, failed=()) -> Targets:
+    """Of a plan of one batch."""
+    (targets,) = targets_of(plan, index, [len(index)], CACHE.annotations, IDS, failed)
+    return targets
 
 
 def expected_boxes(plan: BatchPlan, slot: int) -> list[tuple[list[float], int, bool]]:
@@ -67,7 +73,7 @@ indices = st.lists(st.integers(0, 23), min_size=1, max_size=6)
 def test_boxes_are_those_the_rules_keep(recipe, index, seed):
     """Against the rules applied box by box: the same boxes, labels and crowds, in order, and padding behind them."""
     plan, asked = planned(recipe, index, seed)
-    targets = targets_of(plan, asked, CACHE, IDS)
+    targets = only_targets(plan, asked)
     for slot in range(len(index)):
         expected = expected_boxes(plan, slot)
         n = len(expected)
@@ -90,7 +96,7 @@ def test_boxes_are_those_the_rules_keep(recipe, index, seed):
 def test_to_original_is_the_inverse_of_the_plan(recipe, index, seed):
     """Boxes mapped by the plan come back to the source's pixels; scale, offset and flip are the formula documented."""
     plan, asked = planned(recipe, index, seed)
-    targets = targets_of(plan, asked, CACHE, IDS)
+    targets = only_targets(plan, asked)
     rows = np.arange(len(index))
     source = np.random.default_rng(seed).uniform(0, 20, (len(index), 4)).astype(np.float32)
     source[:, 2:] += source[:, :2]
@@ -127,9 +133,7 @@ def test_area_is_in_canvas_pixels_and_shrinks_with_what_is_cut():
         part.resize(part.size * 2)
         part.window(np.array([[0, 0, cut_at, part.size[0, 1]]]))
         part.place((256, 256), np.zeros((1, 2), int), np.zeros(3, np.uint8))
-        assert float(targets_of(part, np.array([1]), CACHE, IDS).area[0, 0]) == pytest.approx(
-            whole * 4 * share, rel=0.1
-        )
+        assert float(only_targets(part, np.array([1])).area[0, 0]) == pytest.approx(whole * 4 * share, rel=0.1)
 
 
 def test_dicts_follow_torchvisions_convention():
@@ -199,60 +203,100 @@ def test_batches_move_and_pickle_whole():
     assert torch.equal(again.targets.boxes, targets.boxes) and again.targets.num_sources == (1, 1)
 
 
+def core_place(annotations=None, **changes):
+    """The core's `place` of one image on a canvas, with changed arguments."""
+    own = ("box_offsets", "boxes", "labels", "crowd", "area", "image_ids", "sizes", "source_sizes")
+    arrays = {name: getattr(CACHE, name) for name in own} | (annotations or {})
+    arguments = {
+        "row_index": np.array([1]),
+        "slot": np.zeros(1, np.int32),
+        "source": CACHE.sizes[1:2],
+        "crop": np.array([[0, 0, 9, 9]], np.float32),
+        "rect": np.array([[0, 0, 9, 9]], np.int32),
+        "flip": np.zeros(1, np.bool_),
+        "size": np.array([[9, 9]], np.int32),
+        "slot_index": np.array([1]),
+        "min_visible": 0.0,
+        "ends": [1],
+        "failed": [],
+    }
+    return _core.Annotations(**arrays).place(**{**arguments, **changes})
+
+
 def test_the_core_refuses_arrays_that_do_not_fit():
     """Offsets, slots and indices beyond the arrays are errors, never reads out of bounds."""
-    from fastload import _core
-
-    def place(**changes):
-        arguments = {
-            "box_offsets": CACHE.box_offsets,
-            "boxes": CACHE.boxes,
-            "labels": CACHE.labels,
-            "crowd": CACHE.crowd,
-            "area": CACHE.area,
-            "index": np.array([1]),
-            "slot": np.zeros(1, np.int32),
-            "affine": np.ones((1, 4), np.float32),
-            "rect": np.array([[0, 0, 9, 9]], np.int32),
-            "min_visible": 0.0,
-            "batch": 1,
-            "failed": [],
-        }
-        return _core.place_boxes(**{**arguments, **changes})
-
-    place()
-    wrong = [
-        {"index": np.array([24])},
-        {"index": np.array([-1])},
+    core_place()
+    for changes in (
+        {"row_index": np.array([24])},
+        {"row_index": np.array([-1])},
+        {"row_index": np.zeros(0, np.int64)},
+        {"slot_index": np.array([24])},
+        {"slot_index": np.array([-1])},
         {"slot": np.ones(1, np.int32)},
         {"slot": -np.ones(1, np.int32)},
+        {"source": np.zeros((0, 2), np.int32)},
+        {"crop": np.zeros((0, 4), np.float32)},
+        {"rect": np.zeros((0, 4), np.int32)},
+        {"flip": np.zeros(0, np.bool_)},
+        {"size": np.zeros((0, 2), np.int32)},
+        {"ends": [2]},
+        {"ends": [1, 0]},
+        {"failed": [1]},
+    ):
+        with pytest.raises(ValueError):
+            core_place(**changes)
+    for changes in (
         {"box_offsets": CACHE.box_offsets * 1000},
         {"box_offsets": -CACHE.box_offsets},
+        {"box_offsets": CACHE.box_offsets[1:]},
         {"boxes": CACHE.boxes[1:]},
-        {"rect": np.zeros((0, 4), np.int32)},
-        {"failed": [1]},
-        {"batch": -1},
-    ]
-    for changes in wrong:
+        {"labels": CACHE.labels[1:]},
+        {"crowd": CACHE.crowd[1:]},
+        {"area": CACHE.area[1:]},
+        {"image_ids": CACHE.image_ids[1:]},
+        {"sizes": CACHE.sizes[1:]},
+        {"source_sizes": CACHE.source_sizes[1:]},
+    ):
         with pytest.raises(ValueError):
-            place(**changes)
+            core_place(changes)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 6))
-def test_the_core_places_rows_as_the_plan_does(seed, count):
-    """The core's affine of each row is `BatchPlan.affine` bit for bit, flips and windows included."""
-    from fastload import _core
-
+def test_the_core_places_boxes_as_the_plan_does(seed, count):
+    """Boxes are those of `BatchPlan.map_boxes` bit for bit, flips and windows included."""
     rng = np.random.default_rng(seed)
     index = rng.integers(0, len(CACHE), count)
     plan = BatchPlan.of(index, CACHE.sizes[index])
     plan.resize(rng.integers(8, 90, (count, 2)).astype(np.int32))
     plan.mirror(rng.random(count) < 0.5)
-    plan.window(np.concatenate([rng.integers(0, 4, (count, 2)), rng.integers(4, 60, (count, 2))], 1).astype(np.int32))
+    plan.window(np.concatenate([rng.integers(-9, 4, (count, 2)), np.full((count, 2), 99)], 1).astype(np.int32))
     plan.place((99, 99), np.zeros((count, 2), np.int32), np.zeros(3, np.uint8))
-    rows = (plan.slot, plan.source, plan.crop, plan.rect, plan.flip)
-    affine, *_ = _core.place_slots(*rows, plan.size, index, CACHE.sizes, CACHE.source_sizes)
-    assert affine.tobytes() == plan.affine().tobytes()
-    for wrong in (index - 100, index + 100):
-        with pytest.raises(ValueError):
-            _core.place_slots(*rows, plan.size, wrong, CACHE.sizes, CACHE.source_sizes)
+    targets = only_targets(plan, index)
+    for row in range(count):
+        first, last = CACHE.box_offsets[index[row] : index[row] + 2]
+        mapped = plan.map_boxes(CACHE.boxes[first:last], np.full(last - first, row))
+        inside = (mapped[:, :2] >= plan.rect[row, :2]).all(1) & (
+            mapped[:, 2:] <= plan.rect[row, :2] + plan.rect[row, 2:]
+        ).all(1)
+        if inside.all():
+            assert targets.boxes[row, : last - first].numpy().tobytes() == mapped.tobytes()
+
+
+@given(recipes, st.lists(indices, min_size=1, max_size=4), st.integers(0, 2**32))
+def test_several_batches_planned_at_once_are_each_as_by_itself(recipe, batches, seed):
+    """A plan of several batches splits into plans whose targets are those placed together, padded for each alone."""
+    index, ends = np.concatenate(batches), np.cumsum([len(batch) for batch in batches]).tolist()
+    plan, rng = RECORDS.plan(index), np.random.default_rng(seed)
+    for transform in recipe:
+        transform(plan, rng, RECORDS)
+    RandomAlign().place(plan, rng, ends)
+    together = targets_of(plan, index, ends, CACHE.annotations, IDS)
+    for part, targets, batch in zip(plan.split(ends), together, batches, strict=True):
+        assert len(part.size) == len(batch) and (part.canvases == part.canvas).all()
+        assert part.canvas == RandomAlign().canvas(part.size)
+        alone = only_targets(part, np.array(batch))
+        assert alone.num_boxes == targets.num_boxes and alone.num_sources == targets.num_sources
+        for name in ("boxes", "labels", "crowd", "area", "image_id", "flip", "size", "original_size"):
+            assert torch.equal(getattr(alone, name), getattr(targets, name)), name
+        for name in ("scale", "offset"):
+            torch.testing.assert_close(getattr(alone, name), getattr(targets, name), rtol=0, atol=0, equal_nan=True)

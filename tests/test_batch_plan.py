@@ -132,7 +132,7 @@ def test_recolor_composes():
 @pytest.mark.parametrize("offset", [(-1, 0), (0, 11)])
 def test_place_refuses_images_beyond_the_canvas(offset):
     """A collator's wrong offset is an error, not a write outside the canvas."""
-    with pytest.raises(PlanError, match=r"do not lie within a canvas 32 wide and 20 high"):
+    with pytest.raises(PlanError, match=r"do not lie within canvases of \[\[20, 32\]\]"):
         plan_of([(10, 10)]).place((20, 32), np.array([offset]), np.zeros(3, np.uint8))
 
 

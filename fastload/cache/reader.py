@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+import fastload._core as _core
 from fastload.cache.layout import Encoding
 from fastload.cache.manifest import Manifest
 from fastload.cache.mapping import open_mapping
@@ -186,6 +187,20 @@ class Cache:
     def checksums(self) -> NDArray[np.uint64]:
         """(n) of the records, as their headers should state them."""
         return self._mapping.index["checksum"]
+
+    @cached_property
+    def annotations(self) -> _core.Annotations:
+        """All of that as the native core takes it."""
+        return _core.Annotations(
+            self.box_offsets,
+            self.boxes,
+            self.labels,
+            self.crowd,
+            self.area,
+            self.image_ids,
+            self.sizes,
+            self.source_sizes,
+        )
 
     @cached_property
     def images_without_boxes(self) -> NDArray[np.int64]:

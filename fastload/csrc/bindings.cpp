@@ -15,8 +15,6 @@ PYBIND11_MODULE(_core, m) {
             return xxh64(bytes.data(), bytes.size(), seed);
         },
         py::arg("data"), py::arg("seed") = 0, "XXH64 of a buffer's bytes.");
-    bind_boxes(m);
-    bind_slots(m);
     bind_dct(m);
     bind_engine(m);
     bind_jpeg(m);
@@ -24,4 +22,5 @@ PYBIND11_MODULE(_core, m) {
     bind_lmdb_tree(m);
     bind_nms(m);
     bind_stages(m);
+    bind_targets(m);
 }

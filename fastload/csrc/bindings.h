@@ -45,8 +45,6 @@ inline py::list to_arrays(const Planes& planes) {
     return arrays;
 }
 
-void bind_boxes(py::module_& m);
-void bind_slots(py::module_& m);
 void bind_dct(py::module_& m);
 void bind_engine(py::module_& m);
 void bind_jpeg(py::module_& m);
@@ -54,5 +52,6 @@ void bind_jpeg_write(py::module_& m);
 void bind_lmdb_tree(py::module_& m);
 void bind_nms(py::module_& m);
 void bind_stages(py::module_& m);
+void bind_targets(py::module_& m);
 
 }  // namespace fastload

@@ -1,6 +1,7 @@
 """BatchPlan: what a batch will be, before a pixel is touched.
 
-A plan is a struct of arrays. One *row* is one source image (N rows); one *slot* is one image of the batch (B slots,
+A plan is a struct of arrays, so planning costs much the same for one batch and for several in a row, which `split`
+takes apart. One *row* is one source image (N rows); one *slot* is one image of the batch (B slots,
 N >= B when a mosaic puts several sources on one). Transforms change numbers in it through the edits below;
 `place` puts the slots on the canvas; an engine then executes it. Its geometry is exact in both directions, so
 boxes follow by the same numbers.
@@ -10,7 +11,9 @@ Columns that hold geometry are x before y, width before height.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -40,7 +43,7 @@ class BatchPlan:
     color: NDArray[np.float32]  # (N, 3, 4) RGB in 0..255 -> color[:, :3] @ rgb + color[:, 3]
     size: NDArray[np.int32]  # (B, 2) width, height of the slot's image
     offset: NDArray[np.int32]  # (B, 2) x, y of the slot's image on the canvas
-    canvas: tuple[int, int] = (0, 0)  # height, width
+    canvases: NDArray[np.int32]  # (B, 2) height, width of the slot's canvas: of one batch the same
     fill: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(3, np.uint8))  # RGB of what no row covers
     min_visible: float = 0.0  # a box cut to less than this share of its area is dropped
 
@@ -60,6 +63,7 @@ class BatchPlan:
             color=IDENTITY_COLOR[None].repeat(n, 0),
             size=np.array(source, np.int32),
             offset=np.zeros((n, 2), np.int32),
+            canvases=np.zeros((n, 2), np.int32),
         )
 
     def resize(self, size: NDArray[np.int32]) -> None:
@@ -124,17 +128,50 @@ class BatchPlan:
         self.offset = np.zeros_like(self.size)
         self._keep(np.argsort(self.slot, kind="stable"))
 
-    def place(self, canvas: tuple[int, int], offset: NDArray[np.int32], fill: NDArray[np.uint8]) -> None:
-        """Put the slots at `offset` (B, 2) x, y on canvases of `canvas` (height, width). The last edit of a plan."""
+    def place(
+        self, canvas: tuple[int, int] | NDArray[np.int32], offset: NDArray[np.int32], fill: NDArray[np.uint8]
+    ) -> None:
+        """Put the slots at `offset` (B, 2) x, y on canvases of `canvas` (height, width). The last edit of a plan.
+
+        In a plan of several batches, `canvas` (B, 2) is that of each slot.
+        """
+        self.canvases = np.broadcast_to(np.asarray(canvas, np.int32), self.size.shape)
         self.offset = np.asarray(offset, np.int32)
-        width, height = (self.offset + self.size).max(0).tolist()
-        if height > canvas[0] or width > canvas[1] or self.offset.min() < 0:
+        room = self.canvases[:, ::-1] - self.offset - self.size
+        if min(room.min(), self.offset.min()) < 0:
             raise PlanError(
-                f"images of {self.size.tolist()} (width, height) at {self.offset.tolist()} (x, y) do not lie within a "
-                f"canvas {canvas[1]} wide and {canvas[0]} high: check the collator's canvas() and offsets()"
+                f"images of {self.size.tolist()} (width, height) at {self.offset.tolist()} (x, y) do not lie within "
+                f"canvases of {self.canvases.tolist()} (height, width): check the collator's canvas() and offsets()"
             )
         self.rect[:, :2] += self.offset.take(self.slot, 0)
-        self.canvas, self.fill = canvas, fill
+        self.fill = fill
+
+    def split(self, ends: Sequence[int]) -> list[BatchPlan]:
+        """A placed plan of several batches as a plan for each: the slots up to each of `ends`. They share memory."""
+        parts = zip(pairwise([0, *self.slot.searchsorted(ends).tolist()]), pairwise([0, *ends]), strict=True)
+        return [self._part(slice(*rows), slice(*slots)) for rows, slots in parts]
+
+    def _part(self, rows: slice, slots: slice) -> BatchPlan:
+        return BatchPlan(
+            self.index[rows],
+            self.slot[rows] - np.int32(slots.start),
+            self.source[rows],
+            self.crop[rows],
+            self.rect[rows],
+            self.flip[rows],
+            self.color[rows],
+            self.size[slots],
+            self.offset[slots],
+            self.canvases[slots],
+            self.fill,
+            self.min_visible,
+        )
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """Height and width of the canvases of a placed plan of one batch."""
+        height, width = self.canvases[0].tolist()
+        return height, width
 
     def affine(self) -> NDArray[np.float32]:
         """How source pixels become canvas pixels, (N, 4): x -> a[0] * x + a[2], y -> a[1] * y + a[3].

@@ -7,6 +7,7 @@ is an ordinary `collate_fn` for a list of (image, target) pairs.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -62,10 +63,15 @@ class Collator:
         """
         raise NotImplementedError(f"{type(self).__name__} does not override offsets(sizes, canvas, rng)")
 
-    def place(self, plan: BatchPlan, rng: np.random.Generator) -> None:
-        """Put the images of `plan` on their canvas."""
-        canvas = self.canvas(plan.size)
-        plan.place(canvas, self.offsets(plan.size, canvas, rng), np.array(self.fill, np.uint8))
+    def place(self, plan: BatchPlan, rng: np.random.Generator, ends: Sequence[int] | None = None) -> None:
+        """Put the images of `plan` on their canvases. Those up to each of `ends` are a batch; None: all are one."""
+        canvases, offsets, counts = [], [], []
+        for start, end in pairwise([0, *(ends or [len(plan.size)])]):
+            sizes = plan.size[start:end]
+            canvases.append(self.canvas(sizes))
+            offsets.append(self.offsets(sizes, canvases[-1], rng))
+            counts.append(end - start)
+        plan.place(np.repeat(canvases, counts, 0), np.concatenate(offsets), np.array(self.fill, np.uint8))
 
     def __call__(self, samples: Sequence[tuple[Any, Any]]) -> tuple[Tensor, list[Any]]:
         """Batch (image, target) pairs like any `collate_fn`; chance comes from torch's generator. See `collate`."""
@@ -98,7 +104,7 @@ class TopLeftAlign(Collator):
     """Images in the top-left corner, padding right and below: what torchvision and detectron2 do."""
 
     def offsets(self, sizes: NDArray[np.int32], canvas: tuple[int, int], rng: np.random.Generator) -> NDArray[np.int32]:
-        return np.zeros_like(sizes)
+        return np.zeros(sizes.shape, np.int32)
 
 
 class _GridCollator(Collator):

@@ -93,8 +93,9 @@ class EpochOrder:
 
 
 class EpochRandom:
-    """The random numbers of an epoch: `order` shuffles it, `step(k)` serves the transforms and collator of batch k.
+    """The random numbers of an epoch: `order` shuffles it, `step(k)` serves transforms and collator.
 
+    `step(k)` is for all batches planned together, the first of which is number k.
     Ranks have numbers of their own for their batches, and share those that shuffle.
     There is one generator, moved to where it is wanted, since making one costs more than a batch draws from it:
     what one call returned is not to be used after the next call.

@@ -23,7 +23,13 @@ LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as in JPEG
 
 
 class Transform:
-    """Base class of everything that edits a plan. To write one, override `__call__`."""
+    """Base class of everything that edits a plan. To write one, override `__call__`.
+
+    `spans_batches = True` says that it treats each image by itself. It may then be given the images of several batches
+    at once, which takes a fraction of the time; but all transforms of a loader must say so.
+    """
+
+    spans_batches = False
 
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, records: Records) -> None:
         """Change `plan` (B images) through its edits: `resize`, `window`, `mirror`, `recolor`, `extend`, `merge`.
@@ -53,6 +59,7 @@ class ShortestEdge(Transform):
         self._choices = np.atleast_1d(np.asarray(self.sizes))
         if not self._choices.size or self._choices.dtype.kind not in "iu" or self._choices.min() < 1:
             raise PlanError(f"ShortestEdge needs one or several sizes in whole pixels, not {self.sizes!r}")
+        self.spans_batches = not self.per_batch
         if self.max_size is not None and self.max_size < 1:
             raise PlanError(f"ShortestEdge needs a max_size of at least one pixel, not {self.max_size}")
 
@@ -73,6 +80,8 @@ class ShortestEdge(Transform):
 class Resize(Transform):
     """Scale every image to `size` = (height, width), or a square of `size` pixels; the aspect ratio is not kept."""
 
+    spans_batches = True
+
     size: int | tuple[int, int]
 
     def __post_init__(self) -> None:
@@ -85,6 +94,8 @@ class Resize(Transform):
 @dataclass
 class RandomFlip(Transform):
     """Mirror an image left to right with probability `p`."""
+
+    spans_batches = True
 
     p: float = 0.5
 
@@ -104,6 +115,8 @@ class ScaleJitterCrop(Transform):
     then exceeds `size` = (height, width), or a square of `size` pixels, is cropped at random. Smaller images are left
     for the collator to pad: give it `canvas_sizes=size` for batches of one constant shape.
     """
+
+    spans_batches = True
 
     size: int | tuple[int, int]
     scale: tuple[float, float] = (0.1, 2.0)
@@ -132,6 +145,8 @@ class ColorJitter(Transform):
     contrast is about a fixed mid-grey (128), since an image's mean is not known before it is decoded; hue is a
     rotation about the grey axis of RGB instead of a shift in HSV; values are clipped once at the end.
     """
+
+    spans_batches = True
 
     brightness: float = 0.0
     contrast: float = 0.0
@@ -162,6 +177,8 @@ class Mosaic(Transform):
     exceeds its quadrant is cut. Put it first in the list: the three others come as they are in the dataset. A mosaic
     shows several sources, so `Targets.to_original` does not apply to it.
     """
+
+    spans_batches = True
 
     size: int | tuple[int, int]
     min_visible: float = 0.1

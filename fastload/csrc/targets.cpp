@@ -1,0 +1,292 @@
+// The targets of placed plans: ragged lists of boxes from a cache's flat arrays onto the canvases, padded, and where each
+// source lies. NumPy would spend more on these than on all the rest of planning.
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "bindings.h"
+
+#include <pybind11/stl.h>
+
+namespace fastload {
+namespace {
+
+constexpr float uncut = 1.f / 64;  // pixels a side may move by rounding and still count as not cut
+constexpr float nan = std::numeric_limits<float>::quiet_NaN();
+
+struct Box {
+    float x0, y0, x1, y1;
+    float area() const { return (x1 - x0) * (y1 - y0); }
+};
+
+// A row of the plan: x -> affine[0] * x + affine[2], y -> affine[1] * y + affine[3], shown within rect x, y, w, h.
+// affine[0] is negative for a flipped row; the steps of the calculation are those of `BatchPlan.affine`.
+struct Row {
+    float affine[4];
+    const int32_t* rect;
+
+    Row(const float* crop, const int32_t* rect, bool flip) : rect(rect) {
+        affine[0] = float(double(rect[2]) / crop[2]);
+        affine[1] = float(double(rect[3]) / crop[3]);
+        if (flip) affine[0] = -affine[0];
+        for (int axis = 0; axis < 2; ++axis)
+            affine[2 + axis] = float(double(rect[axis]) - double(crop[axis] * affine[axis]));
+        if (flip) affine[2] = float(double(affine[2]) + rect[2]);
+    }
+    Box map(const Box& box) const {
+        const auto [x0, x1] = std::minmax({affine[0] * box.x0 + affine[2], affine[0] * box.x1 + affine[2]});
+        const auto [y0, y1] = std::minmax({affine[1] * box.y0 + affine[3], affine[1] * box.y1 + affine[3]});
+        return {x0, y0, x1, y1};
+    }
+    Box clip(const Box& box) const {
+        const float left = rect[0], top = rect[1], right = left + rect[2], bottom = top + rect[3];
+        return {std::clamp(box.x0, left, right), std::clamp(box.y0, top, bottom), std::clamp(box.x1, left, right),
+                std::clamp(box.y1, top, bottom)};
+    }
+};
+
+struct Shown {
+    Box box;
+    float area;
+    int32_t label;
+    bool crowd;
+};
+
+// What `Targets` holds of a slot beside its boxes. `sources` counts those it shows.
+struct Slot {
+    size_t first_box = 0, boxes = 0;
+    int sources = 0;
+    float scale[2] = {nan, nan}, offset[2] = {nan, nan};
+    bool flip = false;
+};
+
+// What `Targets` has for each slot of a plan.
+struct Columns {
+    explicit Columns(py::ssize_t b)
+        : image_id(b), size({b, py::ssize_t(2)}), original_size({b, py::ssize_t(2)}), scale({b, py::ssize_t(2)}),
+          offset({b, py::ssize_t(2)}), flip(b) {}
+    py::tuple result() const { return py::make_tuple(image_id, scale, offset, flip, size, original_size); }
+
+    Array<int64_t> image_id, size, original_size;
+    Array<float> scale, offset;
+    Array<bool> flip;
+};
+
+// The boxes of one batch, padded to the fullest of its slots.
+class Padded {
+public:
+    Padded(const std::vector<Slot>& slots, size_t begin, size_t end) : begin_(begin), end_(end), width_(0) {
+        for (size_t s = begin; s < end; ++s) width_ = std::max(width_, slots[s].boxes);
+        const auto b = py::ssize_t(end - begin), g = py::ssize_t(width_);
+        box_ = Array<float>({b, g, py::ssize_t(4)});
+        label_ = Array<int64_t>({b, g});
+        crowd_ = Array<bool>({b, g});
+        area_ = Array<float>({b, g});
+    }
+
+    void fill(const std::vector<Slot>& slots, const std::vector<Shown>& shown) {
+        Box* box = reinterpret_cast<Box*>(box_.mutable_data());
+        int64_t* label = label_.mutable_data();
+        bool* crowd = crowd_.mutable_data();
+        float* area = area_.mutable_data();
+        for (size_t s = begin_; s < end_; ++s)
+            for (size_t k = 0; k < width_; ++k) {
+                const Shown one = k < slots[s].boxes ? shown[slots[s].first_box + k] : Shown{{0, 0, 0, 0}, 0, -1, false};
+                *box++ = one.box;
+                *label++ = one.label;
+                *crowd++ = one.crowd;
+                *area++ = one.area;
+            }
+    }
+
+    py::tuple result(const std::vector<Slot>& slots) const {
+        py::tuple num_boxes(end_ - begin_), num_sources(end_ - begin_);
+        for (size_t s = begin_; s < end_; ++s) {
+            num_boxes[s - begin_] = py::int_(slots[s].boxes);
+            num_sources[s - begin_] = py::int_(slots[s].sources);
+        }
+        return py::make_tuple(py::make_tuple(box_, label_, crowd_, area_), num_boxes, num_sources);
+    }
+
+private:
+    size_t begin_, end_, width_;
+    Array<float> box_, area_;
+    Array<int64_t> label_;
+    Array<bool> crowd_;
+};
+
+struct Plan {
+    const Array<int32_t>& slot;    // (N)
+    const Array<int32_t>& source;  // (N, 2)
+    const Array<float>& crop;      // (N, 4)
+    const Array<int32_t>& rect;    // (N, 4)
+    const Array<bool>& flip;       // (N)
+    const Array<int32_t>& size;    // (B, 2)
+    const Array<int64_t>& row_index;   // (N) each row's image
+    const Array<int64_t>& slot_index;  // (B) each slot's first or only image
+    float min_visible;
+
+    void check() const {
+        const py::ssize_t n = slot.size(), b = slot_index.size();
+        require(source.size() == 2 * n && crop.size() == 4 * n && rect.size() == 4 * n && flip.size() == n &&
+                    row_index.size() == n && size.size() == 2 * b,
+                "the plan's arrays disagree in length");
+        for (py::ssize_t i = 0; i < n; ++i)
+            require(slot.data()[i] >= (i ? slot.data()[i - 1] : 0) && slot.data()[i] < b,
+                    "rows must be sorted by slot, and slots be those of the batch");
+    }
+};
+
+// A cache's annotations, as its arrays.
+class Annotations {
+public:
+    Annotations(Array<int64_t> box_offsets, Array<float> boxes, Array<int32_t> labels, Array<bool> crowd,
+                Array<float> area, Array<int64_t> image_ids, Array<int32_t> sizes, Array<int32_t> source_sizes)
+        : offsets_(std::move(box_offsets)), boxes_(std::move(boxes)), labels_(std::move(labels)),
+          crowd_(std::move(crowd)), area_(std::move(area)), image_ids_(std::move(image_ids)), sizes_(std::move(sizes)),
+          source_sizes_(std::move(source_sizes)), images_(image_ids_.size()), count_(labels_.size()) {
+        require(offsets_.size() == images_ + 1 && sizes_.size() == 2 * images_ && source_sizes_.size() == 2 * images_ &&
+                    boxes_.size() == 4 * count_ && crowd_.size() == count_ && area_.size() == count_,
+                "the annotations' arrays disagree in length");
+    }
+
+    // The slots up to each of `ends` are a batch; those of `failed` keep no boxes.
+    py::tuple place(const Array<int64_t>& row_index, const Array<int32_t>& slot, const Array<int32_t>& source,
+                    const Array<float>& crop, const Array<int32_t>& rect, const Array<bool>& flip,
+                    const Array<int32_t>& size, const Array<int64_t>& slot_index, float min_visible,
+                    const std::vector<size_t>& ends, const std::vector<size_t>& failed) const {
+        const Plan plan{slot, source, crop, rect, flip, size, row_index, slot_index, min_visible};
+        std::vector<Slot> slots(slot_index.size());
+        std::vector<Shown> shown;
+        {
+            py::gil_scoped_release release;
+            check(plan, ends, failed);
+            show(plan, failed, slots, shown);
+        }
+        Columns columns(slot_index.size());
+        std::vector<Padded> batches;
+        size_t begin = 0;
+        for (size_t end : ends) {
+            batches.emplace_back(slots, begin, end);
+            begin = end;
+        }
+        {
+            py::gil_scoped_release release;
+            fill(plan, slots, columns);
+            for (Padded& batch : batches) batch.fill(slots, shown);
+        }
+        py::list padded;
+        for (const Padded& batch : batches) padded.append(batch.result(slots));
+        return py::make_tuple(columns.result(), padded);
+    }
+
+private:
+    int64_t image(int64_t index) const {
+        require(index >= 0 && index < images_, "no image of that index");
+        return index;
+    }
+
+    void check(const Plan& plan, const std::vector<size_t>& ends, const std::vector<size_t>& failed) const {
+        plan.check();
+        const size_t b = plan.slot_index.size();
+        for (size_t s = 0; s < b; ++s) image(plan.slot_index.data()[s]);
+        for (size_t s : failed) require(s < b, "a failed slot is beyond the batch");
+        require(std::is_sorted(ends.begin(), ends.end()) && (ends.empty() ? 0 : ends.back()) <= b,
+                "batches must be in order and within the plan");
+    }
+
+    void show(const Plan& plan, const std::vector<size_t>& failed, std::vector<Slot>& slots,
+              std::vector<Shown>& shown) const {
+        int32_t last = -1;
+        for (py::ssize_t i = 0; i < plan.slot.size(); ++i) {
+            const int32_t s = plan.slot.data()[i];
+            Slot& slot = slots[s];
+            if (s != last) slot.first_box = shown.size();
+            last = s;
+            const Row row(plan.crop.data() + 4 * i, plan.rect.data() + 4 * i, plan.flip.data()[i]);
+            locate(plan, i, row, slot);
+            const int64_t index = image(plan.row_index.data()[i]);
+            if (std::find(failed.begin(), failed.end(), size_t(s)) == failed.end())
+                show(row, index, plan.min_visible, shown);
+            slot.boxes = shown.size() - slot.first_box;
+        }
+    }
+
+    // Where the corner of the whole source lies and how large one of its pixels is; NaN where that is not the slot's
+    // own image, and it alone.
+    void locate(const Plan& plan, py::ssize_t i, const Row& row, Slot& slot) const {
+        const int64_t index = plan.slot_index.data()[plan.slot.data()[i]];
+        if (slot.sources++ || plan.row_index.data()[i] != index) {
+            slot = {slot.first_box, slot.boxes, slot.sources};
+            return;
+        }
+        slot.flip = plan.flip.data()[i];
+        for (int axis = 0; axis < 2; ++axis) {
+            const float of_stored = std::abs(row.affine[axis]);  // canvas pixels a pixel of the stored image
+            const bool mirrored = axis == 0 && slot.flip;
+            const double whole = mirrored ? double(plan.source.data()[2 * i]) * of_stored : 0;
+            slot.offset[axis] = float(row.affine[2 + axis] - whole);
+            slot.scale[axis] = float(double(of_stored) * sizes_.data()[2 * index + axis] /
+                                     source_sizes_.data()[2 * index + axis]);
+        }
+    }
+
+    // The rules of plan/transforms.py: an uncut box stays; a cut one must keep enough of itself.
+    void show(const Row& row, int64_t index, float min_visible, std::vector<Shown>& shown) const {
+        const int64_t begin = offsets_.data()[index], end = offsets_.data()[index + 1];
+        require(0 <= begin && begin <= end && end <= count_, "box offsets beyond the boxes");
+        for (int64_t k = begin; k < end; ++k) {
+            const Box whole = row.map(reinterpret_cast<const Box*>(boxes_.data())[k]), box = row.clip(whole);
+            const bool cut = std::abs(whole.x0 - box.x0) > uncut || std::abs(whole.x1 - box.x1) > uncut ||
+                             std::abs(whole.y0 - box.y0) > uncut || std::abs(whole.y1 - box.y1) > uncut;
+            const float visible = cut ? box.area() / whole.area() : 1;
+            if (cut && !(visible >= min_visible && box.x1 - box.x0 >= 1 && box.y1 - box.y0 >= 1)) continue;
+            const float area = area_.data()[k] * std::abs(row.affine[0] * row.affine[1]) * visible;
+            shown.push_back({box, area, labels_.data()[k], crowd_.data()[k]});
+        }
+    }
+
+    void fill(const Plan& plan, const std::vector<Slot>& slots, Columns& to) const {
+        for (size_t s = 0; s < slots.size(); ++s) {
+            const int64_t index = plan.slot_index.data()[s];
+            to.image_id.mutable_data()[s] = image_ids_.data()[index];
+            to.flip.mutable_data()[s] = slots[s].flip;
+            for (int axis = 0; axis < 2; ++axis) {
+                to.scale.mutable_data()[2 * s + axis] = slots[s].scale[axis];
+                to.offset.mutable_data()[2 * s + axis] = slots[s].offset[axis];
+                // Height before width, as torch has it.
+                to.size.mutable_data()[2 * s + axis] = plan.size.data()[2 * s + 1 - axis];
+                to.original_size.mutable_data()[2 * s + axis] = source_sizes_.data()[2 * index + 1 - axis];
+            }
+        }
+    }
+
+    Array<int64_t> offsets_;
+    Array<float> boxes_;
+    Array<int32_t> labels_;
+    Array<bool> crowd_;
+    Array<float> area_;
+    Array<int64_t> image_ids_;
+    Array<int32_t> sizes_, source_sizes_;
+    py::ssize_t images_, count_;
+};
+
+}  // namespace
+
+void bind_targets(py::module_& m) {
+    py::class_<Annotations>(m, "Annotations", "The annotations of a cache's images, as flat arrays.")
+        .def(py::init<Array<int64_t>, Array<float>, Array<int32_t>, Array<bool>, Array<float>, Array<int64_t>,
+                      Array<int32_t>, Array<int32_t>>(),
+             py::arg("box_offsets").noconvert(), py::arg("boxes").noconvert(), py::arg("labels").noconvert(),
+             py::arg("crowd").noconvert(), py::arg("area").noconvert(), py::arg("image_ids").noconvert(),
+             py::arg("sizes").noconvert(), py::arg("source_sizes").noconvert())
+        .def("place", &Annotations::place, py::arg("row_index").noconvert(), py::arg("slot").noconvert(),
+             py::arg("source").noconvert(), py::arg("crop").noconvert(), py::arg("rect").noconvert(),
+             py::arg("flip").noconvert(), py::arg("size").noconvert(), py::arg("slot_index").noconvert(),
+             py::arg("min_visible"), py::arg("ends"), py::arg("failed"),
+             "The targets of a placed plan, whose slots show the images `slot_index`: image_id, scale, offset, flip, size, "
+             "original_size as in `Targets`; and for each batch, which is the slots up to one of `ends`, boxes, labels, "
+             "crowd, area, and tuples with the number of boxes and of sources. Slots of `failed` get no boxes.");
+}
+
+}  // namespace fastload
