@@ -125,11 +125,9 @@ class EpochRandom:
 
 def cut_batches(order: Iterable[int], batch_size: int, drop_last: bool) -> Iterator[NDArray[np.int64]]:
     """Batches of `batch_size` positions in the order given. Only the last may be shorter, unless `drop_last`."""
-    stream = iter(order)
-    while len(batch := _take(stream, batch_size)) == batch_size:
-        yield batch
-    if len(batch) and not drop_last:
-        yield batch
+    for batch in _pieces(order, batch_size):
+        if len(batch) == batch_size or not drop_last:
+            yield batch
 
 
 def cut_batches_by_aspect(
@@ -145,8 +143,7 @@ def cut_batches_by_aspect(
     `rng` (None: left sorted). Every position comes exactly once. The images over at the end, which make the short batch
     or are dropped by `drop_last`, are the last of `order`, so a random choice and not the widest ones.
     """
-    stream = iter(order)
-    while len(window := _take(stream, WINDOW * batch_size)):
+    for window in _pieces(order, WINDOW * batch_size):
         whole, rest = np.split(window, [len(window) - len(window) % batch_size])
         batches = whole[np.argsort(aspect[whole], kind="stable")].reshape(-1, batch_size)
         yield from batches if rng is None else rng.permutation(batches)
@@ -154,5 +151,11 @@ def cut_batches_by_aspect(
             yield rest
 
 
-def _take(stream: Iterator[int], count: int) -> NDArray[np.int64]:
-    return np.fromiter(islice(stream, count), np.int64)
+def _pieces(order: Iterable[int], size: int) -> Iterator[NDArray[np.int64]]:
+    """`order` in pieces of `size`, the last maybe shorter. A sampler is read piece by piece."""
+    if isinstance(order, np.ndarray):
+        yield from (order[start : start + size] for start in range(0, len(order), size))
+        return
+    stream = iter(order)
+    while len(piece := np.fromiter(islice(stream, size), np.int64)):
+        yield piece
