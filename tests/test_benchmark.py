@@ -162,15 +162,14 @@ def test_one_split_and_memory(sample_set):
 
 @pytest.mark.long
 def test_scaling(sample_set, tmp_path):
-    """Bounds of the GIL's time in order, no number of threads beyond its ideal, a table, and the same as JSON."""
+    """A time that the GIL is held, no number of threads beyond its ideal, a table, and the same as JSON."""
     few = ("--seconds", "0.02", "--rounds", "1", "--milliseconds", "20", "--batch-size", "8")
     done = run("scaling.py", sample_set / "val", *few, "--json", tmp_path / "r.json")
     assert done.returncode == 0, done.stderr
     assert "GIL held for" in done.stdout and "share" in done.stdout
     found = json.loads((tmp_path / "r.json").read_text())
     assert list(found["gil_microseconds_per_image"]) == ["sleeping", "decoding"]
-    for low, high in found["gil_microseconds_per_image"].values():
-        assert 0 < low < high
+    assert all(0 < held < 1e5 for held in found["gil_microseconds_per_image"].values())
     assert found["emulated_microseconds"] == 20_000
     assert list(found["threads"]) == ["1", "2", "4", "8", "16", "32", "64", "128"]
     for threads, row in found["threads"].items():
