@@ -55,7 +55,7 @@ class FastLoader(DataLoader[Any]):
       with another number of them: see `state_dict`.
     - `num_workers`: native threads; 0 decodes in the calling thread. They live as long as the loader, so
       `persistent_workers` changes nothing. Nor does `in_order`: batches always come in order.
-    - `prefetch_factor`: batches in the making at a time, in all. Default: four, more if there are many threads.
+    - `prefetch_factor`: batches in the making at a time, in all. Default: six, more if there are many threads.
     - `collate_fn`: a `Collator` (default `TopLeftAlign()`), or any function of a list of (image, target) pairs:
       images (3, H, W) uint8, unpadded; targets as the dicts of `Targets`.
     - `generator`: draws the seed, once; without it torch's default generator does. Batches depend on the seed, the
@@ -333,7 +333,7 @@ class FastLoader(DataLoader[Any]):
             return 1
         if prefetch_factor is not None:
             return max(prefetch_factor, 1)
-        return max(4, 2 + ceil(2 * self.num_workers / (self.batch_size or 1)))
+        return max(6, 2 + ceil(2 * self.num_workers / (self.batch_size or 1)))
 
     def _groups(self, batch_sampler: Any) -> bool:
         possible = batch_sampler is None and self.batch_size is not None

@@ -162,7 +162,8 @@ class BatchIterator(Iterator[Any]):
             raise first.error
         assert first.job is not None and first.canvas is not None
         batch = self._deliver(first.job, first.canvas, failures)
-        self._send_ahead()
+        if self._ahead is not None:
+            self._send_ahead(self._ahead)
         self._meter.batch(len(first.job.index), asked, planned, ready)
         return batch
 
@@ -182,14 +183,14 @@ class BatchIterator(Iterator[Any]):
                 submitted.error = error
         return submitted.failures or {}
 
-    def _send_ahead(self) -> None:
-        for later in islice(self._flight, AHEAD if self._ahead else 0):
+    def _send_ahead(self, ahead: Callable[[Job, Canvas], None]) -> None:
+        for later in islice(self._flight, AHEAD):
             if later.job is None or later.job.sent is not None:
                 continue
             if not self._engine.done(later.ticket) or self._failures(later) or later.error is not None:
                 return
-            assert self._ahead is not None and later.canvas is not None
-            self._ahead(later.job, later.canvas)
+            assert later.canvas is not None
+            ahead(later.job, later.canvas)
 
     def _top_up(self) -> None:
         if len(self._flight) * 2 > self._depth:
