@@ -34,9 +34,9 @@ struct Row {
         if (flip) affine[2] = float(double(affine[2]) + rect[2]);
     }
     Box map(const Box& box) const {
-        const auto [x0, x1] = std::minmax({affine[0] * box.x0 + affine[2], affine[0] * box.x1 + affine[2]});
-        const auto [y0, y1] = std::minmax({affine[1] * box.y0 + affine[3], affine[1] * box.y1 + affine[3]});
-        return {x0, y0, x1, y1};
+        const float x0 = affine[0] * box.x0 + affine[2], x1 = affine[0] * box.x1 + affine[2];
+        const float y0 = affine[1] * box.y0 + affine[3], y1 = affine[1] * box.y1 + affine[3];
+        return {std::min(x0, x1), std::min(y0, y1), std::max(x0, x1), std::max(y0, y1)};
     }
     Box clip(const Box& box) const {
         const float left = rect[0], top = rect[1], right = left + rect[2], bottom = top + rect[3];
@@ -89,14 +89,20 @@ public:
         int64_t* label = label_.mutable_data();
         bool* crowd = crowd_.mutable_data();
         float* area = area_.mutable_data();
-        for (size_t s = begin_; s < end_; ++s)
-            for (size_t k = 0; k < width_; ++k) {
-                const Shown one = k < slots[s].boxes ? shown[slots[s].first_box + k] : Shown{{0, 0, 0, 0}, 0, -1, false};
-                *box++ = one.box;
-                *label++ = one.label;
-                *crowd++ = one.crowd;
-                *area++ = one.area;
+        for (size_t s = begin_; s < end_; ++s) {
+            const Shown* const first = shown.data() + slots[s].first_box;
+            for (const Shown* one = first; one < first + slots[s].boxes; ++one) {
+                *box++ = one->box;
+                *label++ = one->label;
+                *crowd++ = one->crowd;
+                *area++ = one->area;
             }
+            const size_t rest = width_ - slots[s].boxes;
+            box = std::fill_n(box, rest, Box{0, 0, 0, 0});
+            label = std::fill_n(label, rest, int64_t(-1));
+            crowd = std::fill_n(crowd, rest, false);
+            area = std::fill_n(area, rest, 0.f);
+        }
     }
 
     py::tuple result(const std::vector<Slot>& slots) const {
