@@ -80,17 +80,15 @@ const int16_t* Picture::row(Channel& channel, int y) {
 }
 
 void Picture::draw(int y, uint8_t* rgb) {
-    const int16_t* planes[3] = {};
+    WeightedRows planes[3];
     for (int c = 0; c < count_; ++c) {
         Channel& channel = channels_[c];
         const int taps = channel.vertical->taps;
         for (int k = 0; k < taps; ++k)
             channel.wanted[k] = row(channel, std::min(channel.vertical->first[y] + k, channel.plane.height - 1));
-        kernels_->vertical(channel.wanted.data(), &channel.vertical->weight[size_t(y) * taps], taps,
-                           placement_.rect[2], channel.blended);
-        planes[c] = channel.blended;
+        planes[c] = {channel.wanted.data(), &channel.vertical->weight[size_t(y) * taps], taps, channel.blended};
     }
-    kernels_->color(planes, matrix_, placement_.rect[2], rgb);
+    kernels_->blend(planes, count_, matrix_, placement_.rect[2], rgb);
 }
 
 namespace {
