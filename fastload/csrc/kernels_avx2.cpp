@@ -171,8 +171,8 @@ AVX2 inline __m256i shuffled(__m256i bytes, const uint8_t (&from)[32]) {
     return _mm256_shuffle_epi8(bytes, _mm256_load_si256(reinterpret_cast<const __m256i*>(from)));
 }
 
-// Clips 32 pixels' channels and stores them as 96 bytes.
-AVX2 inline void store_pixels(const __m256i (&channel)[2][3], uint8_t* rgb) {
+// Clips 32 pixels' channels and packs them to 96 bytes.
+AVX2 inline void pack_pixels(const __m256i (&channel)[2][3], __m256i (&packed)[3]) {
     __m256i rg[2], outer[2];
     const __m256i b = _mm256_packus_epi16(channel[0][2], channel[1][2]);
     for (int h = 0; h < 2; ++h) {
@@ -183,42 +183,52 @@ AVX2 inline void store_pixels(const __m256i (&channel)[2][3], uint8_t* rgb) {
         _mm256_or_si256(shuffled(rg[0], interleave.inner_rg[0]), shuffled(rg[1], interleave.inner_rg[1]));
     const __m256i inner =
         _mm256_permute4x64_epi64(_mm256_or_si256(inner_rg, shuffled(b, interleave.inner_b)), 0xD8);
-    store(rgb, _mm256_permute2x128_si256(outer[0], inner, 0x20));
-    store(rgb + 32, _mm256_permute2x128_si256(outer[0], outer[1], 0x21));
-    store(rgb + 64, _mm256_permute2x128_si256(inner, outer[1], 0x31));
+    packed[0] = _mm256_permute2x128_si256(outer[0], inner, 0x20);
+    packed[1] = _mm256_permute2x128_si256(outer[0], outer[1], 0x21);
+    packed[2] = _mm256_permute2x128_si256(inner, outer[1], 0x31);
+}
+
+// 32 pixels from u on, packed.
+template <Colors colors, bool two>
+AVX2 inline void blend_pixels(const Blender (&planes)[3], const Factors& factors, int u, __m256i (&packed)[3]) {
+    __m256i samples[3][2] = {}, channel[2][3];
+    for (int p = 0; p < (colors == Colors::grey ? 1 : 3); ++p) planes[p].blend<two>(u, samples[p]);
+    for (int h = 0; h < 2; ++h) convert<colors>(samples[0][h], samples[1][h], samples[2][h], factors, channel[h]);
+    pack_pixels(channel, packed);
 }
 
 template <Colors colors, bool two>
-AVX2 void blend_as(const WeightedRows* planes, const ColorMatrix& matrix, int width, uint8_t* rgb) {
+AVX2 void blend_as(const WeightedRows* rows, const ColorMatrix& matrix, int width, uint8_t* rgb, uint8_t* canvas) {
     constexpr bool grey = colors == Colors::grey;
     const Factors factors(matrix);
-    const Blender luma(planes[0]), cb(planes[grey ? 0 : 1]), cr(planes[grey ? 0 : 2]);
-    for (int u = 0; u < width; u += 32) {
-        __m256i y[2], blue[2] = {}, red[2] = {}, channel[2][3];
-        luma.blend<two>(u, y);
-        if constexpr (!grey) {
-            cb.blend<two>(u, blue);
-            cr.blend<two>(u, red);
-        }
-        for (int h = 0; h < 2; ++h) convert<colors>(y[h], blue[h], red[h], factors, channel[h]);
-        alignas(32) uint8_t rest[96];
-        uint8_t* const out = width - u >= 32 ? rgb + 3 * u : rest;
-        store_pixels(channel, out);
-        // cppcheck-suppress uninitvar  // `store_pixels` has filled it
-        if (out == rest) std::memcpy(rgb + 3 * u, rest, size_t(3) * (width - u));
+    const Blender planes[3] = {Blender(rows[0]), Blender(rows[grey ? 0 : 1]), Blender(rows[grey ? 0 : 2])};
+    const int whole = width / 32 * 32;
+    __m256i packed[3];
+    if (whole < width) {  // first, since reading this soon after stores past the caches would wait for them
+        blend_pixels<colors, two>(planes, factors, whole, packed);
+        std::memcpy(rgb + 3 * whole, packed, size_t(3) * (width - whole));
+    }
+    for (int u = 0; u < whole; u += 32) {
+        blend_pixels<colors, two>(planes, factors, u, packed);
+        auto* const out = reinterpret_cast<__m256i*>((canvas ? canvas : rgb) + 3 * u);
+        for (int i = 0; i < 3; ++i) canvas ? _mm256_stream_si256(out + i, packed[i]) : store(out + i, packed[i]);
     }
 }
 
 template <bool two>
-void blend_rows(const WeightedRows* planes, int count, const ColorMatrix& matrix, int width, uint8_t* rgb) {
-    if (count == 1) return blend_as<Colors::grey, two>(planes, matrix, width, rgb);
-    shares_luma(matrix) ? blend_as<Colors::ycbcr, two>(planes, matrix, width, rgb)
-                        : blend_as<Colors::any, two>(planes, matrix, width, rgb);
+void blend_rows(const WeightedRows* planes, int count, const ColorMatrix& matrix, int width, uint8_t* rgb,
+                uint8_t* canvas) {
+    if (count == 1) return blend_as<Colors::grey, two>(planes, matrix, width, rgb, canvas);
+    shares_luma(matrix) ? blend_as<Colors::ycbcr, two>(planes, matrix, width, rgb, canvas)
+                        : blend_as<Colors::any, two>(planes, matrix, width, rgb, canvas);
 }
 
-void blend(const WeightedRows* planes, int count, const ColorMatrix& matrix, int width, uint8_t* rgb) {
+int blend(const WeightedRows* planes, int count, const ColorMatrix& matrix, int width, uint8_t* rgb, uint8_t* canvas) {
+    if (reinterpret_cast<uintptr_t>(canvas) % 32) canvas = nullptr;
     const bool two = std::all_of(planes, planes + count, [](const WeightedRows& plane) { return plane.taps <= 2; });
-    two ? blend_rows<true>(planes, count, matrix, width, rgb) : blend_rows<false>(planes, count, matrix, width, rgb);
+    two ? blend_rows<true>(planes, count, matrix, width, rgb, canvas)
+        : blend_rows<false>(planes, count, matrix, width, rgb, canvas);
+    return canvas ? width / 32 * 32 : 0;
 }
 
 AVX2 void stream(uint8_t* to, const uint8_t* from, size_t size) {

@@ -1,5 +1,6 @@
 // Run under AddressSanitizer and UndefinedBehaviorSanitizer: random geometry through every kernel of this machine.
 // Each must touch only what it may (planes are allocated to the byte, plus the promised slack) and equal the scalar one.
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -97,9 +98,18 @@ void blend(const Kernels& kernels) {
     Blended y(luma, luma_y, width), cb(chroma, chroma_y, width), cr(chroma, chroma_y, width);
     const WeightedRows planes[3] = {y.weighted(), cb.weighted(), cr.weighted()};
     std::unique_ptr<uint8_t[]> out(new uint8_t[3 * width]), expected(new uint8_t[3 * width]);
-    kernels.blend(planes, count, matrix, width, out.get());
-    scalar_kernels.blend(planes, count, matrix, width, expected.get());
+    scalar_kernels.blend(planes, count, matrix, width, expected.get(), nullptr);
+    kernels.blend(planes, count, matrix, width, out.get(), nullptr);
     require(!std::memcmp(out.get(), expected.get(), size_t(3) * width), "blend");
+
+    Buffer memory;
+    const size_t skew = uniform(0, 1) ? 0 : uniform(1, 70);
+    uint8_t* const canvas = memory.ensure(skew + 3 * width) + skew;
+    std::memset(out.get(), 0, size_t(3) * width);
+    const int stored = kernels.blend(planes, count, matrix, width, out.get(), canvas);
+    require(stored >= 0 && stored <= width, "the pixels on the canvas are no more than there are");
+    std::copy_n(canvas, 3 * stored, out.get());
+    require(!std::memcmp(out.get(), expected.get(), size_t(3) * width), "blend to a canvas");
 }
 
 void stream(const Kernels& kernels) {
