@@ -111,6 +111,21 @@ def test_large_changes_of_scale(kind: str, size: tuple[int, int]) -> None:
     assert np.abs(native.astype(int) - reference).max() <= 2
 
 
+@pytest.mark.parametrize("left", [0, 5, 32])
+@pytest.mark.parametrize("width", [157, 160])
+def test_the_place_on_the_canvas_changes_no_pixel(width: int, left: int) -> None:
+    """Aligned for vectors or not, with fill at one side or both: the same picture, and nothing but fill around it."""
+    engine = NativeEngine(cache_of([record(jpeg_of_kind(smooth(90, 100), "4:2:0"))]), 0)
+    plan = whole([(100, 90)])
+    plan.place((95, width), np.array([[left, 3]], np.int32), FILL)
+    memory = np.full(95 * width * 3 + 64, 77, np.uint8)
+    canvas = memory[-memory.ctypes.data % 64 :][: 95 * width * 3].reshape(1, 95, width, 3)
+    assert engine.wait(engine.submit(plan, canvas)) == {}
+    expected = np.broadcast_to(FILL, (95, width, 3)).copy()
+    expected[3:93, left : left + 100] = execute(engine, place_top_left(whole([(100, 90)])))[0]
+    np.testing.assert_array_equal(canvas[0], expected)
+
+
 def pillow_resized(data: bytes, size: tuple[int, int]) -> np.ndarray:
     with Image.open(io.BytesIO(data)) as image:
         return np.asarray(image.convert("RGB").resize(size, Image.Resampling.BILINEAR))

@@ -160,10 +160,13 @@ AVX2 __attribute__((noinline)) void replace_large_values(BlockStreams& streams, 
                                                          Vector (&half)[2][4]) {
     alignas(32) int16_t words[2][4][16];
     std::memcpy(words, half, sizeof words);
-    for (size_t i = 0; i < 64 * lanes; ++i) {
-        if (coefficients[i] != 0x80) continue;
-        const size_t lane = i / 64, p = i % 64;
-        words[p & 1][p >> 4][lane * 8 + (p >> 1 & 7)] = int16_t(read_large_value(streams));
+    for (int i = 0; i < 64 * lanes; i += 32) {
+        const Vector bytes = _mm256_loadu_si256(reinterpret_cast<const Vector*>(coefficients + i));
+        auto large = unsigned(_mm256_movemask_epi8(_mm256_cmpeq_epi8(bytes, _mm256_set1_epi8(-128))));
+        for (; large; large &= large - 1) {
+            const int lane = i / 64, p = i % 64 + __builtin_ctz(large);
+            words[p & 1][p >> 4][lane * 8 + (p >> 1 & 7)] = int16_t(read_large_value(streams));
+        }
     }
     std::memcpy(half, words, sizeof words);
 }

@@ -3,6 +3,7 @@
 #include <immintrin.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 
 #include "resample.h"
@@ -20,14 +21,14 @@ AVX2 inline void store(void* p, __m256i value) { _mm256_storeu_si256(static_cast
 
 AVX2 void horizontal_two(const uint8_t* row, const HorizontalTable& table, int16_t* out) {
     const __m256i center = _mm256_set1_epi8(-128);
-    const int32_t* const base = table.base8.data();
-    const uint8_t *const index = table.index8.data(), *const weight = table.weight.data();
-    const int size = table.axis.size;
-    for (int u = 0; u < size; u += 16) {
-        const __m256i samples = _mm256_inserti128_si256(_mm256_castsi128_si256(load_half(row + base[u / 8])),
-                                                        load_half(row + base[u / 8 + 1]), 1);
-        const __m256i pairs = _mm256_shuffle_epi8(_mm256_xor_si256(samples, center), load(index + 2 * u));
-        store(out + u, _mm256_maddubs_epi16(load(weight + 2 * u), pairs));
+    const int32_t* base = table.base8.data();
+    const uint8_t *index = table.index8.data(), *weight = table.weight.data();
+    const int16_t* const end = out + table.axis.size;
+    for (; out < end; out += 16, base += 2, index += 32, weight += 32) {
+        const __m256i samples =
+            _mm256_inserti128_si256(_mm256_castsi128_si256(load_half(row + base[0])), load_half(row + base[1]), 1);
+        const __m256i pairs = _mm256_shuffle_epi8(_mm256_xor_si256(samples, center), load(index));
+        store(out, _mm256_maddubs_epi16(load(weight), pairs));
     }
 }
 
@@ -68,19 +69,33 @@ void horizontal(const uint8_t* row, const HorizontalTable& table, int16_t* out) 
     table.shuffles4 ? horizontal_many<true>(row, table, out) : horizontal_many<false>(row, table, out);
 }
 
-AVX2 inline __m256i times(const int16_t* row, __m256i weight) { return _mm256_mulhrs_epi16(load(row), weight); }
+// Blends the rows of a plane.
+struct Blender {
+    AVX2 explicit Blender(const WeightedRows& plane)
+        : near(plane.rows[0]), far(plane.rows[plane.taps > 1]), rows(plane.rows), weights(plane.weights),
+          taps(plane.taps), near_weight(_mm256_set1_epi16(weights[0])),
+          far_weight(_mm256_set1_epi16(taps > 1 ? weights[1] : 0)) {}
 
-AVX2 void vertical(const int16_t* const* rows, const int16_t* weights, int taps, int width, int16_t* out) {
-    const int16_t *const near = rows[0], *const far = rows[taps > 1];
-    const __m256i near_weight = _mm256_set1_epi16(weights[0]);
-    const __m256i far_weight = _mm256_set1_epi16(taps > 1 ? weights[1] : 0);
-    for (int u = 0; u < width; u += 16) {
-        __m256i sum = _mm256_adds_epi16(times(near + u, near_weight), times(far + u, far_weight));
-        for (int k = 2; k < taps; ++k)
-            sum = _mm256_adds_epi16(sum, times(rows[k] + u, _mm256_set1_epi16(weights[k])));
-        store(out + u, sum);
+    // 32 samples from u on; `two` says that there are no more than two taps.
+    template <bool two>
+    AVX2 inline void blend(int u, __m256i (&sum)[2]) const {
+        for (int h = 0; h < 2; ++h)
+            sum[h] = _mm256_adds_epi16(times(near + u + 16 * h, near_weight), times(far + u + 16 * h, far_weight));
+        for (int k = 2; !two && k < taps; ++k) {
+            const __m256i weight = _mm256_set1_epi16(weights[k]);
+            for (int h = 0; h < 2; ++h) sum[h] = _mm256_adds_epi16(sum[h], times(rows[k] + u + 16 * h, weight));
+        }
     }
-}
+
+private:
+    AVX2 static __m256i times(const int16_t* row, __m256i weight) { return _mm256_mulhrs_epi16(load(row), weight); }
+
+    const int16_t *near, *far;
+    const int16_t* const* rows;
+    const int16_t* weights;
+    int taps;
+    __m256i near_weight, far_weight;
+};
 
 // A colour matrix as vectors.
 struct Factors {
@@ -93,66 +108,127 @@ struct Factors {
     __m256i plane[3][3], offset[3];
 };
 
-// One channel of 32 pixels, in order.
-template <int planes>
-AVX2 inline __m256i channel(const __m256i samples[3][2], const Factors& factors, int c) {
-    __m256i half[2];
-    for (int h = 0; h < 2; ++h) {
-        __m256i sum = _mm256_mulhrs_epi16(samples[0][h], factors.plane[c][0]);
-        for (int p = 1; p < planes; ++p)
-            sum = _mm256_adds_epi16(sum, _mm256_mulhrs_epi16(samples[p][h], factors.plane[c][p]));
-        half[h] = _mm256_srai_epi16(_mm256_adds_epi16(sum, factors.offset[c]), 3);
-    }
-    return _mm256_permute4x64_epi64(_mm256_packus_epi16(half[0], half[1]), 0xD8);
-}
-
-// Where byte j of 16 packed pixels comes from: pixel j / 3 of channel j % 3.
-struct Interleave {
-    alignas(16) uint8_t from[3][3][16];  // [third of the output][channel][byte]; 128: another channel's byte
-    Interleave() {
-        for (int third = 0; third < 3; ++third)
-            for (int c = 0; c < 3; ++c)
-                for (int i = 0; i < 16; ++i) {
-                    const int j = 16 * third + i;
-                    from[third][c][i] = j % 3 == c ? uint8_t(j / 3) : 128;
-                }
-    }
-};
-const Interleave interleave;
-
-AVX2 inline __m256i third_of(int third, __m256i r, __m256i g, __m256i b) {
-    __m256i shuffled[3] = {r, g, b};
+// JFIF's colours, perhaps brighter or of more contrast: all channels have the same share of Y, red has none of Cb and
+// blue none of Cr, and no sum can saturate, so that what they share is computed once and in any order.
+bool shares_luma(const ColorMatrix& matrix) {
+    const auto& m = matrix.plane;
+    bool shares = m[0][1] == 0 && m[2][2] == 0;
     for (int c = 0; c < 3; ++c)
-        shuffled[c] = _mm256_shuffle_epi8(
-            shuffled[c],
-            _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(interleave.from[third][c]))));
-    return _mm256_or_si256(_mm256_or_si256(shuffled[0], shuffled[1]), shuffled[2]);
+        shares = shares && m[c][0] == m[0][0] && matrix.offset[c] == matrix.offset[0] &&
+                 std::abs(m[c][0]) + std::abs(m[c][1]) + std::abs(m[c][2]) + std::abs(matrix.offset[c]) <= 32767;
+    return shares;
 }
 
-template <int count>
-AVX2 void color_of(const int16_t* const planes[3], const ColorMatrix& matrix, int width, uint8_t* rgb) {
+enum class Colors { grey, ycbcr, any };
+
+// Sixteen pixels' samples to their channels, not yet clipped.
+template <Colors colors>
+AVX2 inline void convert(__m256i y, __m256i cb, __m256i cr, const Factors& factors, __m256i (&channel)[3]) {
+    const auto& f = factors.plane;
+    if constexpr (colors == Colors::ycbcr) {
+        const __m256i luma = _mm256_add_epi16(_mm256_mulhrs_epi16(y, f[0][0]), factors.offset[0]);
+        channel[0] = _mm256_add_epi16(luma, _mm256_mulhrs_epi16(cr, f[0][2]));
+        channel[1] = _mm256_add_epi16(_mm256_add_epi16(luma, _mm256_mulhrs_epi16(cb, f[1][1])),
+                                      _mm256_mulhrs_epi16(cr, f[1][2]));
+        channel[2] = _mm256_add_epi16(luma, _mm256_mulhrs_epi16(cb, f[2][1]));
+    } else {
+        for (int c = 0; c < 3; ++c) {
+            __m256i sum = _mm256_mulhrs_epi16(y, f[c][0]);
+            if constexpr (colors == Colors::any)
+                sum = _mm256_adds_epi16(_mm256_adds_epi16(sum, _mm256_mulhrs_epi16(cb, f[c][1])),
+                                        _mm256_mulhrs_epi16(cr, f[c][2]));
+            channel[c] = _mm256_adds_epi16(sum, factors.offset[c]);
+        }
+    }
+    for (__m256i& value : channel) value = _mm256_srai_epi16(value, 3);
+}
+
+// From which byte of its lane each byte of 32 packed pixels comes. The vector rg[h] has in lane l red and then green of
+// the pixels 16 h + 8 l to 16 h + 8 l + 7, the vector b blue of those of h = 0 and then of h = 1. Of the pixels' six
+// parts of 16 bytes, part 3 h is in the lower lane, part 3 h + 2 in the upper, and half of part 3 h + 1 in each.
+struct Interleave {
+    alignas(32) uint8_t outer_rg[32], outer_b[2][32];  // to parts 3 h and 3 h + 2
+    alignas(32) uint8_t inner_rg[2][32], inner_b[32];  // to the halves of parts 1 and 4
+};
+constexpr uint8_t nowhere = 0x80;
+constexpr Interleave interleave = [] {
+    Interleave from{};
+    for (int lane = 0; lane < 2; ++lane)
+        for (int i = 0; i < 16; ++i) {
+            const int to = 16 * lane + i, h = i / 8;
+            const int outer = 32 * lane + i, pixel = outer / 3 % 8;
+            const int inner = 16 + 8 * lane + i % 8, place = inner / 3 % 8;
+            from.outer_rg[to] = outer % 3 < 2 ? uint8_t(outer % 3 * 8 + pixel) : nowhere;
+            for (int k = 0; k < 2; ++k) from.outer_b[k][to] = outer % 3 == 2 ? uint8_t(8 * k + pixel) : nowhere;
+            from.inner_rg[h][to] = inner % 3 < 2 ? uint8_t(inner % 3 * 8 + place) : nowhere;
+            from.inner_rg[1 - h][to] = nowhere;
+            from.inner_b[to] = inner % 3 == 2 ? uint8_t(8 * h + place) : nowhere;
+        }
+    return from;
+}();
+
+AVX2 inline __m256i shuffled(__m256i bytes, const uint8_t (&from)[32]) {
+    return _mm256_shuffle_epi8(bytes, _mm256_load_si256(reinterpret_cast<const __m256i*>(from)));
+}
+
+// Clips 32 pixels' channels and packs them to 96 bytes.
+AVX2 inline void pack_pixels(const __m256i (&channel)[2][3], __m256i (&packed)[3]) {
+    __m256i rg[2], outer[2];
+    const __m256i b = _mm256_packus_epi16(channel[0][2], channel[1][2]);
+    for (int h = 0; h < 2; ++h) {
+        rg[h] = _mm256_packus_epi16(channel[h][0], channel[h][1]);
+        outer[h] = _mm256_or_si256(shuffled(rg[h], interleave.outer_rg), shuffled(b, interleave.outer_b[h]));
+    }
+    const __m256i inner_rg =
+        _mm256_or_si256(shuffled(rg[0], interleave.inner_rg[0]), shuffled(rg[1], interleave.inner_rg[1]));
+    const __m256i inner =
+        _mm256_permute4x64_epi64(_mm256_or_si256(inner_rg, shuffled(b, interleave.inner_b)), 0xD8);
+    packed[0] = _mm256_permute2x128_si256(outer[0], inner, 0x20);
+    packed[1] = _mm256_permute2x128_si256(outer[0], outer[1], 0x21);
+    packed[2] = _mm256_permute2x128_si256(inner, outer[1], 0x31);
+}
+
+// 32 pixels from u on, packed.
+template <Colors colors, bool two>
+AVX2 inline void blend_pixels(const Blender (&planes)[3], const Factors& factors, int u, __m256i (&packed)[3]) {
+    __m256i samples[3][2] = {}, channel[2][3];
+    for (int p = 0; p < (colors == Colors::grey ? 1 : 3); ++p) planes[p].blend<two>(u, samples[p]);
+    for (int h = 0; h < 2; ++h) convert<colors>(samples[0][h], samples[1][h], samples[2][h], factors, channel[h]);
+    pack_pixels(channel, packed);
+}
+
+template <Colors colors, bool two>
+AVX2 void blend_as(const WeightedRows* rows, const ColorMatrix& matrix, int width, uint8_t* rgb, uint8_t* canvas) {
+    constexpr bool grey = colors == Colors::grey;
     const Factors factors(matrix);
-    const int16_t* const rows[3] = {planes[0], planes[1], planes[2]};
-    for (int u = 0; u < width; u += 32) {
-        __m256i samples[3][2];
-        for (int p = 0; p < count; ++p)
-            for (int h = 0; h < 2; ++h) samples[p][h] = load(rows[p] + u + 16 * h);
-        const __m256i r = channel<count>(samples, factors, 0);
-        const __m256i g = channel<count>(samples, factors, 1);
-        const __m256i b = channel<count>(samples, factors, 2);
-        const __m256i x = third_of(0, r, g, b), y = third_of(1, r, g, b), z = third_of(2, r, g, b);
-        alignas(32) uint8_t rest[96];
-        uint8_t* const out = width - u >= 32 ? rgb + 3 * u : rest;
-        store(out, _mm256_permute2x128_si256(x, y, 0x20));
-        store(out + 32, _mm256_permute2x128_si256(z, x, 0x30));
-        store(out + 64, _mm256_permute2x128_si256(y, z, 0x31));
-        // cppcheck-suppress uninitvar  // `store` has filled it
-        if (out == rest) std::memcpy(rgb + 3 * u, rest, size_t(3) * (width - u));
+    const Blender planes[3] = {Blender(rows[0]), Blender(rows[grey ? 0 : 1]), Blender(rows[grey ? 0 : 2])};
+    const int whole = width / 32 * 32;
+    __m256i packed[3];
+    if (whole < width) {  // first, since reading this soon after stores past the caches would wait for them
+        blend_pixels<colors, two>(planes, factors, whole, packed);
+        std::memcpy(rgb + 3 * whole, packed, size_t(3) * (width - whole));
+    }
+    for (int u = 0; u < whole; u += 32) {
+        blend_pixels<colors, two>(planes, factors, u, packed);
+        auto* const out = reinterpret_cast<__m256i*>((canvas ? canvas : rgb) + 3 * u);
+        for (int i = 0; i < 3; ++i) canvas ? _mm256_stream_si256(out + i, packed[i]) : store(out + i, packed[i]);
     }
 }
 
-void color(const int16_t* const planes[3], const ColorMatrix& matrix, int width, uint8_t* rgb) {
-    planes[1] ? color_of<3>(planes, matrix, width, rgb) : color_of<1>(planes, matrix, width, rgb);
+template <bool two>
+void blend_rows(const WeightedRows* planes, int count, const ColorMatrix& matrix, int width, uint8_t* rgb,
+                uint8_t* canvas) {
+    if (count == 1) return blend_as<Colors::grey, two>(planes, matrix, width, rgb, canvas);
+    shares_luma(matrix) ? blend_as<Colors::ycbcr, two>(planes, matrix, width, rgb, canvas)
+                        : blend_as<Colors::any, two>(planes, matrix, width, rgb, canvas);
+}
+
+int blend(const WeightedRows* planes, int count, const ColorMatrix& matrix, int width, uint8_t* rgb, uint8_t* canvas) {
+    if (reinterpret_cast<uintptr_t>(canvas) % 32) canvas = nullptr;
+    const bool two = std::all_of(planes, planes + count, [](const WeightedRows& plane) { return plane.taps <= 2; });
+    two ? blend_rows<true>(planes, count, matrix, width, rgb, canvas)
+        : blend_rows<false>(planes, count, matrix, width, rgb, canvas);
+    return canvas ? width / 32 * 32 : 0;
 }
 
 AVX2 void stream(uint8_t* to, const uint8_t* from, size_t size) {
@@ -165,7 +241,7 @@ AVX2 void stream(uint8_t* to, const uint8_t* from, size_t size) {
 
 }  // namespace
 
-const Kernels avx2_kernels = {horizontal, vertical, color, stream};
+const Kernels avx2_kernels = {horizontal, blend, stream};
 
 }  // namespace fastload
 #endif

@@ -150,7 +150,7 @@ AVX512 void stream(uint8_t* to, const uint8_t* from, size_t size) {
 
 }  // namespace
 
-const Kernels avx512_kernels = {horizontal, vertical, color, stream};
+const Kernels avx512_kernels = {horizontal, vertical_then_color<vertical, color>, stream};
 
 }  // namespace fastload
 #endif

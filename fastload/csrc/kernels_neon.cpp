@@ -96,7 +96,7 @@ void stream(uint8_t* to, const uint8_t* from, size_t size) { std::memcpy(to, fro
 
 }  // namespace
 
-const Kernels neon_kernels = {horizontal, vertical, color, stream};
+const Kernels neon_kernels = {horizontal, vertical_then_color<vertical, color>, stream};
 
 }  // namespace fastload
 #endif

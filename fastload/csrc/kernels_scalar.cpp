@@ -57,6 +57,6 @@ void stream(uint8_t* to, const uint8_t* from, size_t size) { std::memcpy(to, fro
 
 }  // namespace
 
-const Kernels scalar_kernels = {horizontal, vertical, color, stream};
+const Kernels scalar_kernels = {horizontal, vertical_then_color<vertical, color>, stream};
 
 }  // namespace fastload

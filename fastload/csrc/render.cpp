@@ -79,18 +79,16 @@ const int16_t* Picture::row(Channel& channel, int y) {
     return row;
 }
 
-void Picture::draw(int y, uint8_t* rgb) {
-    const int16_t* planes[3] = {};
+int Picture::draw(int y, uint8_t* rgb, uint8_t* canvas) {
+    WeightedRows planes[3];
     for (int c = 0; c < count_; ++c) {
         Channel& channel = channels_[c];
         const int taps = channel.vertical->taps;
         for (int k = 0; k < taps; ++k)
             channel.wanted[k] = row(channel, std::min(channel.vertical->first[y] + k, channel.plane.height - 1));
-        kernels_->vertical(channel.wanted.data(), &channel.vertical->weight[size_t(y) * taps], taps,
-                           placement_.rect[2], channel.blended);
-        planes[c] = channel.blended;
+        planes[c] = {channel.wanted.data(), &channel.vertical->weight[size_t(y) * taps], taps, channel.blended};
     }
-    kernels_->color(planes, matrix_, placement_.rect[2], rgb);
+    return kernels_->blend(planes, count_, matrix_, placement_.rect[2], rgb, canvas);
 }
 
 namespace {
@@ -107,19 +105,24 @@ void render(const Canvas& canvas, std::vector<Picture>& pictures, size_t count, 
     uint8_t* const row = blank + size;
     fill_pixels(blank, 0, canvas.width, canvas.fill);
     std::memcpy(row, blank, size);
-    for (int y = 0; y < canvas.height; ++y) {
-        bool drawn = false;
+    for (int y = 0; y < canvas.height; ++y, out += size) {
+        int shown = 0;
         for (size_t i = 0; i < count; ++i) {
             const int32_t* rect = pictures[i].placement().rect;
             if (y == rect[1] + rect[3]) std::memcpy(row + 3 * rect[0], blank, size_t(3) * rect[2]);
+            shown += y >= rect[1] && y < rect[1] + rect[3];
         }
+        size_t begin = 0, end = 0;  // what is on the canvas already
         for (size_t i = 0; i < count; ++i) {
             const int32_t* rect = pictures[i].placement().rect;
             if (y < rect[1] || y >= rect[1] + rect[3]) continue;
-            pictures[i].draw(y - rect[1], row + 3 * rect[0]);
-            drawn = true;
+            const size_t left = size_t(3) * rect[0];
+            const int direct = pictures[i].draw(y - rect[1], row + left, shown == 1 ? out + left : nullptr);
+            if (direct) begin = left, end = left + size_t(3) * direct;
         }
-        kernels().stream(out + y * size, drawn ? row : blank, size);
+        const uint8_t* const from = shown ? row : blank;
+        if (begin) kernels().stream(out, from, begin);
+        kernels().stream(out + end, from + end, size - end);
     }
 }
 

@@ -27,7 +27,9 @@ struct Canvas {
 class Picture {
 public:
     void open(const Planes& planes, const Placement& placement, TableCache& tables);
-    void draw(int y, uint8_t* rgb);  // row y of the rectangle: placement.rect[2] pixels
+    // Row y of the rectangle, placement.rect[2] pixels. The first of them may have been stored at `canvas` instead of
+    // `rgb`, unless that is null: returns how many.
+    int draw(int y, uint8_t* rgb, uint8_t* canvas);
     const Placement& placement() const { return placement_; }
 
     Simd simd = simd_level();  // read by `open`

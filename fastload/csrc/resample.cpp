@@ -9,6 +9,9 @@ namespace {
 
 int rounded_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
 
+// Rounds what is not negative, without the call that std::lround is.
+int nearest(double value) { return int(value + .5); }
+
 bool enlarges(const Axis& axis) { return axis.extent <= axis.size; }
 
 // The place of output u in the output order of an unflipped axis.
@@ -62,19 +65,22 @@ void fill_bilinear(HorizontalTable& table) {
     table.index32.assign(2 * padded, 0);
     table.weight.assign(2 * padded, 0);
     std::vector<Pair> pairs(axis.size);
-    for (int u = 0; u < axis.size; ++u) {
-        pairs[u] = bilinear(axis, u);
-        const int far_weight = int(std::lround(pairs[u].far_share * 255));
-        table.weight[2 * u] = uint8_t(255 - far_weight);
-        table.weight[2 * u + 1] = uint8_t(far_weight);
+    for (int u = 0; u < axis.size; ++u) pairs[u] = bilinear(axis, u);
+    uint8_t* weight = table.weight.data();
+    for (const Pair& pair : pairs) {
+        const int far_weight = nearest(pair.far_share * 255);
+        *weight++ = uint8_t(255 - far_weight);
+        *weight++ = uint8_t(far_weight);
     }
-    auto fill = [&](int block, std::vector<int32_t>& base, std::vector<uint8_t>& index) {
-        for (int b = 0; b * block < axis.size; ++b) {
-            const int end = std::min((b + 1) * block, axis.size);
-            base[b] = std::min(pairs[b * block].near, pairs[end - 1].near);  // positions are monotonic
-            for (int u = b * block; u < end; ++u) {
-                index[2 * u] = uint8_t(pairs[u].near - base[b]);
-                index[2 * u + 1] = uint8_t(pairs[u].far - base[b]);
+    auto fill = [&pairs](size_t block, std::vector<int32_t>& base, std::vector<uint8_t>& index) {
+        uint8_t* out = index.data();
+        for (size_t b = 0; b * block < pairs.size(); ++b) {
+            const size_t begin = b * block, end = std::min(begin + block, pairs.size());
+            const int lowest = std::min(pairs[begin].near, pairs[end - 1].near);  // positions are monotonic
+            base[b] = lowest;
+            for (const Pair *pair = &pairs[begin], *last = pair + (end - begin); pair < last; ++pair) {
+                *out++ = uint8_t(pair->near - lowest);
+                *out++ = uint8_t(pair->far - lowest);
             }
         }
     };
@@ -87,15 +93,15 @@ bool index_shuffles(const std::vector<int32_t>& start, int block, std::vector<in
                     std::vector<uint8_t>& index) {
     base.resize(start.size() / block);
     index.resize(4 * start.size());
-    bool reaches = true;
     for (size_t b = 0; b < base.size(); ++b) {
         const auto first = start.begin() + b * block, last = first + block;
-        base[b] = *std::min_element(first, last);
-        reaches = reaches && *std::max_element(first, last) - base[b] + 4 <= 4 * block;
-        for (auto output = first; reaches && output < last; ++output)
-            for (int k = 0; k < 4; ++k) index[4 * (output - start.begin()) + k] = uint8_t(*output - base[b] + k);
+        const int lowest = base[b] = *std::min_element(first, last);
+        if (*std::max_element(first, last) - lowest + 4 > 4 * block) return false;
+        uint8_t* to = &index[4 * block * b];
+        for (auto output = first; output < last; ++output, to += 4)
+            for (int k = 0; k < 4; ++k) to[k] = uint8_t(*output - lowest + k);
     }
-    return reaches;
+    return true;
 }
 
 void fill_triangles(HorizontalTable& table) {
@@ -109,10 +115,11 @@ void fill_triangles(HorizontalTable& table) {
     for (int u = 0; u < axis.size; ++u) {
         const double* weights = &windows.weights[size_t(u) * windows.taps];
         const double unit = 255 / *std::max_element(weights, weights + windows.taps);
+        uint8_t* const first = &table.weights[(size_t(u / 16) * groups * 16 + u % 16) * 4];
         int sum = 0;
         for (int k = 0; k < windows.taps; ++k) {
-            const int weight = int(std::lround(weights[k] * unit));
-            table.weights[((size_t(u / 16) * groups + k / 4) * 16 + u % 16) * 4 + k % 4] = uint8_t(weight);
+            const int weight = nearest(weights[k] * unit);
+            first[k / 4 * 64 + k % 4] = uint8_t(weight);
             sum += weight;
         }
         table.start[u] = windows.first[u];
@@ -126,10 +133,10 @@ void fill_triangles(HorizontalTable& table) {
 // Rounds weights that sum to 1 to units of 1/32768, giving the residue to the largest.
 void quantise(const double* weights, int taps, int16_t* out) {
     int left = 32768;
-    for (int k = 0; k < taps; ++k) left -= int(std::lround(weights[k] * 32768));
+    for (int k = 0; k < taps; ++k) left -= nearest(weights[k] * 32768);
     const int largest = int(std::max_element(weights, weights + taps) - weights);
     for (int k = 0; k < taps; ++k)
-        out[k] = int16_t(std::min(int(std::lround(weights[k] * 32768)) + (k == largest ? left : 0), 32767));
+        out[k] = int16_t(std::min(nearest(weights[k] * 32768) + (k == largest ? left : 0), 32767));
 }
 
 template <class Table, class Make>

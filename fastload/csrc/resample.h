@@ -81,16 +81,38 @@ struct ColorMatrix {
 // int16 rows are padded: kernels write whole blocks of this many.
 constexpr int row_padding = 64;
 
+// A plane's row of the output: the weighted sum of `taps` rows.
+struct WeightedRows {
+    const int16_t* const* rows;
+    const int16_t* weights;
+    int taps;
+    int16_t* sum;  // room for it
+};
+
 struct Kernels {
     // `row` (source samples, plane_slack readable beyond) -> `out` (axis.size int16, rounded up to row_padding)
     void (*horizontal)(const uint8_t* row, const HorizontalTable& table, int16_t* out);
-    // weighted sum of `taps` rows
-    void (*vertical)(const int16_t* const* rows, const int16_t* weights, int taps, int width, int16_t* out);
-    // three planes (or one, when planes[1] is null) -> `width` packed RGB pixels, not a byte more
-    void (*color)(const int16_t* const planes[3], const ColorMatrix& matrix, int width, uint8_t* rgb);
+    // weighted sums of the rows of three planes (or one) -> `width` packed RGB pixels, not a byte more. The first of
+    // them may be stored past the CPU's caches to `canvas` instead, unless that is null: returns how many.
+    int (*blend)(const WeightedRows* planes, int count, const ColorMatrix& matrix, int width, uint8_t* rgb,
+                 uint8_t* canvas);
     // copy past the CPU's caches, for memory that somebody else reads next
     void (*stream)(uint8_t* to, const uint8_t* from, size_t size);
 };
+
+// The kernel `blend` as two passes: one to sum up a plane's rows, one for the colours.
+template <void vertical(const int16_t* const* rows, const int16_t* weights, int taps, int width, int16_t* out),
+          void color(const int16_t* const planes[3], const ColorMatrix& matrix, int width, uint8_t* rgb)>
+int vertical_then_color(const WeightedRows* planes, int count, const ColorMatrix& matrix, int width, uint8_t* rgb,
+                        uint8_t* /* canvas */) {
+    const int16_t* sums[3] = {};
+    for (int p = 0; p < count; ++p) {
+        vertical(planes[p].rows, planes[p].weights, planes[p].taps, width, planes[p].sum);
+        sums[p] = planes[p].sum;
+    }
+    color(sums, matrix, width, rgb);
+    return 0;
+}
 
 const Kernels& kernels(Simd level = simd_level());
 

@@ -1,5 +1,6 @@
 // Run under AddressSanitizer and UndefinedBehaviorSanitizer: random geometry through every kernel of this machine.
 // Each must touch only what it may (planes are allocated to the byte, plus the promised slack) and equal the scalar one.
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -50,33 +51,65 @@ void horizontal(const Kernels& kernels) {
     require(!std::memcmp(out.data(), expected.data(), sizeof(int16_t) * table.axis.size), "horizontal");
 }
 
-void vertical(const Kernels& kernels) {
-    const VerticalTable table = vertical_table(random_axis());
-    const int width = uniform(1, 300), y = uniform(0, table.axis.size - 1);
-    std::vector<std::vector<int16_t>> rows;
-    std::vector<const int16_t*> pointers;
-    for (int k = 0; k < table.taps; ++k) rows.push_back(random_row(width));
-    for (const auto& row : rows) pointers.push_back(row.data());
-    std::vector<int16_t> out(padded(width)), expected(out);
-    const int16_t* weights = &table.weight[size_t(y) * table.taps];
-    kernels.vertical(pointers.data(), weights, table.taps, width, out.data());
-    scalar_kernels.vertical(pointers.data(), weights, table.taps, width, expected.data());
-    require(!std::memcmp(out.data(), expected.data(), sizeof(int16_t) * width), "vertical");
-}
+// Random rows, blended with the weights of an output row of `table`.
+class Blended {
+public:
+    Blended(const VerticalTable& table, int y, int width)
+        : weights_(&table.weight[size_t(y) * table.taps]), sum_(padded(width)) {
+        for (int k = 0; k < table.taps; ++k) rows_.push_back(random_row(width));
+        for (const auto& row : rows_) pointers_.push_back(row.data());
+    }
+    WeightedRows weighted() { return {pointers_.data(), weights_, int(rows_.size()), sum_.data()}; }
 
-void color(const Kernels& kernels) {
-    const int width = uniform(1, 300);
-    const std::vector<int16_t> y = random_row(width), cb = random_row(width), cr = random_row(width);
+private:
+    const int16_t* weights_;
+    std::vector<int16_t> sum_;
+    std::vector<std::vector<int16_t>> rows_;
+    std::vector<const int16_t*> pointers_;
+};
+
+ColorMatrix random_matrix() {
     ColorMatrix matrix;
     for (auto& channel : matrix.plane)
         for (int16_t& factor : channel) factor = int16_t(uniform(-32767, 32767));
     for (int16_t& offset : matrix.offset) offset = int16_t(uniform(-32767, 32767));
-    const bool grey = uniform(0, 1);
-    const int16_t* planes[3] = {y.data(), grey ? nullptr : cb.data(), grey ? nullptr : cr.data()};
+    return matrix;
+}
+
+// Of the form that JFIF's colours have, which kernels may have a shorter way for; not all are small enough for it.
+ColorMatrix random_ycbcr_matrix() {
+    ColorMatrix matrix = random_matrix();
+    const int limit = uniform(0, 3) ? 8191 : 32767;
+    for (auto& channel : matrix.plane)
+        for (int16_t& factor : channel) factor = int16_t(factor % limit);
+    for (int c = 0; c < 3; ++c) {
+        matrix.plane[c][0] = matrix.plane[0][0];
+        matrix.offset[c] = int16_t(matrix.offset[0] % limit);
+    }
+    matrix.plane[0][1] = matrix.plane[2][2] = 0;
+    return matrix;
+}
+
+void blend(const Kernels& kernels) {
+    const int width = uniform(1, 300), count = uniform(0, 1) ? 3 : 1;
+    const ColorMatrix matrix = uniform(0, 1) ? random_matrix() : random_ycbcr_matrix();
+    const VerticalTable luma = vertical_table(random_axis()), chroma = vertical_table(random_axis());
+    const int luma_y = uniform(0, luma.axis.size - 1), chroma_y = uniform(0, chroma.axis.size - 1);
+    Blended y(luma, luma_y, width), cb(chroma, chroma_y, width), cr(chroma, chroma_y, width);
+    const WeightedRows planes[3] = {y.weighted(), cb.weighted(), cr.weighted()};
     std::unique_ptr<uint8_t[]> out(new uint8_t[3 * width]), expected(new uint8_t[3 * width]);
-    kernels.color(planes, matrix, width, out.get());
-    scalar_kernels.color(planes, matrix, width, expected.get());
-    require(!std::memcmp(out.get(), expected.get(), size_t(3) * width), "color");
+    scalar_kernels.blend(planes, count, matrix, width, expected.get(), nullptr);
+    kernels.blend(planes, count, matrix, width, out.get(), nullptr);
+    require(!std::memcmp(out.get(), expected.get(), size_t(3) * width), "blend");
+
+    Buffer memory;
+    const size_t skew = uniform(0, 1) ? 0 : uniform(1, 70);
+    uint8_t* const canvas = memory.ensure(skew + 3 * width) + skew;
+    std::memset(out.get(), 0, size_t(3) * width);
+    const int stored = kernels.blend(planes, count, matrix, width, out.get(), canvas);
+    require(stored >= 0 && stored <= width, "the pixels on the canvas are no more than there are");
+    std::copy_n(canvas, 3 * stored, out.get());
+    require(!std::memcmp(out.get(), expected.get(), size_t(3) * width), "blend to a canvas");
 }
 
 void stream(const Kernels& kernels) {
@@ -93,8 +126,7 @@ int main(int argc, char** argv) {
     const int rounds = argc > 1 ? std::atoi(argv[1]) : 3000;
     for (int i = 0; i < rounds; ++i) {
         horizontal(kernels());
-        vertical(kernels());
-        color(kernels());
+        blend(kernels());
         stream(kernels());
     }
     std::puts("equal");
