@@ -3,7 +3,6 @@
 #include <immintrin.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 
 #include "resample.h"
@@ -107,19 +106,6 @@ struct Factors {
     }
     __m256i plane[3][3], offset[3];
 };
-
-// JFIF's colours, perhaps brighter or of more contrast: all channels have the same share of Y, red has none of Cb and
-// blue none of Cr, and no sum can saturate, so that what they share is computed once and in any order.
-bool shares_luma(const ColorMatrix& matrix) {
-    const auto& m = matrix.plane;
-    bool shares = m[0][1] == 0 && m[2][2] == 0;
-    for (int c = 0; c < 3; ++c)
-        shares = shares && m[c][0] == m[0][0] && matrix.offset[c] == matrix.offset[0] &&
-                 std::abs(m[c][0]) + std::abs(m[c][1]) + std::abs(m[c][2]) + std::abs(matrix.offset[c]) <= 32767;
-    return shares;
-}
-
-enum class Colors { grey, ycbcr, any };
 
 // Sixteen pixels' samples to their channels, not yet clipped.
 template <Colors colors>

@@ -21,11 +21,11 @@ AVX512 inline __m512i load(const void* p) { return _mm512_loadu_si512(p); }
 
 AVX512 void horizontal_two(const uint8_t* row, const HorizontalTable& table, int16_t* out) {
     const __m512i center = _mm512_set1_epi8(-128);
-    const int32_t* const base = table.base32.data();
+    const int32_t* base = table.base32.data();
     const uint8_t *const index = table.index32.data(), *const weight = table.weight.data();
     const int size = table.axis.size;
-    for (int u = 0; u < size; u += 32) {
-        const __m512i samples = _mm512_xor_si512(load(row + base[u / 32]), center);
+    for (int u = 0; u < size; u += 32, ++base) {
+        const __m512i samples = _mm512_xor_si512(load(row + *base), center);
         const __m512i pairs = _mm512_permutexvar_epi8(load(index + 2 * u), samples);
         _mm512_storeu_si512(out + u, _mm512_maddubs_epi16(load(weight + 2 * u), pairs));
     }
@@ -56,21 +56,38 @@ void horizontal(const uint8_t* row, const HorizontalTable& table, int16_t* out) 
     table.shuffles16 ? horizontal_many<true>(row, table, out) : horizontal_many<false>(row, table, out);
 }
 
-AVX512 inline __m512i times(const int16_t* row, __m512i weight) { return _mm512_mulhrs_epi16(load(row), weight); }
+// Blends the rows of a plane.
+struct Blender {
+    AVX512 explicit Blender(const WeightedRows& plane)
+        : near(plane.rows[0]), far(plane.rows[plane.taps > 1]), rows(plane.rows), weights(plane.weights),
+          taps(plane.taps), near_weight(_mm512_set1_epi16(weights[0])),
+          far_weight(_mm512_set1_epi16(taps > 1 ? weights[1] : 0)) {}
 
-AVX512 void vertical(const int16_t* const* rows, const int16_t* weights, int taps, int width, int16_t* out) {
-    const int16_t *const near = rows[0], *const far = rows[taps > 1];
-    const __m512i near_weight = _mm512_set1_epi16(weights[0]);
-    const __m512i far_weight = _mm512_set1_epi16(taps > 1 ? weights[1] : 0);
-    for (int u = 0; u < width; u += 32) {
-        __m512i sum = _mm512_adds_epi16(times(near + u, near_weight), times(far + u, far_weight));
-        for (int k = 2; k < taps; ++k)
-            sum = _mm512_adds_epi16(sum, times(rows[k] + u, _mm512_set1_epi16(weights[k])));
-        _mm512_storeu_si512(out + u, sum);
+    // 64 samples from u on; `two` says that there are no more than two taps. With more, general registers are too few
+    // to keep `near` and `far` as well, so these are read again.
+    template <bool two>
+    AVX512 inline void blend(int u, __m512i (&sum)[2]) const {
+        const int16_t* const first = two ? near : rows[0];
+        const int16_t* const second = two ? far : rows[taps > 1];
+        for (int h = 0; h < 2; ++h)
+            sum[h] = _mm512_adds_epi16(times(first + u + 32 * h, near_weight), times(second + u + 32 * h, far_weight));
+        for (int k = 2; !two && k < taps; ++k) {
+            const __m512i weight = _mm512_set1_epi16(weights[k]);
+            for (int h = 0; h < 2; ++h) sum[h] = _mm512_adds_epi16(sum[h], times(rows[k] + u + 32 * h, weight));
+        }
     }
-}
 
-// A colour matrix in registers.
+private:
+    AVX512 static __m512i times(const int16_t* row, __m512i weight) { return _mm512_mulhrs_epi16(load(row), weight); }
+
+    const int16_t *near, *far;
+    const int16_t* const* rows;
+    const int16_t* weights;
+    int taps;
+    __m512i near_weight, far_weight;
+};
+
+// A colour matrix as vectors.
 struct Factors {
     AVX512 explicit Factors(const ColorMatrix& matrix) {
         for (int c = 0; c < 3; ++c) {
@@ -81,63 +98,93 @@ struct Factors {
     __m512i plane[3][3], offset[3];
 };
 
-// One channel of 64 pixels, in the order that packing two vectors leaves: see Interleave.
-template <int planes>
-AVX512 inline __m512i channel(const __m512i samples[3][2], const Factors& factors, int c) {
-    __m512i half[2];
-    for (int h = 0; h < 2; ++h) {
-        __m512i sum = _mm512_mulhrs_epi16(samples[0][h], factors.plane[c][0]);
-        for (int p = 1; p < planes; ++p)
-            sum = _mm512_adds_epi16(sum, _mm512_mulhrs_epi16(samples[p][h], factors.plane[c][p]));
-        half[h] = _mm512_srai_epi16(_mm512_adds_epi16(sum, factors.offset[c]), 3);
+// 32 pixels' samples to their channels, not yet clipped.
+template <Colors colors>
+AVX512 inline void convert(__m512i y, __m512i cb, __m512i cr, const Factors& factors, __m512i (&channel)[3]) {
+    const auto& f = factors.plane;
+    if constexpr (colors == Colors::ycbcr) {
+        const __m512i luma = _mm512_add_epi16(_mm512_mulhrs_epi16(y, f[0][0]), factors.offset[0]);
+        channel[0] = _mm512_add_epi16(luma, _mm512_mulhrs_epi16(cr, f[0][2]));
+        channel[1] = _mm512_add_epi16(_mm512_add_epi16(luma, _mm512_mulhrs_epi16(cb, f[1][1])),
+                                      _mm512_mulhrs_epi16(cr, f[1][2]));
+        channel[2] = _mm512_add_epi16(luma, _mm512_mulhrs_epi16(cb, f[2][1]));
+    } else {
+        for (int c = 0; c < 3; ++c) {
+            __m512i sum = _mm512_mulhrs_epi16(y, f[c][0]);
+            if constexpr (colors == Colors::any)
+                sum = _mm512_adds_epi16(_mm512_adds_epi16(sum, _mm512_mulhrs_epi16(cb, f[c][1])),
+                                        _mm512_mulhrs_epi16(cr, f[c][2]));
+            channel[c] = _mm512_adds_epi16(sum, factors.offset[c]);
+        }
     }
-    return _mm512_packus_epi16(half[0], half[1]);
+    for (__m512i& value : channel) value = _mm512_srai_epi16(value, 3);
 }
 
-// Byte j of 64 packed pixels is pixel j / 3 of channel j % 3; packing took 8 pixels of either half in turn.
+// From where each byte of 64 packed pixels comes. The vector rg[h] has in lane l red and then green of the pixels
+// 32 h + 8 l to 32 h + 8 l + 7, the vector b blue of those of h = 0 and then of h = 1.
 struct Interleave {
-    alignas(64) uint8_t red_green[3][64];  // [third of the output]; 64 and above: green
+    alignas(64) uint8_t red_green[3][64];  // [third of the output]; 64 and above: rg[1]
     alignas(64) uint8_t blue[3][64];
-    Interleave() {
-        for (int j = 0; j < 192; ++j) {
-            const int pixel = j / 3, c = j % 3, half = pixel / 32;
-            const int place = pixel % 32 / 8 * 16 + half * 8 + pixel % 8;
-            red_green[j / 64][j % 64] = uint8_t(c == 1 ? 64 + place : place);
-            blue[j / 64][j % 64] = uint8_t(place);
-        }
-    }
+    uint64_t is_blue[3];
 };
-const Interleave interleave;
-constexpr uint64_t is_blue[3] = {0x4924924924924924, 0x2492492492492492, 0x9249249249249249};  // bytes with j % 3 == 2
-
-template <int count>
-AVX512 void color_of(const int16_t* const planes[3], const ColorMatrix& matrix, int width, uint8_t* rgb) {
-    const Factors factors(matrix);
-    const int16_t* const rows[3] = {planes[0], planes[1], planes[2]};
-    __m512i red_green[3], blue[3];
-    for (int third = 0; third < 3; ++third) {
-        red_green[third] = load(interleave.red_green[third]);
-        blue[third] = load(interleave.blue[third]);
+constexpr Interleave interleave = [] {
+    Interleave from{};
+    for (int j = 0; j < 192; ++j) {
+        const int pixel = j / 3, c = j % 3, h = pixel / 32, place = pixel % 32 / 8 * 16 + pixel % 8;
+        from.red_green[j / 64][j % 64] = uint8_t(64 * h + place + (c == 1 ? 8 : 0));
+        from.blue[j / 64][j % 64] = uint8_t(place + 8 * h);
+        from.is_blue[j / 64] |= uint64_t(c == 2) << j % 64;
     }
-    for (int u = 0; u < width; u += 64) {
-        __m512i samples[3][2];
-        for (int p = 0; p < count; ++p)
-            for (int h = 0; h < 2; ++h) samples[p][h] = load(rows[p] + u + 32 * h);
-        const __m512i r = channel<count>(samples, factors, 0);
-        const __m512i g = channel<count>(samples, factors, 1);
-        const __m512i b = channel<count>(samples, factors, 2);
-        for (int third = 0; third < 3; ++third) {
-            const int left = std::clamp(3 * (width - u) - 64 * third, 0, 64);
-            const __mmask64 mask = left == 64 ? ~__mmask64{0} : (__mmask64{1} << left) - 1;
-            const __m512i rg = _mm512_permutex2var_epi8(r, red_green[third], g);
-            const __m512i packed = _mm512_mask_permutexvar_epi8(rg, is_blue[third], blue[third], b);
-            _mm512_mask_storeu_epi8(rgb + 3 * u + 64 * third, mask, packed);
-        }
+    return from;
+}();
+
+// Clips 64 pixels' channels and stores the first `size` of their 192 bytes.
+AVX512 inline void store_pixels(const __m512i (&channel)[2][3], int size, uint8_t* rgb) {
+    __m512i rg[2];
+    for (int h = 0; h < 2; ++h) rg[h] = _mm512_packus_epi16(channel[h][0], channel[h][1]);
+    const __m512i b = _mm512_packus_epi16(channel[0][2], channel[1][2]);
+    for (int third = 0; third < 3; ++third) {
+        // The outer thirds have one half's pixels only; permuting one vector takes the lower six bits of the places.
+        const __m512i places = load(interleave.red_green[third]);
+        const __m512i red_green = third == 1 ? _mm512_permutex2var_epi8(rg[0], places, rg[1])
+                                             : _mm512_permutexvar_epi8(places, rg[third / 2]);
+        const __m512i pixels = _mm512_mask_permutexvar_epi8(red_green, interleave.is_blue[third],
+                                                            load(interleave.blue[third]), b);
+        const int left = size - 64 * third;
+        if (left >= 64)
+            _mm512_storeu_si512(rgb + 64 * third, pixels);
+        else if (left > 0)
+            _mm512_mask_storeu_epi8(rgb + 64 * third, (__mmask64{1} << left) - 1, pixels);
     }
 }
 
-void color(const int16_t* const planes[3], const ColorMatrix& matrix, int width, uint8_t* rgb) {
-    planes[1] ? color_of<3>(planes, matrix, width, rgb) : color_of<1>(planes, matrix, width, rgb);
+template <Colors colors, bool two>
+AVX512 void blend_as(const WeightedRows* planes, const ColorMatrix& matrix, int width, uint8_t* rgb) {
+    constexpr bool grey = colors == Colors::grey;
+    const Factors factors(matrix);
+    const Blender luma(planes[0]), cb(planes[grey ? 0 : 1]), cr(planes[grey ? 0 : 2]);
+    for (int u = 0; u < width; u += 64) {
+        __m512i y[2], blue[2] = {}, red[2] = {}, channel[2][3];
+        luma.blend<two>(u, y);
+        if constexpr (!grey) {
+            cb.blend<two>(u, blue);
+            cr.blend<two>(u, red);
+        }
+        for (int h = 0; h < 2; ++h) convert<colors>(y[h], blue[h], red[h], factors, channel[h]);
+        store_pixels(channel, 3 * (width - u), rgb + 3 * u);
+    }
+}
+
+template <bool two>
+void blend_rows(const WeightedRows* planes, int count, const ColorMatrix& matrix, int width, uint8_t* rgb) {
+    if (count == 1) return blend_as<Colors::grey, two>(planes, matrix, width, rgb);
+    shares_luma(matrix) ? blend_as<Colors::ycbcr, two>(planes, matrix, width, rgb)
+                        : blend_as<Colors::any, two>(planes, matrix, width, rgb);
+}
+
+void blend(const WeightedRows* planes, int count, const ColorMatrix& matrix, int width, uint8_t* rgb) {
+    const bool two = std::all_of(planes, planes + count, [](const WeightedRows& plane) { return plane.taps <= 2; });
+    two ? blend_rows<true>(planes, count, matrix, width, rgb) : blend_rows<false>(planes, count, matrix, width, rgb);
 }
 
 AVX512 void stream(uint8_t* to, const uint8_t* from, size_t size) {
@@ -150,7 +197,7 @@ AVX512 void stream(uint8_t* to, const uint8_t* from, size_t size) {
 
 }  // namespace
 
-const Kernels avx512_kernels = {horizontal, vertical_then_color<vertical, color>, stream};
+const Kernels avx512_kernels = {horizontal, blend, stream};
 
 }  // namespace fastload
 #endif

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <vector>
 
@@ -77,6 +78,20 @@ struct ColorMatrix {
     int16_t plane[3][3];  // [channel][plane]
     int16_t offset[3];
 };
+
+// JFIF's colours, perhaps brighter or of more contrast: all channels have the same share of Y, red has none of Cb and
+// blue none of Cr, and no sum can saturate, so that what they share is computed once and in any order.
+inline bool shares_luma(const ColorMatrix& matrix) {
+    const auto& m = matrix.plane;
+    bool shares = m[0][1] == 0 && m[2][2] == 0;
+    for (int c = 0; c < 3; ++c)
+        shares = shares && m[c][0] == m[0][0] && matrix.offset[c] == matrix.offset[0] &&
+                 std::abs(m[c][0]) + std::abs(m[c][1]) + std::abs(m[c][2]) + std::abs(matrix.offset[c]) <= 32767;
+    return shares;
+}
+
+// Which conversion a kernel does, the shortest that will do.
+enum class Colors { grey, ycbcr, any };
 
 // int16 rows are padded: kernels write whole blocks of this many.
 constexpr int row_padding = 64;
