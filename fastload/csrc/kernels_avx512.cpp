@@ -182,9 +182,11 @@ void blend_rows(const WeightedRows* planes, int count, const ColorMatrix& matrix
                         : blend_as<Colors::any, two>(planes, matrix, width, rgb);
 }
 
-void blend(const WeightedRows* planes, int count, const ColorMatrix& matrix, int width, uint8_t* rgb) {
+int blend(const WeightedRows* planes, int count, const ColorMatrix& matrix, int width, uint8_t* rgb,
+          uint8_t* /* canvas */) {
     const bool two = std::all_of(planes, planes + count, [](const WeightedRows& plane) { return plane.taps <= 2; });
     two ? blend_rows<true>(planes, count, matrix, width, rgb) : blend_rows<false>(planes, count, matrix, width, rgb);
+    return 0;
 }
 
 AVX512 void stream(uint8_t* to, const uint8_t* from, size_t size) {
