@@ -6,10 +6,8 @@ Fresh memory costs more than drawing an image into it: the kernel zeroes every p
 from __future__ import annotations
 
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from math import prod
 from typing import Any
 
@@ -33,25 +31,14 @@ class CanvasRing:
         self._largest = 0
         self._held: deque[tuple[Any, NDArray[np.uint8]]] = deque()  # oldest first
         self._lock = threading.Lock()
-        self._lent: dict[int, tuple[weakref.ref[Any], NDArray[np.uint8]]] = {}  # by the id of the reference
-        self._take_back = partial(_take_back, weakref.ref(self))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return CanvasRing, (self._keep, self._allocate)  # memory stays in its process
 
     def lease(self, shape: tuple[int, int, int, int]) -> NDArray[np.uint8]:
-        """A uint8 array (B, H, W, 3) with arbitrary content.
-
-        The lease lasts as long as the returned object itself: `torch.from_numpy` keeps that alive for every view of the
-        tensor, whereas a NumPy view of it would not.
-        """
-        size = prod(shape)
+        """A uint8 array (B, H, W, 3) with arbitrary content. Its views, and tensors on them, keep the lease."""
         self._let_go()
-        buffer = self._take(size)
-        canvas = buffer[:size].reshape(shape)
-        lease = weakref.ref(canvas, self._take_back)
-        self._lent[id(lease)] = lease, buffer
-        return canvas
+        return np.asarray(_Lease(self._take(prod(shape)), shape, self._free))
 
     def hold(self, canvas: NDArray[np.uint8], until: Any) -> None:
         """Do not lend `canvas` again before `until.query()` is True, such as the event that its copy is done.
@@ -77,9 +64,17 @@ class CanvasRing:
                 return buffer
 
 
-def _take_back(ring: weakref.ref[CanvasRing], lease: weakref.ref[Any]) -> None:
-    if (lender := ring()) is not None:
-        lender._free.append(lender._lent.pop(id(lease))[1])
+class _Lease:
+    """A buffer on loan to the arrays that NumPy makes of this, which all keep it: it goes back to `free` with it."""
+
+    __slots__ = ("__array_interface__", "_buffer", "_free")
+
+    def __init__(self, buffer: NDArray[np.uint8], shape: tuple[int, ...], free: deque[NDArray[np.uint8]]) -> None:
+        self._buffer, self._free = buffer, free
+        self.__array_interface__ = {**buffer.__array_interface__, "shape": shape}
+
+    def __del__(self) -> None:
+        self._free.append(self._buffer)
 
 
 def _aligned(size: int) -> NDArray[np.uint8]:

@@ -73,8 +73,10 @@ class Submitted:
         """Say where the pixels are, or will be once it was waited for."""
         assert self.job is not None
         self.canvas = canvas
-        pixels = canvas if isinstance(canvas, Tensor) else torch.from_numpy(canvas)
-        self.job.images = pixels.permute(0, 3, 1, 2)
+        if isinstance(canvas, Tensor):
+            self.job.images = canvas.permute(0, 3, 1, 2)
+        else:
+            self.job.images = torch.from_numpy(canvas.transpose(0, 3, 1, 2))
 
 
 class Runs(Iterator[Sequence[Job | Exception]]):

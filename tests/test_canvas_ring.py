@@ -36,6 +36,20 @@ def test_views_of_a_tensor_keep_the_lease():
     assert address(ring.lease(SHAPE)) == held
 
 
+def test_views_of_an_array_keep_the_lease():
+    """So does any NumPy view, and a tensor on one."""
+    ring = CanvasRing(keep=2)
+    canvas = ring.lease(SHAPE)
+    held = address(canvas)
+    part = canvas.transpose(0, 3, 1, 2)[1:]
+    del canvas
+    assert address(ring.lease(SHAPE)) != held
+    part = torch.from_numpy(part)[:, 1]
+    assert address(ring.lease(SHAPE)) != held
+    del part
+    assert address(ring.lease(SHAPE)) == held
+
+
 def test_leases_never_share_memory():
     """Canvases lent at the same time do not overlap, whatever came before."""
     ring, rng = CanvasRing(keep=3), np.random.default_rng(0)
