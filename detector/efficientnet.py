@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from detector.conv_bn import ConvBN
+
 # Each stage: expansion, channels, blocks, stride, kernel.
 STAGES = (
     (1, 16, 1, 1, 3),
@@ -87,8 +89,8 @@ class SamePadConv2d(nn.Conv2d):
     def __init__(self, channels: int, width: int, kernel: int, groups: int) -> None:
         super().__init__(channels, width, kernel, 2, kernel // 2 + 1, groups=groups, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x)[..., 1:, 1:]
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(x, weight, bias)[..., 1:, 1:]
 
 
 def _conv_bn(
@@ -98,8 +100,7 @@ def _conv_bn(
         conv: nn.Conv2d = SamePadConv2d(channels, width, kernel, groups)
     else:
         conv = nn.Conv2d(channels, width, kernel, padding=kernel // 2, groups=groups, bias=False)
-    layers = [conv, nn.BatchNorm2d(width, eps=1e-3)]
-    return nn.Sequential(*layers, nn.ReLU6(inplace=True)) if activation else nn.Sequential(*layers)
+    return ConvBN(conv, nn.BatchNorm2d(width, eps=1e-3), *([nn.ReLU6(inplace=True)] if activation else []))
 
 
 def by_order(published: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

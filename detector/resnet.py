@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from detector.conv_bn import ConvBN, conv_bn
+
 DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
 
 
@@ -20,8 +22,8 @@ class BasicBlock(nn.Module):
         self.downsample = _shortcut(channels, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.bn1(self.conv1(x)).relu_()
-        y = self.bn2(self.conv2(y))
+        y = conv_bn(self.conv1, self.bn1, x).relu_()
+        y = conv_bn(self.conv2, self.bn2, y)
         return (y + self.downsample(x)).relu_()
 
 
@@ -39,16 +41,16 @@ class Bottleneck(nn.Module):
         self.downsample = _shortcut(channels, 4 * width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.bn1(self.conv1(x)).relu_()
-        y = self.bn2(self.conv2(y)).relu_()
-        y = self.bn3(self.conv3(y))
+        y = conv_bn(self.conv1, self.bn1, x).relu_()
+        y = conv_bn(self.conv2, self.bn2, y).relu_()
+        y = conv_bn(self.conv3, self.bn3, y)
         return (y + self.downsample(x)).relu_()
 
 
 def _shortcut(channels: int, width: int, stride: int) -> nn.Module:
     if channels == width and stride == 1:
         return nn.Identity()
-    return nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+    return ConvBN(nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width))
 
 
 class ResNet(nn.Module):
@@ -75,7 +77,7 @@ class ResNet(nn.Module):
         self._init_weights()
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        x = self.layer1(self.maxpool(self.bn1(self.conv1(images)).relu_()))
+        x = self.layer1(self.maxpool(conv_bn(self.conv1, self.bn1, images).relu_()))
         c3 = self.layer2(x)
         c4 = self.layer3(c3)
         return [c3, c4, self.layer4(c4)]

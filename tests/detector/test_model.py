@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from detector.backbone import load_pretrained, make_backbone, normalisation
+from detector.backbone import freeze, keep_frozen, load_pretrained, make_backbone, normalisation
 from detector.errors import CheckpointError, ConfigError
 from detector.fcos import FCOS, Head
 from detector.fuse import fuse_batch_norm
@@ -105,6 +105,42 @@ def test_frozen_stages_and_norms_do_not_move():
             if name.startswith(frozen) or (frozen == ("bn",) and ("bn" in name or "downsample.1" in name)):
                 assert torch.equal(value, before[name]), name
         assert not torch.equal(model.backbone.layer4[0].conv1.weight, before["layer4.0.conv1.weight"])
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "efficientnet_lite0"])
+@pytest.mark.parametrize("stages", [0, 2])
+def test_frozen_norms_in_convolutions_change_no_output_and_no_gradient(backbone, stages, monkeypatch):
+    """While training, no frozen batch norm runs: it is folded into its convolution. Features and the gradients of all
+    weights are those of evaluation mode, where norms run by themselves, to 1e-10 in float64."""
+    torch.manual_seed(0)
+    model = make_backbone(backbone).double()
+    randomise_norms(model)
+    freeze(model, stages, norm=True)
+    images = torch.randn(2, 3, 64, 96, dtype=torch.float64)
+
+    def learn() -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
+        model.zero_grad()
+        features = model(images)
+        sum((feature**2).mean() for feature in features).backward()
+        return features, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    model.eval()
+    expected, expected_gradients = learn()
+    model.train()
+    keep_frozen(model)
+    monkeypatch.setattr(nn.BatchNorm2d, "forward", lambda *_: pytest.fail("a frozen norm ran by itself"))
+    features, gradients = learn()
+    torch.testing.assert_close(features, expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(gradients, expected_gradients, rtol=1e-10, atol=1e-10)
+    assert len(gradients) == sum(p.requires_grad for p in model.parameters()) > 0
+
+
+def test_norms_that_learn_are_left_alone():
+    """Without freezing, training normalises with the batch's own statistics and updates the running ones."""
+    model = small(backbone="efficientnet_lite0").train()
+    before = {name: value.clone() for name, value in model.backbone.named_buffers()}
+    model(images())
+    assert all(not torch.equal(value, before[name]) for name, value in model.backbone.named_buffers())
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "efficientnet_lite0"])

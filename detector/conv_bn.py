@@ -1,0 +1,29 @@
+"""A convolution and the batch norm after it: one convolution where the norm is frozen."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm  # plain and synchronised
+
+
+def conv_bn(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
+    """norm(conv(x)), for a convolution without bias.
+
+    A batch norm that is frozen while the rest trains multiplies and adds constants. Put into the convolution's weights
+    they save a pass over the result and one over its gradient, and the gradients of all weights stay what they were.
+    """
+    if isinstance(norm, _BatchNorm) and conv.training and not norm.training:
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        bias = norm.bias - norm.running_mean * scale
+        return conv._conv_forward(x, conv.weight * scale.view(-1, 1, 1, 1), bias)
+    y: Tensor = norm(conv(x))
+    return y
+
+
+class ConvBN(nn.Sequential):
+    """A convolution without bias, its batch norm, and perhaps an activation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv, norm, *activation = self
+        x = conv_bn(conv, norm, x)
+        return activation[0](x) if activation else x
