@@ -20,12 +20,15 @@ import pytest
 
 from fastload import Cache, CacheError, _core
 from fastload.cache.build import BuildOptions, build_cache, describe_job
-from fastload.cache.layout import INDEX, INDEX_PREFIX, MANIFEST_KEY, Encoding
+from fastload.cache.layout import INDEX, INDEX_PREFIX, MANIFEST_KEY, Encoding, Subsampling
 from fastload.cache.partial import JOB_KEY, PART_PREFIX
+from fastload.cache.record import HEADER_SIZE, pack_record
 from fastload.sources.detect import find_datasets
 from tests.datasets import encoded, jpeg, many_jpegs, pixels, write_coco
 from tests.native_programs import CSRC, ROOT, build_program
+from tests.records import record
 from tests.test_dct import JPEGS, opencv_jpeg, picture
+from tests.test_engines import jpeg_of_kind, smooth
 
 
 @pytest.fixture(scope="session")
@@ -309,3 +312,15 @@ def test_static_analysis_finds_nothing():
     command = ["cppcheck", *options, "--error-exitcode=1", CSRC, ROOT / "tests/native"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_file_cut_anywhere_spoils_none_that_follows():
+    """After a JPEG that ends early, wherever, the same thread decodes the next one as ever."""
+    whole = record(jpeg_of_kind(smooth(40, 56), "4:2:0"))
+    payload = whole[HEADER_SIZE:]
+    expected = [plane.tobytes() for plane in _core.decode_record(whole)[0]]
+    for length in range(2, len(payload) - 8, 7):
+        cut = pack_record(payload[:length], Encoding.ORIGINAL, Subsampling.S420, (56, 40))
+        with pytest.raises(ValueError):
+            _core.decode_record(cut)
+        assert [plane.tobytes() for plane in _core.decode_record(whole)[0]] == expected, length

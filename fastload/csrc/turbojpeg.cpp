@@ -124,6 +124,17 @@ std::string JpegDecoder::any_warning(int status) {
 }
 
 JpegHeader JpegDecoder::header(const uint8_t* data, size_t size) {
+    try {
+        return read_header(data, size);
+    } catch (...) {  // libjpeg-turbo 2 would go on with this one when it is given the next: a file cut in its header
+        library().destroy(handle_);
+        handle_ = library().init_decompress();
+        throw;
+    }
+}
+
+JpegHeader JpegDecoder::read_header(const uint8_t* data, size_t size) {
+    if (!handle_) throw std::bad_alloc();
     JpegHeader header{0, 0, -1, JpegColor::ycbcr};
     int color = -1;
     const int status = library().header(handle_, data, size, &header.width, &header.height, &header.subsampling, &color);

@@ -47,6 +47,7 @@ public:
     std::string rgb(const uint8_t* data, size_t size, const JpegHeader& header, uint8_t* rgb);
 
 private:
+    JpegHeader read_header(const uint8_t* data, size_t size);
     std::string check(int status);
     std::string any_warning(int status);
 
