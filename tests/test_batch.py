@@ -263,23 +263,22 @@ def test_the_core_refuses_arrays_that_do_not_fit():
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 6))
 def test_the_core_places_boxes_as_the_plan_does(seed, count):
-    """Boxes are those of `BatchPlan.map_boxes` bit for bit, flips and windows included."""
+    """Boxes that a window does not cut are those of `BatchPlan.map_boxes` bit for bit, flips included."""
     rng = np.random.default_rng(seed)
     index = rng.integers(0, len(CACHE), count)
     plan = BatchPlan.of(index, CACHE.sizes[index])
     plan.resize(rng.integers(8, 90, (count, 2)).astype(np.int32))
     plan.mirror(rng.random(count) < 0.5)
-    plan.window(np.concatenate([rng.integers(-9, 4, (count, 2)), np.full((count, 2), 99)], 1).astype(np.int32))
+    plan.window(np.concatenate([rng.integers(0, 4, (count, 2)), rng.integers(4, 60, (count, 2))], 1).astype(np.int32))
     plan.place((99, 99), np.zeros((count, 2), np.int32), np.zeros(3, np.uint8))
     targets = only_targets(plan, index)
     for row in range(count):
         first, last = CACHE.box_offsets[index[row] : index[row] + 2]
         mapped = plan.map_boxes(CACHE.boxes[first:last], np.full(last - first, row))
-        inside = (mapped[:, :2] >= plan.rect[row, :2]).all(1) & (
-            mapped[:, 2:] <= plan.rect[row, :2] + plan.rect[row, 2:]
-        ).all(1)
-        if inside.all():
-            assert targets.boxes[row, : last - first].numpy().tobytes() == mapped.tobytes()
+        low, high = plan.rect[row, :2], plan.rect[row, :2] + plan.rect[row, 2:]
+        uncut = (mapped[:, :2] >= low).all(1) & (mapped[:, 2:] <= high).all(1)
+        shown = [box.tobytes() for box in targets.boxes[row].numpy()]
+        assert all(box.tobytes() in shown for box in mapped[uncut])
 
 
 @given(recipes, st.lists(indices, min_size=1, max_size=4), st.integers(0, 2**32))
