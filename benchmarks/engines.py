@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from typing import Any, ClassVar
 
-from fastload import Cache
-from fastload.engines.native import Check, NativeEngine
+from fastload.engines.native import NativeEngine
 
 
 class DecodingEngine(NativeEngine):
-    """The native engine. `waits` is the CPU time of the calling thread within `wait`, in seconds over all engines: that
-    of falling asleep and waking up, all without the GIL but for a few instructions."""
+    """The native engine. `waits` is the CPU time of the calling thread within `wait`, in seconds over all
+    engines: that of falling asleep and waking up, all without the GIL but for a few instructions."""
 
     waits: ClassVar[float] = 0.0
 
@@ -30,8 +29,8 @@ class SleepingEngine(DecodingEngine):
 
     microseconds: ClassVar[int] = 2000
 
-    def __init__(self, cache: Cache, threads: int, check: Check = "first") -> None:
-        super().__init__(cache, threads, check, emulated_microseconds=self.microseconds)
+    def __init__(self, *settings: Any, **further: Any) -> None:
+        super().__init__(*settings, **further, emulated_microseconds=self.microseconds)
 
 
 # By the names that FastLoader is to know them by: ENGINES.update(MEASURING)

@@ -1,7 +1,7 @@
 """The native core: whatever touches pixels or untrusted bytes. `data` may be any contiguous buffer."""
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -34,7 +34,7 @@ class Annotations:
         min_visible: float,
         ends: Sequence[int],
         failed: Sequence[int],
-    ) -> tuple[tuple[NDArray[Any], ...], list[tuple[tuple[NDArray[Any], ...], tuple[int, ...], tuple[int, ...]]]]: ...
+    ) -> tuple[tuple[NDArray[Any], ...], tuple[NDArray[Any], ...], list[int], list[int], list[int]]: ...
 
 class JpegError(ValueError): ...
 class RecordError(ValueError): ...
@@ -65,6 +65,8 @@ class Engine:
         threads: int,
         check: int,
         owner: Any,
+        in_flight: int,
+        allocate: Callable[[int], NDArray[np.uint8]],
         emulated_microseconds: int = 0,
     ) -> None: ...
     def submit(
@@ -76,9 +78,11 @@ class Engine:
         flip: NDArray[np.bool_],
         color: NDArray[np.float32],
         fill: NDArray[np.uint8],
-        out: NDArray[np.uint8],
-    ) -> Ticket: ...
+        canvases: NDArray[np.int32],
+        ends: Sequence[int],
+    ) -> list[Ticket]: ...
     def wait(self, ticket: Ticket) -> dict[int, str]: ...
+    def images(self, ticket: Ticket) -> Any: ...  # a DLPack capsule, or None
     def times(self) -> tuple[float, float, float, float]: ...
     def done(self, ticket: Ticket) -> bool: ...
     def close(self) -> None: ...

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import pairwise
+from functools import partial
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -63,6 +64,22 @@ class Targets(Sequence[dict[str, Any]]):
     num_boxes: tuple[int, ...]  # (B) on the host
     num_sources: tuple[int, ...]  # (B) on the host: images shown by each canvas, more than one for a mosaic
 
+    @classmethod
+    def later(cls, make: Callable[[str], Any]) -> Targets:
+        """Targets whose fields are made by name when first asked for: few users of a batch want all of them."""
+        targets = cls.__new__(cls)
+        targets.__dict__["_make"] = make
+        return targets
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in FIELDS or "_make" not in self.__dict__:
+            raise AttributeError(f"Targets have no {name!r}")
+        value = self.__dict__[name] = self._make(name)
+        return value
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in FIELDS}  # not what other batches have
+
     def __len__(self) -> int:
         return len(self.num_boxes)
 
@@ -105,39 +122,65 @@ class Targets(Sequence[dict[str, Any]]):
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Targets:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = self.__getstate__()
         changed: dict[str, Any] = {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
         return replace(self, **changed)
 
 
-def targets_of(
-    plan: BatchPlan,
-    index: NDArray[np.int64],
-    ends: Sequence[int],
-    annotations: _core.Annotations,
-    category_ids: Tensor,
-    failed: Sequence[int] = (),
-) -> list[Targets]:
-    """The targets of a placed plan for the records `index` (B), of which those up to each of `ends` are a batch.
+OF_IMAGES = ("image_id", "scale", "offset", "flip", "size", "original_size")
+OF_BOXES = ("boxes", "labels", "crowd", "area")
+FIELDS = tuple(field.name for field in fields(Targets))
 
-    The slots in `failed` get no boxes.
+
+class RunTargets:
+    """The targets of a placed plan, several batches in a row: what `Targets` has, not yet cut into batches.
+
+    The plan shows the records `index`, one a slot; the slots up to each of `ends` are a batch. Those in `failed` get no
+    boxes.
     """
-    columns, padded = annotations.place(
-        plan.index,
-        plan.slot,
-        plan.source,
-        plan.crop,
-        plan.rect,
-        plan.flip,
-        plan.size,
-        index,
-        plan.min_visible,
-        ends,
-        failed,
-    )
-    counts = [end - start for start, end in pairwise([0, *ends])]
-    tensors = [torch.split(torch.from_numpy(column), counts) for column in columns]
-    return [
-        Targets(*map(torch.from_numpy, boxes), *of_images, category_ids, num_boxes, num_sources)  # type: ignore
-        for (boxes, num_boxes, num_sources), *of_images in zip(padded, *tensors, strict=True)
-    ]
+
+    def __init__(
+        self,
+        plan: BatchPlan,
+        index: NDArray[np.int64],
+        ends: Sequence[int],
+        annotations: _core.Annotations,
+        category_ids: Tensor,
+        failed: Sequence[int] = (),
+    ) -> None:
+        columns, boxes, self._widths, self._num_boxes, self._num_sources = annotations.place(
+            plan.index,
+            plan.slot,
+            plan.source,
+            plan.crop,
+            plan.rect,
+            plan.flip,
+            plan.size,
+            index,
+            plan.min_visible,
+            ends,
+            failed,
+        )
+        self._columns = dict(zip(OF_IMAGES, map(torch.from_numpy, columns), strict=True))
+        self._boxes = dict(zip(OF_BOXES, map(torch.from_numpy, boxes), strict=True))
+        self._category_ids = category_ids
+        self._slots = list(pairwise([0, *ends]))
+        counts = ((end - start) * width for (start, end), width in zip(self._slots, self._widths, strict=True))
+        self._rows = list(pairwise(accumulate(counts, initial=0)))
+
+    def batches(self) -> list[Targets]:
+        """The targets of each batch. Their tensors are views of this, made when they are asked for."""
+        return [Targets.later(partial(self._part, k)) for k in range(len(self._slots))]
+
+    def _part(self, batch: int, name: str) -> Any:
+        """A field of the targets of a batch."""
+        start, end = self._slots[batch]
+        if name in self._columns:
+            return self._columns[name][start:end]
+        if name in self._boxes:
+            begin, stop = self._rows[batch]
+            flat = self._boxes[name][begin:stop]
+            return flat.view(end - start, self._widths[batch], *flat.shape[1:])
+        if name == "category_ids":
+            return self._category_ids
+        return tuple((self._num_boxes if name == "num_boxes" else self._num_sources)[start:end])

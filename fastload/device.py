@@ -7,6 +7,8 @@ does. On a CPU the same happens at once and without streams.
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, is_dataclass
@@ -20,7 +22,6 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fastload.batch import Targets
-from fastload.canvas_ring import CanvasRing
 from fastload.errors import DeviceError, PlanError
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -106,6 +107,24 @@ class Sent:
     ready: Any = None
 
 
+class Reading:
+    """Keeps canvases until they are copied, so that nobody writes there. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._kept: deque[tuple[Event, Tensor | None]] = deque()
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Reading, ()  # memory stays in its process
+
+    def add(self, canvas: Tensor | None, until: Event) -> None:
+        """Keep `canvas` until the event has happened; those whose has are let go. Events happen in this order."""
+        with self._lock:
+            while self._kept and self._kept[0][0].query():
+                self._kept.popleft()
+            self._kept.append((until, canvas))
+
+
 class Feed:
     """Takes batches to `device`.
 
@@ -128,6 +147,7 @@ class Feed:
             raise PlanError(f"dtype is one of {', '.join(map(str, FORMATS))}, not {dtype!r}")
         self.device = usable_device(device)
         self._normalise = Normalise(mean, std, dtype).to(self.device)
+        self._reading = Reading()
 
     @property
     def streams(self) -> Streams | None:
@@ -138,8 +158,8 @@ class Feed:
         """Makes the memory of canvases: page-locked for a CUDA device; None: any will do."""
         return self._pinned if self.device.type == "cuda" else None
 
-    def send(self, batch: Any, canvas: Any = None, ring: CanvasRing | None = None) -> Sent:
-        """Start taking `batch` to the device. Its pixels lie on `canvas`, lent by `ring`, held until they are copied.
+    def send(self, batch: Any, canvas: Tensor | None = None) -> Sent:
+        """Start taking `batch` to the device. Its pixels lie on `canvas`, which is kept until they are copied.
 
         A batch is any structure of tensors and `Targets`; in one like (images, ...) uint8 images (B, 3, H, W) are
         normalised. Raises DeviceError if the device has no memory for it.
@@ -148,21 +168,20 @@ class Feed:
         try:
             if streams is None or _made_on_a_gpu(batch):  # by an engine, whose memory is the current stream's
                 return Sent(self._prepare(_moved(batch, self.device)))
-            return self._send(batch, canvas, ring, streams)
+            return self._send(batch, canvas, streams)
         except torch.cuda.OutOfMemoryError as error:
             raise DeviceError(
                 f"{self.device} has no memory for another batch: lower batch_size, make the images smaller with "
                 f"ShortestEdge(..., max_size=...), or let go of batches that are no longer needed. {error}"
             ) from error
 
-    def _send(self, batch: Any, canvas: Any, ring: CanvasRing | None, streams: Streams) -> Sent:
+    def _send(self, batch: Any, canvas: Tensor | None, streams: Streams) -> Sent:
         with streams.on(streams.copies):
             try:
                 batch = _moved(batch, self.device)
             finally:  # also when only a part of it was
                 copied = streams.copies.record_event()
-                if ring is not None and canvas is not None:
-                    ring.hold(canvas, copied)
+                self._reading.add(canvas, until=copied)
         streams.preparation.wait_event(copied)
         with streams.on(streams.preparation):
             streams.used(batch, streams.preparation)

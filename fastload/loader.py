@@ -21,7 +21,6 @@ from torch.utils.data.sampler import RandomSampler, SubsetRandomSampler, Weighte
 
 from fastload import loader_state
 from fastload.cache.reader import Cache
-from fastload.canvas_ring import CanvasRing
 from fastload.device import IMAGENET_MEAN, IMAGENET_STD, Feed
 from fastload.engines.choose import choose_engine
 from fastload.engines.engine import Engine
@@ -166,7 +165,6 @@ class FastLoader(DataLoader[Any]):
             ranks=ranks or Ranks(),
         )
         self._depth = self._batches_in_flight(prefetch_factor)
-        self._ring = CanvasRing(self._depth + 2, None if self._feed is None else self._feed.allocator)
         self.engine_used = choose_engine(found[0], self.num_workers, self._gpu) if engine == "auto" else engine
         self._engine: tuple[int, Engine] | None = None  # with the process it belongs to
         self._seed: int | None = None
@@ -189,14 +187,13 @@ class FastLoader(DataLoader[Any]):
         meter = self._meter = Meter(self.num_workers, getattr(engine, "times", None))
         iterator = BatchIterator(
             runs=Runs(partial(recipe.plan, random), order, progress.step - progress.cut, progress.cut),
-            deliver=partial(recipe.deliver, progress.skipped, self._ring),
+            deliver=partial(recipe.deliver, progress.skipped),
             report=partial(_report, recipe.cache.path, progress.skipped, meter, self._warned),
             engine=engine,
-            ring=self._ring,
             progress=progress,
             meter=meter,
             depth=self._depth,
-            ahead=partial(recipe.send_ahead, self._ring) if recipe.sends_ahead else None,
+            ahead=recipe.send_ahead if recipe.sends_ahead else None,
         )
         return self._preparation.batches(iterator) if self._preparation else iterator
 
@@ -306,9 +303,13 @@ class FastLoader(DataLoader[Any]):
 
     def _open_engine(self) -> Engine:
         module, kind = ENGINES[self.engine_used]
-        where = {"device_id": self._gpu} if self.engine_used == "dali" else {}
+        further: dict[str, Any] = {}
+        if self.engine_used == "dali":
+            further = {"device_id": self._gpu}
+        elif self.engine_used != "reference":
+            further = {"in_flight": self._depth, "allocate": self._feed and self._feed.allocator}
         engine: Engine = getattr(import_module(module), kind)(
-            self._recipe.cache, self.num_workers, self.verify_checksums, **where
+            self._recipe.cache, self.num_workers, self.verify_checksums, **further
         )
         return engine
 

@@ -9,24 +9,21 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import count, islice, pairwise, repeat
 from time import perf_counter
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fastload.batch import Targets
-from fastload.canvas_ring import CanvasRing
 from fastload.engines.engine import Engine
 from fastload.errors import FastloadError
 from fastload.plan.batch_plan import BatchPlan
 from fastload.plan.ranks import Share
 from fastload.stats import Meter
 
-Canvas = NDArray[np.uint8] | Tensor  # (B, H, W, 3)
 RUN = 32  # batches planned at once: most of what that costs is the same for one and for many
 AHEAD = 2  # batches on their way to the device while one is in use
 
@@ -47,40 +44,52 @@ class Progress:
         return self.step - sum(share.steps for share in self.past)
 
 
-@dataclass
-class Job:
-    """A batch to be made of the records `index` (B). `seed` is for what chance is left when the pixels are there."""
+@dataclass(eq=False)
+class Run:
+    """Batches planned together: the slots of `plan` up to each of `ends` are one. They show the records `index` first.
 
-    index: NDArray[np.int64]
+    `seeds` are for what chance is left when a batch's pixels are there.
+    """
+
     plan: BatchPlan
+    index: NDArray[np.int64]  # (slots)
+    ends: Sequence[int]  # (batches)
+    targets: Sequence[Targets]  # (batches)
+    seeds: Sequence[int]  # (batches)
+
+    def part(self, begin: int, end: int) -> Run:
+        """Its batches from number `begin` to `end`."""
+        start, stop = self.ends[begin - 1] if begin else 0, self.ends[end - 1]
+        return Run(
+            self.plan.part(start, stop),
+            self.index[start:stop],
+            [later - start for later in self.ends[begin:end]],
+            self.targets[begin:end],
+            self.seeds[begin:end],
+        )
+
+
+@dataclass(eq=False)
+class Job:
+    """A batch under way, number `number` of its run. Dropping it abandons the batch: see `Engine`."""
+
+    run: Run
+    number: int
+    size: int  # B
     targets: Targets
-    seed: int
-    images: Tensor | None = None  # (B, 3, H, W) on its canvas, once that is there
+    ticket: Any
+    images: Tensor | None = None  # (B, 3, H, W), not to be looked at before it was waited for
+    failures: dict[int, str] | None = None  # {row: reason} of what did not decode; None: it was not waited for
+    error: Exception | None = None  # the engine's own
     sent: Any = None  # its batch, if on its way to the device already
 
-
-@dataclass
-class Submitted:
-    """A job under way, or the error that came instead. Dropping it abandons the job: see `Engine`."""
-
-    job: Job | None = None
-    canvas: Canvas | None = None
-    ticket: Any = None
-    failures: dict[int, str] | None = None  # None: it was not waited for
-    error: Exception | None = None
-
-    def show_on(self, canvas: Canvas) -> None:
-        """Say where the pixels are, or will be once it was waited for."""
-        assert self.job is not None
-        self.canvas = canvas
-        if isinstance(canvas, Tensor):
-            self.job.images = canvas.permute(0, 3, 1, 2)
-        else:
-            self.job.images = torch.from_numpy(canvas.transpose(0, 3, 1, 2))
+    def alone(self) -> Run:
+        """A run of this batch only."""
+        return self.run.part(self.number, self.number + 1)
 
 
-class Runs(Iterator[Sequence[Job | Exception]]):
-    """Plans `batches`, the first of which is number `start`, in runs of `RUN`; the first `cut` are passed over.
+class Runs(Iterator[Sequence[Run | Exception]]):
+    """Plans `batches`, the first of which is number `start`, `RUN` at a time; the first `cut` are passed over.
 
     The runs are the same wherever one begins, since what `plan(step, batches)` draws at random depends on them. What
     keeps a batch from being planned stands in its place.
@@ -88,7 +97,7 @@ class Runs(Iterator[Sequence[Job | Exception]]):
 
     def __init__(
         self,
-        plan: Callable[[int, Sequence[NDArray[np.int64]]], Sequence[Job | Exception]],
+        plan: Callable[[int, Sequence[NDArray[np.int64]]], Sequence[Run | Exception]],
         batches: Iterator[NDArray[np.int64]],
         start: int,
         cut: int,
@@ -98,52 +107,52 @@ class Runs(Iterator[Sequence[Job | Exception]]):
         self._step = start + cut - self._skip
         self._batches = islice(batches, cut - self._skip, None)
 
-    def __next__(self) -> Sequence[Job | Exception]:
+    def __next__(self) -> Sequence[Run | Exception]:
         taken: list[NDArray[np.int64]] = []
         errors: list[Exception] = []
         try:
             taken.extend(islice(self._batches, RUN))
         except Exception as error:  # the sampler's, after what it gave
             errors.append(_without_our_frame(error))
-        jobs = [*self._plan(self._step, taken), *errors]
-        if not jobs:
+        if not taken and not errors:
             raise StopIteration
-        self._step += len(jobs)
-        skip, self._skip = self._skip, 0
-        return jobs[skip:]
+        runs: list[Run | Exception] = []
+        for run in self._plan(self._step, taken):
+            batches = 1 if isinstance(run, Exception) else len(run.ends)
+            if self._skip < batches:
+                runs.append(run if isinstance(run, Exception) or not self._skip else run.part(self._skip, batches))
+            self._skip = max(self._skip - batches, 0)
+        self._step += len(taken)
+        return runs + errors
 
 
 class BatchIterator(Iterator[Any]):
-    """Keeps up to `depth` batches submitted, and half as many at least.
+    """Keeps at least `depth` batches submitted, and hands them out in order.
 
     `runs` plans them; an error in it is raised when its batch would have come, whatever the depth. `deliver` makes
-    what the user gets from a job, its pixels and {row: reason} of what did not decode. `ahead`, if given, is called
-    before with the next jobs that happen to be executed without failure. `report` is called once, at the end or when
-    the iterator is dropped.
+    what the user gets from an executed job. `ahead`, if given, is called before with the next jobs that happen to be
+    executed without failure. `report` is called once, at the end or when the iterator is dropped.
     """
 
     def __init__(
         self,
-        runs: Iterator[Sequence[Job | Exception]],
-        deliver: Callable[[Job, Canvas, dict[int, str]], Any],
+        runs: Iterator[Sequence[Run | Exception]],
+        deliver: Callable[[Job], Any],
         report: Callable[[], None],
         engine: Engine,
-        ring: CanvasRing,
         progress: Progress,
         meter: Meter,
         depth: int,
-        ahead: Callable[[Job, Canvas], None] | None = None,
+        ahead: Callable[[Job], None] | None = None,
     ) -> None:
         self._runs = runs
         self._deliver = deliver
         self._engine = engine
-        self._ring = ring
         self._progress = progress
         self._meter = meter
         self._depth = depth
         self._ahead = ahead
-        self._planned: deque[Job | Exception] = deque()
-        self._flight: deque[Submitted] = deque()
+        self._flight: deque[Job | Exception] = deque()
         self._end = weakref.finalize(self, _end, self._flight, report)
 
     def __next__(self) -> Any:
@@ -155,18 +164,20 @@ class BatchIterator(Iterator[Any]):
             self._progress.done = True
             self._end()
             raise StopIteration
-        first = self._flight[0]
-        failures = self._failures(first)  # Ctrl-C leaves it in its place
+        job = self._flight[0]
+        if not isinstance(job, Exception):
+            self._wait(job)  # Ctrl-C leaves it in its place
         ready = perf_counter()
         self._flight.popleft()
         self._progress.step += 1
-        if first.error is not None:
-            raise first.error
-        assert first.job is not None and first.canvas is not None
-        batch = self._deliver(first.job, first.canvas, failures)
+        if isinstance(job, Exception):
+            raise job
+        if job.error is not None:
+            raise job.error
+        batch = self._deliver(job)
         if self._ahead is not None:
             self._send_ahead(self._ahead)
-        self._meter.batch(len(first.job.index), asked, planned, ready)
+        self._meter.batch(job.size, asked, planned, ready)
         return batch
 
     def at_end(self) -> bool:
@@ -174,49 +185,55 @@ class BatchIterator(Iterator[Any]):
         self._top_up()
         return not self._flight
 
-    def _failures(self, submitted: Submitted) -> dict[int, str]:
-        """{row: reason} of what did not decode; an error of the engine itself becomes the batch's."""
-        if submitted.error is None and submitted.failures is None:
-            try:
-                submitted.failures = self._engine.wait(submitted.ticket)
-                if submitted.canvas is None:
-                    submitted.show_on(submitted.ticket.canvases)
-            except FastloadError as error:
-                submitted.error = error
-        return submitted.failures or {}
+    def _wait(self, job: Job) -> None:
+        if job.failures is not None or job.error is not None:
+            return
+        if job.images is None:
+            self._find_images()
+        try:
+            job.failures = self._engine.wait(job.ticket)
+            if job.images is None:
+                job.images = self._engine.images(job.ticket)
+        except FastloadError as error:
+            job.error = error
 
-    def _send_ahead(self, ahead: Callable[[Job, Canvas], None]) -> None:
+    def _find_images(self) -> None:
+        """For all that are under way: one tensor alone costs as much, when Python is just awake."""
+        for job in islice(self._flight, self._depth):
+            if isinstance(job, Job) and job.images is None:
+                job.images = self._engine.images(job.ticket)
+                if job.images is None:
+                    return
+
+    def _send_ahead(self, ahead: Callable[[Job], None]) -> None:
         for later in islice(self._flight, AHEAD):
-            if later.job is None or later.job.sent is not None:
+            if isinstance(later, Exception) or later.sent is not None:
                 continue
-            if not self._engine.done(later.ticket) or self._failures(later) or later.error is not None:
+            if later.failures is None and not self._engine.done(later.ticket):
                 return
-            assert later.canvas is not None
-            ahead(later.job, later.canvas)
+            self._wait(later)
+            if later.error is not None or later.failures:
+                return
+            ahead(later)
 
     def _top_up(self) -> None:
-        if len(self._flight) * 2 > self._depth:
-            return  # several in a row here too
-        while len(self._flight) < self._depth and (submitted := self._submit_next()):
-            self._flight.append(submitted)
+        while len(self._flight) < self._depth:
+            runs = next(self._runs, None)
+            if runs is None:
+                return
+            for run in runs:
+                self._flight.extend([run] if isinstance(run, Exception) else self._submit(run))
 
-    def _submit_next(self) -> Submitted | None:
-        if not self._planned:
-            self._planned.extend(next(self._runs, ()))
-        if not self._planned:
-            return None
-        job = self._planned.popleft()
-        if isinstance(job, Exception):
-            return Submitted(error=job)
+    def _submit(self, run: Run) -> Sequence[Job | Exception]:
         try:
-            shape = (len(job.index), *job.plan.canvas, 3)
-            canvas = None if self._engine.makes_canvases else self._ring.lease(shape)
-            submitted = Submitted(job, ticket=self._engine.submit(job.plan, canvas))
-            if canvas is not None:
-                submitted.show_on(canvas)  # here rather than after the wait, when Python is slow to wake
-            return submitted
+            tickets = self._engine.submit(run.plan, run.ends)
         except Exception as error:
-            return Submitted(error=_without_our_frame(error))
+            if len(run.ends) == 1:
+                return [_without_our_frame(error)]
+            # One of its batches is to blame: each by itself, then.
+            return [job for k in range(len(run.ends)) for job in self._submit(run.part(k, k + 1))]
+        sizes = [end - start for start, end in pairwise([0, *run.ends])]
+        return list(map(Job, repeat(run), count(), sizes, run.targets, tickets))
 
 
 def _without_our_frame(error: Exception) -> Exception:
@@ -224,6 +241,6 @@ def _without_our_frame(error: Exception) -> Exception:
     return error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
 
 
-def _end(flight: deque[Submitted], report: Callable[[], None]) -> None:
+def _end(flight: deque[Job | Exception], report: Callable[[], None]) -> None:
     flight.clear()
     report()

@@ -13,12 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from fastload.batch import Batch, targets_of
+from fastload.batch import Batch, RunTargets
 from fastload.cache.reader import Cache
-from fastload.canvas_ring import CanvasRing
 from fastload.device import Feed
 from fastload.errors import DecodeError, DeviceError, PlanError
-from fastload.pipeline import Canvas, Job
+from fastload.pipeline import Job, Run
 from fastload.plan.collate import Collator, TopLeftAlign
 from fastload.plan.records import Records
 from fastload.plan.sampling import EpochRandom
@@ -54,25 +53,24 @@ class Recipe:
         """Whether `send_ahead` gains something: there are streams, and no Python function is to run meanwhile."""
         return self.feed is not None and self.feed.streams is not None and self._fused
 
-    def plan(self, random: EpochRandom, step: int, batches: Sequence[NDArray[np.int64]]) -> Sequence[Job | Exception]:
+    def plan(self, random: EpochRandom, step: int, batches: Sequence[NDArray[np.int64]]) -> Sequence[Run | Exception]:
         """Plan the batches of the images at these positions (B), which come in a row from number `step` on.
 
-        A pure function of the seed, the epoch, the step, the positions and the settings. What keeps a batch from being
-        planned stands in its place.
+        A pure function of the seed, the epoch, the step, the positions and the settings. Gives one run, or one for each
+        batch; what keeps a batch from being planned stands in its place.
         """
         if self._spans_batches and batches:
             with suppress(Exception):  # some batch cannot be planned: each by itself, then
-                return self._plan(random, step, batches)
+                return [self._plan(random, step, batches)]
         return [self._plan_one(random, step + k, positions) for k, positions in enumerate(batches)]
 
-    def _plan_one(self, random: EpochRandom, step: int, positions: NDArray[np.int64]) -> Job | Exception:
+    def _plan_one(self, random: EpochRandom, step: int, positions: NDArray[np.int64]) -> Run | Exception:
         try:
-            (job,) = self._plan(random, step, [positions])
-            return job
+            return self._plan(random, step, [positions])
         except Exception as error:
             return error
 
-    def _plan(self, random: EpochRandom, step: int, batches: Sequence[NDArray[np.int64]]) -> list[Job]:
+    def _plan(self, random: EpochRandom, step: int, batches: Sequence[NDArray[np.int64]]) -> Run:
         if not all(map(len, batches)):
             raise PlanError(f"batch {step} of the epoch is empty: check the batch sampler")
         rng = random.step(step)
@@ -84,48 +82,41 @@ class Recipe:
         self._aligner.place(plan, rng, ends)
         seeds = [0] * len(batches) if self._fused else rng.integers(2**63, size=len(batches)).tolist()
         index = self.records.index.take(positions)
-        targets = targets_of(plan, index, ends, self.cache.annotations, self._category_ids)
-        return list(map(Job, np.split(index, ends[:-1]), plan.split(ends), targets, seeds))
+        targets = RunTargets(plan, index, ends, self.cache.annotations, self._category_ids)
+        return Run(plan, index, ends, targets.batches(), seeds)
 
-    def deliver(
-        self,
-        skipped: dict[int, str],
-        ring: CanvasRing,
-        job: Job,
-        canvas: Canvas,
-        failures: dict[int, str],
-    ) -> Any:
+    def deliver(self, skipped: dict[int, str], job: Job) -> Any:
         """What the user receives for an executed job. Failures raise DecodeError, or are added to `skipped`."""
-        if failures:
-            self._account(job, failures, skipped)
+        if job.failures:
+            self._account(job, job.failures, skipped)
         if self.feed is not None:
-            return self.feed.receive(job.sent or self.feed.send(self._make(job), canvas, ring))
-        result = self._make(job)
-        return pin_memory(result) if self.pin else result  # type: ignore[no-untyped-call]
+            return self.feed.receive(job.sent or self.feed.send(self._make(job), job.images))
+        batch = self._make(job)
+        return pin_memory(batch) if self.pin else batch  # type: ignore[no-untyped-call]
 
-    def send_ahead(self, ring: CanvasRing, job: Job, canvas: Canvas) -> None:
+    def send_ahead(self, job: Job) -> None:
         """Start taking an executed job's batch to the device, before `deliver` is called for it."""
         assert self.feed is not None
         with suppress(DeviceError):  # no memory now: there may be when its turn comes
-            job.sent = self.feed.send(self._make(job), canvas, ring)
+            job.sent = self.feed.send(self._make(job), job.images)
 
     def _make(self, job: Job) -> Any:
         assert job.images is not None
         batch = Batch(job.images, job.targets)
         if self._fused:
             return batch
-        return self._collate(self._samples(job, batch), np.random.default_rng(job.seed))
+        return self._collate(self._samples(job, batch), np.random.default_rng(job.run.seeds[job.number]))
 
     def _account(self, job: Job, failures: dict[int, str], skipped: dict[int, str]) -> None:
         """Raise for the first failure, or note all of them and take their boxes away."""
-        records = {int(job.plan.index[row]): reason for row, reason in failures.items()}
+        run = job.alone()
+        records = {int(run.plan.index[row]): reason for row, reason in failures.items()}
         if not self.skip_errors:
             raise DecodeError(self._complaint(records))
         skipped.update({int(self.cache.image_ids[record]): reason for record, reason in records.items()})
-        failed = job.plan.slot[list(failures)].tolist()
-        (job.targets,) = targets_of(
-            job.plan, job.index, [len(job.index)], self.cache.annotations, self._category_ids, failed
-        )
+        failed = run.plan.slot[list(failures)].tolist()
+        targets = RunTargets(run.plan, run.index, run.ends, self.cache.annotations, self._category_ids, failed)
+        (job.targets,) = targets.batches()
 
     def _complaint(self, records: dict[int, str]) -> str:
         record, reason = next(iter(records.items()))
@@ -139,7 +130,7 @@ class Recipe:
     def _samples(self, job: Job, batch: Batch) -> list[tuple[Any, Any]]:
         """Single images (3, H, W), views into the canvas without its padding, and dicts; functions applied."""
         samples = []
-        for i, (width, height) in enumerate(job.plan.size.tolist()):
+        for i, (width, height) in enumerate(job.alone().plan.size.tolist()):
             sample: tuple[Any, Any] = batch.images[i, :, :height, :width], batch.targets[i]
             for function in self._functions:
                 sample = function(*sample)

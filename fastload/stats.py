@@ -98,20 +98,28 @@ class Meter:
         self._last = time.perf_counter()
         self._spent = {"training": 0.0, "waiting": 0.0, "planning": 0.0}
         self._batches = self._images = 0
+        self._laps: list[tuple[int, float, float, float, float]] = []
 
     def batch(self, images: int, asked: float, planned: float, ready: float) -> None:
         """A batch is handed out now; at the end, none of 0 images. By `time.perf_counter`, it was asked for, the plans
         ahead of it were made, and its pixels were there."""
-        now = time.perf_counter()
-        self._spent["training"] += asked - self._last
-        self._spent["planning"] += planned - asked + now - ready
-        self._spent["waiting"] += ready - planned
-        self._last = now
-        self._images += images
-        self._batches += images > 0
+        self._laps.append((images, asked, planned, ready, time.perf_counter()))
+        if len(self._laps) >= 64:  # many at a time, since Python is slow to wake
+            self._add_up()
+
+    def _add_up(self) -> None:
+        for images, asked, planned, ready, now in self._laps:
+            self._spent["training"] += asked - self._last
+            self._spent["planning"] += planned - asked + now - ready
+            self._spent["waiting"] += ready - planned
+            self._last = now
+            self._images += images
+            self._batches += images > 0
+        self._laps.clear()
 
     def stats(self) -> Stats:
         """Up to the last batch."""
+        self._add_up()
         waiting, working, disk, starved = (max(b - a, 0) for a, b in zip(self._before, self._read(), strict=True))
         return Stats(
             images=self._images,

@@ -6,9 +6,13 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from fastload.engines.engine import Engine
 from fastload.loader import ENGINES as REGISTERED
+from fastload.plan.batch_plan import BatchPlan
 
 
 def _has_dali() -> bool:
@@ -28,3 +32,24 @@ def open_engine(name: str, cache: Any, threads: int = 0) -> Any:
     """The engine `name` over `cache`."""
     module, kind = REGISTERED[name]
     return getattr(import_module(module), kind)(cache, threads)
+
+
+def submit(engine: Engine, plan: BatchPlan) -> Any:
+    """The ticket of a plan of one batch."""
+    (ticket,) = engine.submit(plan, [len(plan.size)])
+    return ticket
+
+
+def finish(engine: Engine, ticket: Any) -> tuple[NDArray[np.uint8], dict[int, str]]:
+    """The canvases (B, H, W, 3) of a batch, and what failed."""
+    failures = engine.wait(ticket)
+    images = engine.images(ticket)
+    assert images is not None
+    return images.permute(0, 2, 3, 1).numpy(), failures
+
+
+def execute(engine: Engine, plan: BatchPlan) -> NDArray[np.uint8]:
+    """The canvases (B, H, W, 3) of a plan of one batch, all of whose images decode."""
+    canvases, failures = finish(engine, submit(engine, plan))
+    assert failures == {}
+    return canvases

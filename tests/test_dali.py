@@ -22,11 +22,11 @@ from fastload.cache.record import pack_record
 from fastload.cache.transcode import TranscodeOptions, transcode_cache
 from fastload.engines import dali, dali_pipeline
 from fastload.engines.dali import DaliEngine
-from tests.engines import needs_dali
+from tests.engines import execute, finish, needs_dali, submit
 from tests.loaders import loader
 from tests.memory_cache import MemoryCache
 from tests.records import cache_of, jpeg, record
-from tests.test_engines import FILL, busy_plan, execute, noise, place_top_left, smooth, whole
+from tests.test_engines import FILL, busy_plan, noise, place_top_left, smooth, whole
 
 pytestmark = needs_dali
 
@@ -41,19 +41,14 @@ def pictures(count: int, broken: int | None = None) -> SimpleNamespace:
     return cache_of(records)
 
 
-def canvases(count: int) -> np.ndarray:
-    return np.zeros((count, 60, 80, 3), np.uint8)
-
-
 def test_a_corrupt_image_in_mid_batch_is_named_and_the_others_come():
     """Of a batch that DALI refuses as a whole, only the bad row fails; batches around it are untouched."""
     plan = place_top_left(whole([(80, 60)] * 5))
     expected = execute(DaliEngine(pictures(5), 2), plan)
     engine = DaliEngine(pictures(5, broken=3), 2)
     good = place_top_left(whole([(80, 60)] * 3))
-    outs = [canvases(len(p.size)) for p in (good, plan, good, plan, good)]
-    tickets = [engine.submit(p, out) for p, out in zip((good, plan, good, plan, good), outs, strict=True)]
-    failures = [engine.wait(ticket) for ticket in tickets]
+    tickets = [submit(engine, p) for p in (good, plan, good, plan, good)]
+    outs, failures = zip(*[finish(engine, ticket) for ticket in tickets], strict=True)
     assert [list(found) for found in failures] == [[], [3], [], [3], []] and failures[1][3]
     expected[3] = FILL
     assert all((out == expected[: len(out)]).all() for out in outs)
@@ -63,8 +58,9 @@ def test_a_mosaic_with_a_corrupt_image_is_blank():
     """A slot that shows a bad row shows nothing else, and the other slots are drawn."""
     records, plan = busy_plan()
     records[1] = pack_record(records[1][32:300], Encoding.ORIGINAL, Subsampling.S444, (55, 70))
-    engine, out = DaliEngine(cache_of(records), 2), np.zeros((3, *plan.canvas, 3), np.uint8)
-    assert list(engine.wait(engine.submit(plan, out))) == [1]
+    engine = DaliEngine(cache_of(records), 2)
+    out, failures = finish(engine, submit(engine, plan))
+    assert list(failures) == [1]
     assert (out[:2] == FILL).all() and not (out[2] == FILL).all()
 
 
@@ -72,7 +68,7 @@ def test_an_image_that_only_dali_refuses_is_found_by_trying_each(monkeypatch):
     """Where the core sees nothing wrong, rows are tried one at a time, and DALI's reason is the row's."""
     monkeypatch.setattr(dali._core, "decode_record", lambda record: None)
     engine, plan = DaliEngine(pictures(4, broken=1), 2), place_top_left(whole([(80, 60)] * 4))
-    failures = engine.wait(engine.submit(plan, canvases(4)))
+    failures = engine.wait(submit(engine, plan))
     assert list(failures) == [1] and "decode" in failures[1].lower()
 
 
@@ -81,13 +77,14 @@ def test_running_out_of_memory_is_said_and_the_engine_goes_on(monkeypatch, error
     """A batch for which memory lacks is an EngineError in its turn; those after it come."""
     engine, plan = DaliEngine(pictures(4), 2), place_top_left(whole([(80, 60)] * 4))
     expected = execute(engine, plan)
-    tickets = [engine.submit(plan, canvases(4)) for _ in range(6)]
+    tickets = [submit(engine, plan) for _ in range(6)]
     pipeline = engine._pipeline._pipeline
     monkeypatch.setattr(pipeline, "share_outputs", lambda stream: (_ for _ in ()).throw(error))
     with pytest.raises(EngineError, match=r"out of memory.*prefetch_factor"):
         engine.wait(tickets[0])
     for ticket in tickets[1:]:
-        assert engine.wait(ticket) == {} and (ticket.out == expected).all()
+        out, failures = finish(engine, ticket)
+        assert failures == {} and (out == expected).all()
 
 
 def test_the_loader_goes_on_after_an_engine_error(monkeypatch):
@@ -105,12 +102,12 @@ def test_the_loader_goes_on_after_an_engine_error(monkeypatch):
 def test_a_failure_of_no_image_is_an_engine_error(monkeypatch):
     """When DALI fails on a batch and on none of its images, no image is blamed, and the engine goes on."""
     engine, plan = DaliEngine(pictures(4), 2), place_top_left(whole([(80, 60)] * 4))
-    ticket = engine.submit(plan, canvases(4))
+    ticket = submit(engine, plan)
     pipeline = engine._pipeline._pipeline
     monkeypatch.setattr(pipeline, "share_outputs", lambda stream: (_ for _ in ()).throw(RuntimeError("odd")))
     with pytest.raises(EngineError, match="none of its images alone: odd"):
         engine.wait(ticket)
-    assert engine.wait(engine.submit(plan, canvases(4))) == {}
+    assert engine.wait(submit(engine, plan)) == {}
 
 
 def test_without_dali_the_command_that_installs_it_is_said(monkeypatch):
@@ -135,7 +132,7 @@ def test_without_a_driver_the_gpu_is_refused():
     """A GPU pipeline on a machine without a driver says what is missing."""
     engine = DaliEngine(pictures(1), 1, device_id=0)
     with pytest.raises(EngineError, match=r"cannot run on GPU 0: .*driver for the CUDA"):
-        engine.submit(place_top_left(whole([(80, 60)])))
+        submit(engine, place_top_left(whole([(80, 60)])))
 
 
 def test_a_dali_for_another_cuda_is_refused(monkeypatch):
@@ -146,7 +143,7 @@ def test_a_dali_for_another_cuda_is_refused(monkeypatch):
 
     monkeypatch.setattr(dali_pipeline, "_build", build)
     with pytest.raises(EngineError, match=r"nvidia-dali-cuda\d+ .*insufficient.*install the DALI that fits"):
-        DaliEngine(pictures(1), 1, device_id=0).submit(place_top_left(whole([(80, 60)])))
+        submit(DaliEngine(pictures(1), 1, device_id=0), place_top_left(whole([(80, 60)])))
 
 
 @pytest.mark.parametrize("encoding", [Encoding.DCT, Encoding.DCT_FAST])
@@ -169,26 +166,19 @@ def test_planes_are_refused_with_the_command_that_builds(small_cache, tmp_path):
 
 
 def test_canvases_are_dalis_own_memory():
-    """Without `out` the batch is handed to torch without a copy, and stays as it is while the engine goes on."""
+    """The batch is handed to torch without a copy, and stays as it is while the engine goes on."""
     engine, plan = DaliEngine(pictures(4), 2), place_top_left(whole([(80, 60)] * 4))
     expected = execute(engine, plan)
-    ticket = engine.submit(plan)
+    ticket = submit(engine, plan)
     while ticket.tiles is None:
         engine._collect()
     where = np.asarray(ticket.tiles[0]).ctypes.data
-    assert engine.wait(ticket) == {} and ticket.canvases.data_ptr() == where
+    out, failures = finish(engine, ticket)
+    assert failures == {} and out.ctypes.data == where
     for _ in range(10):
-        engine.wait(engine.submit(place_top_left(whole([(80, 60)])), canvases(1)))
+        execute(engine, place_top_left(whole([(80, 60)])))
     engine.close()
-    assert ticket.canvases.dtype == torch.uint8 and (ticket.canvases.numpy() == expected).all()
-
-
-def test_mosaics_and_failures_come_without_out_too():
-    """Where the batch has to be put together, `canvases` holds what `out` would."""
-    records, plan = busy_plan()
-    engine = DaliEngine(cache_of(records), 2)
-    expected, ticket = execute(engine, plan), engine.submit(plan)
-    assert engine.wait(ticket) == {} and (ticket.canvases.numpy() == expected).all()
+    assert (out == expected).all()
 
 
 def test_plans_that_need_different_pipelines_may_be_mixed():
@@ -200,10 +190,11 @@ def test_plans_that_need_different_pipelines_may_be_mixed():
         plan.place((64, 96), np.zeros((count, 2), np.int32), np.full(3, fill, np.uint8))
         plans.append(plan)
     alone = [execute(DaliEngine(cache, 1), plan) for plan in plans]
-    engine, outs = DaliEngine(cache, 2), [np.empty_like(out) for out in alone]
-    tickets = [engine.submit(plan, out) for plan, out in zip(plans, outs, strict=True)]
-    assert [engine.wait(ticket) for ticket in tickets] == [{}] * 6
-    assert all((out == one).all() for out, one in zip(outs, alone, strict=True))
+    engine = DaliEngine(cache, 2)
+    tickets = [submit(engine, plan) for plan in plans]
+    for ticket, expected in zip(tickets, alone, strict=True):
+        out, failures = finish(engine, ticket)
+        assert failures == {} and (out == expected).all()
 
 
 def test_an_interrupt_loses_no_batch():
@@ -217,7 +208,7 @@ def test_an_interrupt_loses_no_batch():
         plan.resize(np.array([[1500, 1100]], np.int32))
         plans.append(place_top_left(plan))
     expected = [execute(engine, plan) for plan in plans]
-    tickets = [engine.submit(plan, np.zeros((1, 1100, 1500, 3), np.uint8)) for plan in plans]
+    tickets = [submit(engine, plan) for plan in plans]
     timer = threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         timer.start()
@@ -225,9 +216,8 @@ def test_an_interrupt_loses_no_batch():
         time.sleep(5)
     timer.join()
     for ticket, pixels in zip(tickets, expected, strict=True):
-        assert not ticket.unfinished or engine.wait(ticket) == {}
-        assert ticket.canvases is not None or engine.wait(ticket) == {}
-        assert (ticket.out == pixels).all()
+        assert ticket.images is not None or engine.wait(ticket) == {}
+        assert (engine.images(ticket).permute(0, 2, 3, 1).numpy() == pixels).all()
 
 
 def test_threads_end_with_the_engine():
@@ -236,7 +226,7 @@ def test_threads_end_with_the_engine():
 
     def use(close: bool) -> None:
         engine = DaliEngine(pictures(4), 3)
-        tickets = [engine.submit(plan, canvases(4)) for _ in range(6)]
+        tickets = [submit(engine, plan) for _ in range(6)]
         engine.wait(tickets[0])
         if close:
             engine.close()
@@ -265,4 +255,4 @@ def test_a_forked_child_exits_with_the_parents_engine_alive():
         atexit._run_exitfuncs()
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert engine.wait(engine.submit(place_top_left(whole([(80, 60)] * 2)), canvases(2))) == {}
+    assert engine.wait(submit(engine, place_top_left(whole([(80, 60)] * 2)))) == {}

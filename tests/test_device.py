@@ -6,6 +6,7 @@ A CUDA device's part is played by streams whose work is done when the test says 
 from __future__ import annotations
 
 import pickle
+import weakref
 from contextlib import nullcontext
 from itertools import islice
 
@@ -16,8 +17,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from fastload import Batch, CenterAlign, DeviceError, FastLoader, PlanError, device
-from fastload.canvas_ring import CanvasRing
-from fastload.device import IMAGENET_MEAN, IMAGENET_STD, Feed, Normalise
+from fastload.device import IMAGENET_MEAN, IMAGENET_STD, Feed, Normalise, Reading
 from tests.loaders import CACHE, IDS, RANDOM, assert_equal, copies, ids, loader
 from tests.memory_cache import MemoryCache
 
@@ -145,19 +145,19 @@ def test_canvases_are_lent_again_only_when_their_copy_is_done(streams):
     assert {images.data_ptr() for images, _ in data} & (first | second)
 
 
-def test_held_canvases_come_back_in_order():
-    """The ring looks at the oldest copy first, and takes back what is done up to there."""
-    ring = CanvasRing(keep=4)
-    events, addresses = [FakeEvent() for _ in range(3)], []
-    for event in events:
-        canvas = ring.lease((1, 4, 4, 3))
-        addresses.append(canvas.ctypes.data)
-        ring.hold(canvas, event)
-        del canvas
-    events[0].done = events[1].done = True
-    lent = [ring.lease((1, 4, 4, 3)) for _ in range(3)]
-    found = {canvas.ctypes.data for canvas in lent}
-    assert set(addresses[:2]) <= found and addresses[2] not in found
+def test_canvases_are_let_go_in_order():
+    """The oldest copy is looked at first, and what is done up to there is let go."""
+    reading, events = Reading(), [FakeEvent() for _ in range(4)]
+    canvases = [torch.zeros(3) for _ in range(4)]
+    there = [weakref.ref(canvas) for canvas in canvases]
+    for event in events[:3]:
+        reading.add(canvases.pop(0), until=event)
+    events[0].done = events[2].done = True
+    reading.add(canvases.pop(0), until=events[3])
+    assert [canvas() is not None for canvas in there] == [False, True, True, True]
+    events[1].done = True
+    reading.add(None, until=FakeEvent())
+    assert [canvas() is not None for canvas in there] == [False, False, False, True]
 
 
 def test_streams_wait_for_one_another_in_order(streams):
@@ -183,7 +183,7 @@ def test_batches_are_sent_ahead_and_counted_when_handed_out(streams):
     for step in range(10):
         seen.append(next(batches).targets.image_id.tolist())
         for later in list(batches._flight)[:2]:
-            batches._engine.wait(later.ticket) if later.failures is None else None
+            batches._wait(later)
         sent = sum(entry[:2] == ("prepare", "record") for entry in streams.log)
         most = max(most, sent - len(seen))
         assert len(seen) <= sent <= len(seen) + 2 and data.state_dict()["step"] == step + 1

@@ -17,12 +17,11 @@ from PIL import Image
 
 from fastload import _core
 from fastload.cache.layout import Encoding
-from fastload.engines.engine import Engine
 from fastload.engines.native import NativeEngine
 from fastload.engines.reference import ReferenceEngine
 from fastload.errors import PlanError
 from fastload.plan.batch_plan import BatchPlan
-from tests.engines import ENGINES, THREADED, open_engine
+from tests.engines import ENGINES, THREADED, execute, finish, open_engine, submit
 from tests.records import cache_of, jpeg, record
 
 REAL = sorted(Path(__file__).parents[2].glob("shared/data/coco-mini/val2017/*.jpg"))
@@ -54,12 +53,6 @@ def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
 def smooth(height: int, width: int, seed: int = 0) -> np.ndarray:
     small = Image.fromarray(noise(max(height // 16, 1), max(width // 16, 1), seed))
     return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
-
-
-def execute(engine: Engine, plan: BatchPlan) -> np.ndarray:
-    out = np.full((len(plan.size), *plan.canvas, 3), 77, np.uint8)
-    assert engine.wait(engine.submit(plan, out)) == {}
-    return out
 
 
 def both(records: list[bytes], plan: BatchPlan, threads: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -118,9 +111,7 @@ def test_the_place_on_the_canvas_changes_no_pixel(width: int, left: int) -> None
     engine = NativeEngine(cache_of([record(jpeg_of_kind(smooth(90, 100), "4:2:0"))]), 0)
     plan = whole([(100, 90)])
     plan.place((95, width), np.array([[left, 3]], np.int32), FILL)
-    memory = np.full(95 * width * 3 + 64, 77, np.uint8)
-    canvas = memory[-memory.ctypes.data % 64 :][: 95 * width * 3].reshape(1, 95, width, 3)
-    assert engine.wait(engine.submit(plan, canvas)) == {}
+    canvas = execute(engine, plan)
     expected = np.broadcast_to(FILL, (95, width, 3)).copy()
     expected[3:93, left : left + 100] = execute(engine, place_top_left(whole([(100, 90)])))[0]
     np.testing.assert_array_equal(canvas[0], expected)
@@ -174,11 +165,9 @@ def test_threads_do_not_change_a_bit(name: str, threads: int) -> None:
     cache = cache_of(records)
     alone = execute(open_engine(name, cache), plan)
     engine = open_engine(name, cache, threads)
-    outs = [np.empty_like(alone) for _ in range(8)]
-    tickets = [engine.submit(plan, out) for out in outs]
-    for k in (5, 0, 7, 1, 2, 6, 3, 4):
-        assert engine.wait(tickets[k]) == {}
-    assert all((out == alone).all() for out in outs)
+    tickets = [submit(engine, plan) for _ in range(8)]
+    found = {k: finish(engine, tickets[k]) for k in (5, 0, 7, 1, 2, 6, 3, 4)}
+    assert all(failures == {} and (canvases == alone).all() for canvases, failures in found.values())
 
 
 DIGEST = """
@@ -226,8 +215,7 @@ def test_a_record_that_changed_is_an_error_and_a_blank_canvas(name: str) -> None
     damaged[len(damaged) // 2] ^= 4
     engine = open_engine(name, cache_of([records[0], bytes(damaged), records[2]]), 2)
     for _ in range(2):
-        out = np.zeros((3, *plan.canvas, 3), np.uint8)
-        failures = engine.wait(engine.submit(plan, out))
+        out, failures = finish(engine, submit(engine, plan))
         assert list(failures) == [1] and "checksum" in failures[1]
         assert (out[0] == FILL).all() and not (out[2] == FILL).all()
 
@@ -249,7 +237,7 @@ def test_truncated_records_are_errors(name: str, cut: int) -> None:
     cache = cache_of([record(jpeg(noise(20, 20)))[:cut]])
     engine = open_engine(name, cache, 1)
     plan = place_top_left(whole([(20, 20)]))
-    assert list(engine.wait(engine.submit(plan, np.zeros((1, 20, 20, 3), np.uint8)))) == [0]
+    assert list(engine.wait(submit(engine, plan))) == [0]
 
 
 @pytest.mark.parametrize(
@@ -275,7 +263,7 @@ def test_impossible_plans_are_refused(name: str, column: str, value: list) -> No
     plan = place_top_left(whole([(20, 20)]))
     setattr(plan, column, np.array(value, getattr(plan, column).dtype))
     with pytest.raises(PlanError):
-        engine.submit(plan, np.zeros((1, 20, 20, 3), np.uint8))
+        submit(engine, plan)
 
 
 @pytest.mark.parametrize("name", THREADED)
@@ -284,12 +272,12 @@ def test_dropping_tickets_and_engines_in_any_order_is_safe(name: str) -> None:
     records, plan = busy_plan()
     for _ in range(30):
         engine = open_engine(name, cache_of(records), 2)
-        tickets = [engine.submit(plan, np.empty((3, *plan.canvas, 3), np.uint8)) for _ in range(6)]
+        tickets = [submit(engine, plan) for _ in range(6)]
         engine.wait(tickets[0])
         del tickets[1:4]
         engine.close()
         with pytest.raises(PlanError, match="closed"):
-            engine.submit(plan, np.empty((3, *plan.canvas, 3), np.uint8))
+            submit(engine, plan)
         del engine, tickets
 
 

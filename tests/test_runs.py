@@ -101,11 +101,19 @@ def test_runs_begin_at_the_same_batches_after_any_cut():
     """Numbers and contents of the runs do not depend on where one starts, only what is left of the first."""
 
     def plan(step, batches):
-        return [(step, k, int(batch)) for k, batch in enumerate(batches)]
+        return [Run([(step, k, int(batch)) for k, batch in enumerate(batches)])]
+
+    class Run(list):
+        """Stands in for a run of such batches."""
+
+        ends = property(list)
+
+        def part(self, begin, end):
+            return Run(self[begin:end])
 
     def runs(cut):
         batches = iter(np.arange(3 * RUN + 5))
-        return [job for run in Runs(plan, batches, start=7, cut=cut) for job in run]
+        return [job for runs in Runs(plan, batches, start=7, cut=cut) for run in runs for job in run]
 
     whole = runs(0)
     assert whole[RUN] == (7 + RUN, 0, RUN)

@@ -17,8 +17,9 @@ void Records::decode(size_t i, RecordDecoder& decoder, Buffer& buffer, Planes& p
     if (check) checked_[i].store(true, std::memory_order_relaxed);
 }
 
-Pool::Pool(std::vector<Record> records, int threads, Check check, std::chrono::microseconds emulated)
-    : records_(std::move(records), check), emulated_(emulated) {
+Pool::Pool(std::vector<Record> records, int threads, Check check, std::shared_ptr<CanvasRing> ring,
+           std::chrono::microseconds emulated)
+    : records_(std::move(records), check), ring_(std::move(ring)), emulated_(emulated) {
     turbojpeg_path();  // throws here, not in a thread, when there is no library
     kernels();         // likewise when FASTLOAD_SIMD is wrong
     max_pixels();      // or FASTLOAD_MAX_PIXELS
@@ -36,19 +37,41 @@ Pool::~Pool() {
     for (std::thread& thread : threads_) thread.join();
 }
 
-void Pool::submit(std::shared_ptr<Job> job) {
+void Pool::submit(const std::vector<std::shared_ptr<Job>>& jobs) {
     {
         std::lock_guard<std::mutex> lock(mutex_);
-        if (job->slots()) queue_.push_back(std::move(job));
+        for (const auto& job : jobs)
+            if (job->slots()) queue_.push_back(job);
     }
     work_.notify_all();
 }
 
+std::shared_ptr<CanvasRing::Lease> Pool::canvas(Job& job) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (!job.memory && has_canvas(job)) work_.notify_all();
+    return job.memory;
+}
+
+bool Pool::has_canvas(Job& job) {
+    if (!job.memory) job.memory = ring_->lease(job.slots() * job.canvas_bytes());
+    return job.memory != nullptr;
+}
+
+std::shared_ptr<Job> Pool::next() {
+    bool in_turn = true;  // a later batch takes no canvas from an earlier one
+    for (const std::shared_ptr<Job>& job : queue_) {
+        if (in_turn ? has_canvas(*job) : job->memory != nullptr) return job;
+        in_turn = false;
+    }
+    return nullptr;
+}
+
 std::shared_ptr<Job> Pool::unannounced() {
-    for (const std::shared_ptr<Job>& job : queue_)
-        if (!job->announced) {
-            job->announced = true;
-            return job;
+    const size_t soon = std::min(queue_.size(), size_t(ring_->in_flight()));
+    for (size_t k = 0; k < soon; ++k)
+        if (!queue_[k]->announced) {
+            queue_[k]->announced = true;
+            return queue_[k];
         }
     return nullptr;
 }
@@ -82,17 +105,18 @@ void Pool::work() {
     Stopwatch watch;
     std::unique_lock<std::mutex> lock(mutex_);
     while (true) {
-        if (!stopping_ && queue_.empty()) {
-            work_.wait(lock, [&] { return stopping_ || !queue_.empty(); });
+        std::shared_ptr<Job> job;
+        if (!stopping_ && !(job = next())) {
+            work_.wait(lock, [&] { return stopping_ || (job = next()); });
             times_ += watch.idle();
         }
         if (stopping_) return;
-        const std::shared_ptr<Job> job = queue_.front();
         const int slot = take(*job);
+        uint8_t* const out = job->memory->data();
         const std::shared_ptr<Job> ahead = unannounced();
         lock.unlock();
         if (ahead) announce(*ahead);
-        std::vector<Failure> failures = write(*job, slot, workspace);
+        std::vector<Failure> failures = write(*job, slot, out, workspace);
         finish(*job, std::move(failures), watch.lap());
         lock.lock();
     }
@@ -104,15 +128,22 @@ bool Pool::wait(Job& job, int milliseconds) {
         if (!own_) own_ = std::make_unique<Workspace>();
         if (job.next == job.slots()) return true;
         const int slot = take(job);
+        uint8_t* const out = job.memory->data();
         lock.unlock();
         Stopwatch watch;
-        std::vector<Failure> failures = write(job, slot, *own_);
+        std::vector<Failure> failures = write(job, slot, out, *own_);
         finish(job, std::move(failures), watch.lap());
         lock.lock();
         return job.next == job.slots();
     }
+    if (next()) work_.notify_all();  // the user may have let go of a canvas
     return job.done.wait_for(lock, std::chrono::milliseconds(milliseconds),
                           [&] { return job.next == job.slots() && !job.running; });
+}
+
+void Pool::hand_out(Job& job) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    job.memory->hand_out();
 }
 
 bool Pool::done(const Job& job) {
@@ -126,6 +157,7 @@ void Pool::cancel(Job& job) {
     queue_.erase(std::remove_if(queue_.begin(), queue_.end(), [&](const auto& queued) { return queued.get() == &job; }),
                  queue_.end());
     job.done.wait(lock, [&] { return !job.running; });
+    job.memory = nullptr;
 }
 
 std::vector<Failure> Pool::failures(const Job& job) {
@@ -138,7 +170,7 @@ Times Pool::times() {
     return times_;
 }
 
-std::vector<Failure> Pool::write(const Job& job, int slot, Workspace& workspace) {
+std::vector<Failure> Pool::write(const Job& job, int slot, uint8_t* out, Workspace& workspace) {
     const int first = job.first_row[slot], count = job.first_row[slot + 1] - first;
     std::vector<Failure> failures;
     if (emulated_.count() > 0) {
@@ -156,9 +188,8 @@ std::vector<Failure> Pool::write(const Job& job, int slot, Workspace& workspace)
             } catch (const std::runtime_error& error) {  // this image is bad; the others of its slot are named too
                 failures.push_back({row, error.what()});
             }
-        const size_t canvas_bytes = size_t(3) * job.canvas.height * job.canvas.width;
         render(job.canvas, workspace.pictures, failures.empty() ? count : 0, workspace.row,
-               job.out + slot * canvas_bytes);
+               out + slot * job.canvas_bytes());
     } catch (const std::exception& error) {  // out of memory: nothing may leave a thread
         failures.push_back({std::min(row, first + count - 1), error.what()});
     }

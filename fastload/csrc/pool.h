@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "canvas_ring.h"
 #include "record.h"
 #include "render.h"
 #include "times.h"
@@ -53,13 +54,14 @@ struct Job {
     std::vector<int64_t> index;         // (N) records
     std::vector<Placement> placements;  // (N)
     std::vector<int> first_row;         // (B + 1) rows of a slot
-    uint8_t* out;
 
     int slots() const { return int(first_row.size()) - 1; }
+    size_t canvas_bytes() const { return size_t(3) * canvas.height * canvas.width; }
 
 private:
     friend class Pool;
-    int next = 0, running = 0;  // guarded by the pool's mutex, as all that follows
+    std::shared_ptr<CanvasRing::Lease> memory;  // once there was a canvas; guarded by the pool's mutex, as all that follows
+    int next = 0, running = 0;
     std::vector<Failure> failures;
     std::condition_variable done;
     bool announced = false;
@@ -68,16 +70,22 @@ private:
 class Pool {
 public:
     // With `emulated`, nothing is decoded or written: each record takes that long asleep, as if on a core of its own.
-    Pool(std::vector<Record> records, int threads, Check check, std::chrono::microseconds emulated = {});
+    Pool(std::vector<Record> records, int threads, Check check, std::shared_ptr<CanvasRing> ring,
+         std::chrono::microseconds emulated = {});
     ~Pool();  // waits for the slots that are being written, no others
 
     const Records& records() const { return records_; }
-    void submit(std::shared_ptr<Job> job);
+    CanvasRing& ring() { return *ring_; }
+    // Each is begun as soon as there is a canvas for it, in this order.
+    void submit(const std::vector<std::shared_ptr<Job>>& jobs);
+    // Finds a canvas, (B, height, width, 3) bytes, for a batch out of turn. Null when there is none now.
+    std::shared_ptr<CanvasRing::Lease> canvas(Job& job);
     // True when the job is finished; waits up to `milliseconds`. With no threads, does the work itself.
     bool wait(Job& job, int milliseconds);
     bool done(const Job& job);
-    // Gives up the slots not begun and waits for those being written: then nobody touches job.out any more.
+    // Gives up the slots not begun and waits for those being written: then nobody touches the canvas any more.
     void cancel(Job& job);
+    void hand_out(Job& job);  // the canvas of a finished batch is the user's from now on
     std::vector<Failure> failures(const Job& job);
     // Since the pool began. What a thread is at now is not yet counted.
     Times times();
@@ -91,13 +99,18 @@ private:
         Buffer row;
     };
     void work();
-    int take(Job& job);                   // the next slot; the mutex is held
-    std::shared_ptr<Job> unannounced();   // a queued batch, now marked as announced, or none; the mutex is held
+    // The mutex is held in these.
+    bool has_canvas(Job& job);           // if there is one
+    std::shared_ptr<Job> next();         // the first queued batch that has a canvas, or none
+    int take(Job& job);                  // the next slot
+    std::shared_ptr<Job> unannounced();  // a batch soon to be begun, now marked as announced, or none
+
     void announce(const Job& job) const;  // have a cold disk read the batch's records ahead of their use
     void finish(Job& job, std::vector<Failure> failures, const Times& times);
-    std::vector<Failure> write(const Job& job, int slot, Workspace& workspace);
+    std::vector<Failure> write(const Job& job, int slot, uint8_t* out, Workspace& workspace);
 
     Records records_;
+    const std::shared_ptr<CanvasRing> ring_;
     const std::chrono::microseconds emulated_;
     std::mutex mutex_;
     std::condition_variable work_;

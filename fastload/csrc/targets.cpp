@@ -72,16 +72,22 @@ struct Columns {
     Array<bool> flip;
 };
 
-// The boxes of one batch, padded to the fullest of its slots.
+// The boxes of several batches, one batch after another, each padded to the fullest of its slots.
 class Padded {
 public:
-    Padded(const std::vector<Slot>& slots, size_t begin, size_t end) : begin_(begin), end_(end), width_(0) {
-        for (size_t s = begin; s < end; ++s) width_ = std::max(width_, slots[s].boxes);
-        const auto b = py::ssize_t(end - begin), g = py::ssize_t(width_);
-        box_ = Array<float>({b, g, py::ssize_t(4)});
-        label_ = Array<int64_t>({b, g});
-        crowd_ = Array<bool>({b, g});
-        area_ = Array<float>({b, g});
+    Padded(const std::vector<Slot>& slots, const std::vector<size_t>& ends) : ends_(ends) {
+        size_t begin = 0, total = 0;
+        for (size_t end : ends) {
+            size_t width = 0;
+            for (size_t s = begin; s < end; ++s) width = std::max(width, slots[s].boxes);
+            widths_.push_back(width);
+            total += width * (end - begin);
+            begin = end;
+        }
+        box_ = Array<float>({py::ssize_t(total), py::ssize_t(4)});
+        label_ = Array<int64_t>(py::ssize_t(total));
+        crowd_ = Array<bool>(py::ssize_t(total));
+        area_ = Array<float>(py::ssize_t(total));
     }
 
     void fill(const std::vector<Slot>& slots, const std::vector<Shown>& shown) {
@@ -89,33 +95,29 @@ public:
         int64_t* label = label_.mutable_data();
         bool* crowd = crowd_.mutable_data();
         float* area = area_.mutable_data();
-        for (size_t s = begin_; s < end_; ++s) {
-            const Shown* const first = shown.data() + slots[s].first_box;
-            for (const Shown* one = first; one < first + slots[s].boxes; ++one) {
-                *box++ = one->box;
-                *label++ = one->label;
-                *crowd++ = one->crowd;
-                *area++ = one->area;
+        for (size_t k = 0, s = 0; k < ends_.size(); ++k)
+            for (; s < ends_[k]; ++s) {
+                const Shown* const first = shown.data() + slots[s].first_box;
+                for (const Shown* one = first; one < first + slots[s].boxes; ++one) {
+                    *box++ = one->box;
+                    *label++ = one->label;
+                    *crowd++ = one->crowd;
+                    *area++ = one->area;
+                }
+                const size_t rest = widths_[k] - slots[s].boxes;
+                box = std::fill_n(box, rest, Box{0, 0, 0, 0});
+                label = std::fill_n(label, rest, int64_t(-1));
+                crowd = std::fill_n(crowd, rest, false);
+                area = std::fill_n(area, rest, 0.f);
             }
-            const size_t rest = width_ - slots[s].boxes;
-            box = std::fill_n(box, rest, Box{0, 0, 0, 0});
-            label = std::fill_n(label, rest, int64_t(-1));
-            crowd = std::fill_n(crowd, rest, false);
-            area = std::fill_n(area, rest, 0.f);
-        }
     }
 
-    py::tuple result(const std::vector<Slot>& slots) const {
-        py::tuple num_boxes(end_ - begin_), num_sources(end_ - begin_);
-        for (size_t s = begin_; s < end_; ++s) {
-            num_boxes[s - begin_] = py::int_(slots[s].boxes);
-            num_sources[s - begin_] = py::int_(slots[s].sources);
-        }
-        return py::make_tuple(py::make_tuple(box_, label_, crowd_, area_), num_boxes, num_sources);
-    }
+    py::tuple result() const { return py::make_tuple(box_, label_, crowd_, area_); }
+    const std::vector<size_t>& widths() const { return widths_; }
 
 private:
-    size_t begin_, end_, width_;
+    const std::vector<size_t>& ends_;
+    std::vector<size_t> widths_;
     Array<float> box_, area_;
     Array<int64_t> label_;
     Array<bool> crowd_;
@@ -170,20 +172,18 @@ public:
             show(plan, failed, slots, shown);
         }
         Columns columns(slot_index.size());
-        std::vector<Padded> batches;
-        size_t begin = 0;
-        for (size_t end : ends) {
-            batches.emplace_back(slots, begin, end);
-            begin = end;
-        }
+        Padded padded(slots, ends);
+        std::vector<size_t> boxes, sources;
         {
             py::gil_scoped_release release;
             fill(plan, slots, columns);
-            for (Padded& batch : batches) batch.fill(slots, shown);
+            padded.fill(slots, shown);
+            for (const Slot& one : slots) {
+                boxes.push_back(one.boxes);
+                sources.push_back(size_t(one.sources));
+            }
         }
-        py::list padded;
-        for (const Padded& batch : batches) padded.append(batch.result(slots));
-        return py::make_tuple(columns.result(), padded);
+        return py::make_tuple(columns.result(), padded.result(), padded.widths(), boxes, sources);
     }
 
 private:
@@ -291,8 +291,9 @@ void bind_targets(py::module_& m) {
              py::arg("flip").noconvert(), py::arg("size").noconvert(), py::arg("slot_index").noconvert(),
              py::arg("min_visible"), py::arg("ends"), py::arg("failed"),
              "The targets of a placed plan, whose slots show the images `slot_index`: image_id, scale, offset, flip, size, "
-             "original_size as in `Targets`; and for each batch, which is the slots up to one of `ends`, boxes, labels, "
-             "crowd, area, and tuples with the number of boxes and of sources. Slots of `failed` get no boxes.");
+             "original_size as in `Targets`; boxes, labels, crowd, area of one batch after another, which are the slots up "
+             "to each of `ends`; how many boxes each batch is padded to; and for each slot the number of boxes and of "
+             "sources. Slots of `failed` get no boxes.");
 }
 
 }  // namespace fastload

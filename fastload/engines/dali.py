@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import RLock
 from typing import TYPE_CHECKING, Any
@@ -39,15 +39,16 @@ IN_FLIGHT = 4  # plans given to DALI at a time
 
 @dataclass(eq=False)
 class DaliTicket:
-    """A plan under way. `canvases` is there once it was waited for."""
+    """A batch under way."""
 
     plan: BatchPlan
-    out: NDArray[np.uint8] | None
     rows: NDArray[np.int64]  # (R) rows of the plan to be shown: those of slots without a failure
     failures: dict[int, str]  # {row: reason}
     tiles: Any = None  # DALI's list of R tiles
     error: EngineError | None = None
-    canvases: torch.Tensor | None = None  # (B, H, W, 3) uint8 on the engine's device
+    images: torch.Tensor | None = (
+        None  # (B, 3, H, W) on the engine's device, from when it is executed until it is taken
+    )
 
     @property
     def unfinished(self) -> bool:
@@ -69,15 +70,13 @@ class DaliTicket:
 class DaliEngine:
     """Executes plans over `cache` by DALI on `threads` threads (one at least), on the GPU `device_id` if it is given.
 
-    `submit` may be given no `out`: the batch is then the ticket's `canvases`, on the engine's device and without a copy
-    where the plan has one row a slot. On a GPU they belong to the stream that was torch's current one in `wait`: a
-    user on another stream has to wait for it, and to keep them until done.
+    Batches are on the engine's device, without a copy where the plan has one row a slot. On a GPU they belong to the
+    stream that was torch's current one in `wait`: a user on another stream has to wait for it, and to keep them until
+    done.
 
     A record's checksum is verified the first time this engine reads it, or every time, or never. Raises EngineError
     when DALI is missing or cannot run here, and for caches it cannot read.
     """
-
-    makes_canvases = True
 
     def __init__(self, cache: Cache, threads: int, check: Check = "first", device_id: int | None = None) -> None:
         import_dali()
@@ -91,11 +90,14 @@ class DaliEngine:
         self._pipeline: DaliPipeline | None = None
         self._process: int | None = os.getpid()
 
-    def submit(self, plan: BatchPlan, out: NDArray[np.uint8] | None = None) -> DaliTicket:
+    def submit(self, plan: BatchPlan, ends: Sequence[int]) -> Sequence[DaliTicket]:
         """See `Engine.submit`."""
         self._check_open()
-        check_plan(plan, (len(plan.size), *plan.canvas) if out is None else out.shape, len(self._sound))
-        ticket = DaliTicket(plan, out, np.arange(len(plan.index)), {})
+        check_plan(plan, len(self._sound))
+        return [self._submit(batch) for batch in plan.split(ends)]
+
+    def _submit(self, plan: BatchPlan) -> DaliTicket:
+        ticket = DaliTicket(plan, np.arange(len(plan.index)), {})
         ticket.fail({row: reason for row, i in enumerate(plan.index.tolist()) if (reason := self._damage(i))})
         with self._lock:
             self._pending.append(weakref.ref(ticket))
@@ -112,9 +114,14 @@ class DaliEngine:
                 self._collect()
         if ticket.error is not None:
             raise ticket.error
-        ticket.canvases = self._compose(ticket)
+        ticket.images = self._compose(ticket).permute(0, 3, 1, 2)
         ticket.tiles = None
         return ticket.failures
+
+    def images(self, ticket: DaliTicket) -> torch.Tensor | None:
+        """See `Engine.images`: DALI's own memory, or what its tiles were copied to."""
+        images, ticket.images = ticket.images, None
+        return images
 
     def done(self, ticket: DaliTicket) -> bool:
         """See `Engine.done`: DALI tells when a batch is taken from it, not before."""
@@ -232,7 +239,7 @@ class DaliEngine:
         return None
 
     def _failure_alone(self, ticket: DaliTicket, row: int) -> str | None:
-        alone = DaliTicket(ticket.plan, None, np.array([row]), {})
+        alone = DaliTicket(ticket.plan, np.array([row]), {})
         pipeline = DaliPipeline(self._graph(alone), self._threads, self._device_id)
         pipeline.start(self._tiles(alone))
         try:
@@ -242,33 +249,28 @@ class DaliEngine:
         return None
 
     def _compose(self, ticket: DaliTicket) -> torch.Tensor:
-        """The canvases: in `out` if there is one, else on the device."""
+        """The canvases (B, H, W, 3) on the device."""
         plan, tiles = ticket.plan, ticket.tiles
-        complete = ticket.whole and len(ticket.rows) == len(plan.size) > 0
-        if complete and ticket.out is None:
+        if ticket.whole and len(ticket.rows) == len(plan.size) > 0:
             return from_dlpack(tiles.as_tensor())
-        canvases, fill, show = self._memory(ticket)
-        if complete:
-            canvases[:] = show(tiles.as_tensor())
-            return torch.as_tensor(canvases)
+        canvases, fill, show = self._memory(plan)
         canvases[:] = fill
         for tile, row in enumerate(ticket.rows.tolist()):
             x, y, w, h = (0, 0, *plan.canvas[::-1]) if ticket.whole else plan.rect[row].tolist()
             canvases[int(plan.slot[row]), y : y + h, x : x + w] = show(tiles[tile])
         return torch.as_tensor(canvases)
 
-    def _memory(self, ticket: DaliTicket) -> tuple[Any, Any, Callable[[Any], Any]]:
+    def _memory(self, plan: BatchPlan) -> tuple[Any, Any, Callable[[Any], Any]]:
         """Canvases to fill, the fill colour and how to look at a tile: of NumPy, or of torch if the tiles are on a GPU.
 
         (On the CPU torch would copy by threads of its own, which a forked child has not got and waits for.)
         """
-        plan, out = ticket.plan, ticket.out
         shape = (len(plan.size), *plan.canvas, 3)
         if self._device_id is None:
-            return np.empty(shape, np.uint8) if out is None else out, plan.fill, np.asarray
-        device = f"cuda:{self._device_id}" if out is None else "cpu"
-        canvases = torch.empty(shape, dtype=torch.uint8, device=device) if out is None else torch.from_numpy(out)
-        return canvases, torch.tensor(plan.fill.tolist(), dtype=torch.uint8, device=device), from_dlpack
+            return np.empty(shape, np.uint8), plan.fill, np.asarray
+        device = f"cuda:{self._device_id}"
+        fill = torch.tensor(plan.fill.tolist(), dtype=torch.uint8, device=device)
+        return torch.empty(shape, dtype=torch.uint8, device=device), fill, from_dlpack
 
 
 def refuse_other_encodings(cache: Cache) -> None:

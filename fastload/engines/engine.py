@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
+
+from torch import Tensor
 
 from fastload.plan.batch_plan import BatchPlan
 
 
 class Engine(Protocol):
-    """Executes plans. Several may be under way at once; each is waited for at most once, in any order.
+    """Executes plans. Several may be under way at once; each batch is waited for at most once, in any order.
 
-    A ticket keeps its `out` alive. Dropping one that was not waited for abandons its plan: nothing is written
-    afterwards. Dropping the engine ends its threads.
+    Dropping a ticket that was not waited for abandons its batch. Dropping the engine ends its threads.
     """
 
-    makes_canvases: bool
-    """Whether memory is the engine's own: then `submit` is given no `out`, and once it was waited for, the ticket's
-    `canvases` are the batch, a uint8 tensor (B, H, W, 3)."""
+    def submit(self, plan: BatchPlan, ends: Sequence[int]) -> Sequence[Any]:
+        """Take on a placed plan of several batches, the slots up to each of `ends`. Returns a ticket for each.
 
-    def submit(self, plan: BatchPlan, out: Any) -> Any:
-        """Start writing `plan` into `out` (B, H, W, 3) uint8; every byte is written. Returns a ticket for `wait`."""
+        They are executed in this order, and not far ahead of what is waited for. Raises PlanError when the plan is
+        impossible.
+        """
 
     def wait(self, ticket: Any) -> dict[int, str]:
-        """Wait until a plan is executed. Returns {row: reason} for the rows that did not decode, whose slots hold
-        nothing but the fill colour. EngineError when the plan cannot be executed here, after which others can."""
+        """Wait until a batch is executed. Returns {row: reason} of the rows that did not decode, whose slots hold
+        nothing but the fill colour; rows are the batch's own, from 0. EngineError when the batch cannot be executed
+        here, after which others can."""
+
+    def images(self, ticket: Any) -> Tensor | None:
+        """Where a batch is once it was waited for: (B, 3, H, W) uint8 in channels_last. Before that None is possible.
+
+        Nobody else writes there as long as somebody sees it. To be asked until it is not None, then no more."""
 
     def done(self, ticket: Any) -> bool:
         """Whether `wait` would return at once. May be called before `wait` only."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 from fastload import _core
 from fastload.errors import PlanError
@@ -16,30 +19,49 @@ if TYPE_CHECKING:
     from fastload.cache.reader import Cache
 
 Check = Literal["never", "first", "always"]  # numbered as in the core
+ALIGNMENT = 64  # bytes: a cache line, and the widest vector store
 
 
 class NativeEngine:
     """Executes plans over `cache` on `threads` native threads; with 0, in the thread that waits.
 
-    A record's checksum is verified the first time this engine reads it, or every time, or never.
+    A record's checksum is verified the first time this engine reads it, or every time, or never. At most `in_flight`
+    batches are in the making at a time; `allocate` makes memory for them, of a number of bytes, which is used again
+    when nobody sees it.
     """
 
-    makes_canvases = False
-
-    def __init__(self, cache: Cache, threads: int, check: Check = "first", emulated_microseconds: int = 0) -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        threads: int,
+        check: Check = "first",
+        in_flight: int = 6,
+        allocate: Callable[[int], NDArray[np.uint8]] | None = None,
+        emulated_microseconds: int = 0,
+    ) -> None:
         places = cache.addresses, cache.lengths, cache.checksums
-        self._core = _core.Engine(*places, threads, get_args(Check).index(check), cache, emulated_microseconds)
+        number = get_args(Check).index(check)
+        self._core = _core.Engine(
+            *places, threads, number, cache, in_flight, allocate or aligned_memory, emulated_microseconds
+        )
 
-    def submit(self, plan: BatchPlan, out: NDArray[np.uint8]) -> _core.Ticket:
+    def submit(self, plan: BatchPlan, ends: Sequence[int]) -> Sequence[_core.Ticket]:
         """See `Engine.submit`."""
         try:
-            return self._core.submit(plan.index, plan.slot, plan.crop, plan.rect, plan.flip, plan.color, plan.fill, out)
+            return self._core.submit(
+                plan.index, plan.slot, plan.crop, plan.rect, plan.flip, plan.color, plan.fill, plan.canvases, ends
+            )
         except ValueError as error:
             raise PlanError(f"this plan cannot be executed: {error}") from None
 
     def wait(self, ticket: _core.Ticket) -> dict[int, str]:
-        """See `Engine.wait`. Ctrl-C gets through."""
+        """See `Engine.wait`. Ctrl-C gets through, after which it may be waited for again."""
         return self._core.wait(ticket)
+
+    def images(self, ticket: _core.Ticket) -> Tensor | None:
+        """See `Engine.images`. They are there as soon as there is memory for them, and then written."""
+        capsule = self._core.images(ticket)
+        return None if capsule is None else from_dlpack(capsule)
 
     def times(self) -> ThreadTimes:
         """Seconds that all threads together have spent since the engine began: see `stats.Stats`."""
@@ -52,3 +74,10 @@ class NativeEngine:
     def close(self) -> None:
         """End all threads."""
         self._core.close()
+
+
+def aligned_memory(size: int) -> NDArray[np.uint8]:
+    """`size` bytes of memory with arbitrary content."""
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size]

@@ -7,10 +7,14 @@ chroma, by the upsampling: a fraction of a level on average, more in single satu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fastload import _core
 from fastload.engines.check import check_plan
@@ -71,25 +75,32 @@ def render(
     return np.floor(np.clip(pixels, 0, 255) + 0.5).astype(np.uint8)
 
 
+@dataclass(eq=False)
+class ReferenceTicket:
+    """A batch to be executed; its canvases (B, H, W, 3) once it was."""
+
+    plan: BatchPlan
+    canvases: NDArray[np.uint8] | None = None
+
+
 class ReferenceEngine:
     """Executes plans in the calling thread when they are waited for. The oracle of every other engine.
 
     It verifies every record's checksum every time.
     """
 
-    makes_canvases = False
-
     def __init__(self, cache: Cache, threads: int = 0, check: str = "always") -> None:
         self._cache = cache
 
-    def submit(self, plan: BatchPlan, out: NDArray[np.uint8]) -> tuple[BatchPlan, NDArray[np.uint8]]:
+    def submit(self, plan: BatchPlan, ends: Sequence[int]) -> Sequence[ReferenceTicket]:
         """See `Engine.submit`."""
-        check_plan(plan, out.shape, len(self._cache.lengths))
-        return plan, out
+        check_plan(plan, len(self._cache.lengths))
+        return [ReferenceTicket(batch) for batch in plan.split(ends)]
 
-    def wait(self, ticket: tuple[BatchPlan, NDArray[np.uint8]]) -> dict[int, str]:
+    def wait(self, ticket: ReferenceTicket) -> dict[int, str]:
         """See `Engine.wait`."""
-        plan, out = ticket
+        plan = ticket.plan
+        out = ticket.canvases = np.empty((len(plan.size), *plan.canvas, 3), np.uint8)
         out[:] = plan.fill
         failures: dict[int, str] = {}
         for row in range(len(plan.index)):
@@ -105,7 +116,11 @@ class ReferenceEngine:
             out[plan.slot[row]] = plan.fill
         return failures
 
-    def done(self, ticket: tuple[BatchPlan, NDArray[np.uint8]]) -> bool:
+    def images(self, ticket: ReferenceTicket) -> Tensor | None:
+        """See `Engine.images`."""
+        return None if ticket.canvases is None else torch.from_numpy(ticket.canvases.transpose(0, 3, 1, 2))
+
+    def done(self, ticket: ReferenceTicket) -> bool:
         """See `Engine.done`: all of the work is done in `wait`."""
         return False
 

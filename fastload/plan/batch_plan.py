@@ -135,7 +135,7 @@ class BatchPlan:
 
         In a plan of several batches, `canvas` (B, 2) is that of each slot.
         """
-        self.canvases = np.broadcast_to(np.asarray(canvas, np.int32), self.size.shape)
+        self.canvases = np.array(np.broadcast_to(canvas, self.size.shape), np.int32, order="C")
         self.offset = np.asarray(offset, np.int32)
         room = self.canvases[:, ::-1] - self.offset - self.size
         if min(room.min(), self.offset.min()) < 0:
@@ -148,13 +148,14 @@ class BatchPlan:
 
     def split(self, ends: Sequence[int]) -> list[BatchPlan]:
         """A placed plan of several batches as a plan for each: the slots up to each of `ends`. They share memory."""
-        parts = zip(pairwise([0, *self.slot.searchsorted(ends).tolist()]), pairwise([0, *ends]), strict=True)
-        return [self._part(slice(*rows), slice(*slots)) for rows, slots in parts]
+        return [self.part(*slots) for slots in pairwise([0, *ends])]
 
-    def _part(self, rows: slice, slots: slice) -> BatchPlan:
+    def part(self, begin: int, end: int) -> BatchPlan:
+        """The slots from `begin` to `end` of a placed plan, as a plan of their own. Memory is shared."""
+        rows, slots = slice(*self.slot.searchsorted([begin, end]).tolist()), slice(begin, end)
         return BatchPlan(
             self.index[rows],
-            self.slot[rows] - np.int32(slots.start),
+            self.slot[rows] - np.int32(begin),
             self.source[rows],
             self.crop[rows],
             self.rect[rows],

@@ -1,0 +1,67 @@
+#include "canvas_ring.h"
+
+#include <unistd.h>
+
+#include <utility>
+
+namespace fastload {
+
+CanvasRing::Lease::Lease(CanvasMemory memory, std::shared_ptr<CanvasRing> ring)
+    : memory_(std::move(memory)), ring_(std::move(ring)) {}
+
+CanvasRing::Lease::~Lease() {
+    if (ring_->process_ == getpid())
+        ring_->take_back(std::move(memory_), handed_out_);
+    else  // after a fork somebody may have held the lock, and nothing is made here any more
+        new CanvasMemory(std::move(memory_));
+}
+
+void CanvasRing::Lease::hand_out() {
+    std::lock_guard<std::mutex> lock(ring_->mutex_);
+    if (!handed_out_) --ring_->lent_;
+    handed_out_ = true;
+}
+
+CanvasRing::CanvasRing(int in_flight) : in_flight_(in_flight), process_(getpid()) {}
+
+std::shared_ptr<CanvasRing::Lease> CanvasRing::lease(size_t size) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    while (!free_.empty()) {
+        CanvasMemory memory = std::move(free_.back());  // the one used last, whose pages are near
+        free_.pop_back();
+        if (memory.size >= size) {
+            ++lent_;
+            return std::make_shared<Lease>(std::move(memory), shared_from_this());
+        }
+        discarded_.push_back(std::move(memory));  // from before the batches grew
+    }
+    return nullptr;
+}
+
+int CanvasRing::lacking() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    // The user has two batches for a moment, when one takes the place of another: the older comes back then.
+    return in_flight_ - 1 - int(here());
+}
+
+void CanvasRing::add(CanvasMemory memory) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    free_.push_back(std::move(memory));
+}
+
+std::vector<CanvasMemory> CanvasRing::discarded() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    while (!free_.empty() && int(here()) > in_flight_ + 1) {  // the user had many, and let go of them
+        discarded_.push_back(std::move(free_.back()));
+        free_.pop_back();
+    }
+    return std::exchange(discarded_, {});
+}
+
+void CanvasRing::take_back(CanvasMemory memory, bool handed_out) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (!handed_out) --lent_;
+    free_.push_back(std::move(memory));
+}
+
+}  // namespace fastload

@@ -1,0 +1,66 @@
+// Memory for batches, used again as soon as nobody sees it: fresh memory costs more than drawing an image into it, since
+// the kernel zeroes every page on first touch.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+namespace fastload {
+
+struct CanvasMemory {
+    uint8_t* data;
+    size_t size;
+    std::shared_ptr<void> owner;
+};
+
+// Lends memory to batches in the making. It is the batches' limit too: those without a canvas have to wait for one.
+// Safe to use from several threads. It makes and frees no memory itself, since that may need the GIL: whoever has it
+// asks now and then what is `lacking` and takes what was `discarded`.
+class CanvasRing : public std::enable_shared_from_this<CanvasRing> {
+public:
+    // Memory on loan, which goes back with this.
+    class Lease {
+    public:
+        Lease(CanvasMemory memory, std::shared_ptr<CanvasRing> ring);
+        ~Lease();
+        uint8_t* data() const { return memory_.data; }
+        void hand_out();  // the batch is made and the user's now
+
+    private:
+        CanvasMemory memory_;
+        std::shared_ptr<CanvasRing> ring_;
+        bool handed_out_ = false;
+    };
+
+    // For `in_flight` batches that are being made or wait for the user.
+    explicit CanvasRing(int in_flight);
+
+    int in_flight() const { return in_flight_; }
+
+    // Memory of `size` bytes or more with arbitrary content; null when there is none.
+    std::shared_ptr<Lease> lease(size_t size);
+
+    // How many more canvases it takes to keep `in_flight` batches going, beside what the user has.
+    int lacking();
+    void add(CanvasMemory memory);
+
+    // Memory that is too small, or more than is wanted. To be freed outside of all locks.
+    std::vector<CanvasMemory> discarded();
+
+private:
+    void take_back(CanvasMemory memory, bool handed_out);
+    size_t here() const { return free_.size() + lent_; }
+
+    const int in_flight_;
+    const pid_t process_;
+    std::mutex mutex_;
+    std::vector<CanvasMemory> free_, discarded_;
+    size_t lent_ = 0;  // to batches in the making
+};
+
+}  // namespace fastload

@@ -1,0 +1,29 @@
+// How a tensor is handed over without either side knowing the other: DLPack 0, as far as bytes on the host need it.
+// https://dmlc.github.io/dlpack/latest/c_api.html
+#pragma once
+
+#include <cstdint>
+
+namespace fastload {
+
+constexpr int32_t dl_cpu = 1;
+constexpr uint8_t dl_unsigned = 1;
+
+struct DLTensor {
+    void* data;
+    int32_t device_type, device_id;
+    int32_t ndim;
+    uint8_t type_code, type_bits;
+    uint16_t type_lanes;
+    int64_t* shape;
+    int64_t* strides;  // in elements
+    uint64_t byte_offset;
+};
+
+struct DLManagedTensor {
+    DLTensor tensor;
+    void* context;
+    void (*deleter)(DLManagedTensor*);
+};
+
+}  // namespace fastload
