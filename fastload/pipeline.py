@@ -69,7 +69,7 @@ class Run:
         )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Job:
     """A batch under way, number `number` of its run. Dropping it abandons the batch: see `Engine`."""
 

@@ -43,6 +43,7 @@ class Recipe:
         self._edits, self._functions = split_transforms(self.transforms)
         self._category_ids = torch.tensor([category.id for category in self.cache.categories], dtype=torch.int64)
         self._fused = isinstance(self.collate_fn, Collator) and not self._functions
+        self._plain = self._fused and self.feed is None and not self.pin
         self._spans_batches = all(edit.spans_batches for edit in self._edits)
         self._aligner = self.collate_fn if isinstance(self.collate_fn, Collator) and self._fused else TopLeftAlign(1)
         if isinstance(self.collate_fn, Collator) and not self.batched:
@@ -87,6 +88,8 @@ class Recipe:
 
     def deliver(self, skipped: dict[int, str], job: Job) -> Any:
         """What the user receives for an executed job. Failures raise DecodeError, or are added to `skipped`."""
+        if self._plain and not job.failures:  # nothing else to be done
+            return Batch(job.images, job.targets)  # type: ignore[arg-type]  # it was waited for
         if job.failures:
             self._account(job, job.failures, skipped)
         if self.feed is not None:

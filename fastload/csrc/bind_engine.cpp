@@ -40,6 +40,7 @@ struct Ticket {
     Ticket(const Ticket&) = delete;
     ~Ticket() {
         if (process != getpid()) return;  // after a fork the threads are the parent's
+        if (pool->let_go(*job)) return;
         py::gil_scoped_release release;
         pool->cancel(*job);
     }

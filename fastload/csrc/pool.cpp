@@ -151,6 +151,13 @@ bool Pool::done(const Job& job) {
     return job.next == job.slots() && !job.running;
 }
 
+bool Pool::let_go(Job& job) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (job.next != job.slots() || job.running) return false;
+    job.memory = nullptr;
+    return true;
+}
+
 void Pool::cancel(Job& job) {
     std::unique_lock<std::mutex> lock(mutex_);
     job.next = job.slots();

@@ -22,6 +22,16 @@ from fastload.plan.batch_plan import BatchPlan
 IMAGENET_MEAN = (124, 116, 104)  # zero once normalised with ImageNet's mean, as published recipes pad
 
 
+Canvas = tuple[int, int] | NDArray[np.int32]  # height, width: one, or one an image (B, 2)
+
+
+def spans_batches(offsets: Any) -> Any:
+    """Says of a collator's `offsets` that it treats each image by itself: it may then be given the images of several
+    batches at once, with the canvas of each. Whoever overrides it need not know."""
+    offsets.spans_batches = True
+    return offsets
+
+
 class Collator:
     """Base class: pads a batch to one canvas. To write one, override `offsets`, `canvas`, or both.
 
@@ -44,19 +54,28 @@ class Collator:
 
     def canvas(self, sizes: NDArray[np.int32]) -> tuple[int, int]:
         """The canvas (height, width) for images of `sizes` (B, 2) width, height, in pixels."""
-        width, height = sizes.max(0).tolist()
-        if self.canvas_sizes is None:
-            return -(-height // self.divisor) * self.divisor, -(-width // self.divisor) * self.divisor
-        for canvas in self.canvas_sizes:
-            if height <= canvas[0] and width <= canvas[1]:
-                return canvas
-        raise PlanError(
-            f"a batch with images up to {height} high and {width} wide fits none of the canvas sizes "
-            f"{self.canvas_sizes} (height, width): add a larger one, or shrink the images with "
-            "ShortestEdge(..., max_size=...)"
-        )
+        height, width = self._canvases(sizes.max(0)[None])[0].tolist()
+        return height, width
 
-    def offsets(self, sizes: NDArray[np.int32], canvas: tuple[int, int], rng: np.random.Generator) -> NDArray[np.int32]:
+    def _canvases(self, largest: NDArray[np.int32]) -> NDArray[np.int32]:
+        """The canvases (n, 2) height, width for batches that need (n, 2) width, height."""
+        needed = largest[:, ::-1]
+        if self.canvas_sizes is None:
+            rounded: NDArray[np.int32] = -(-needed // self.divisor) * self.divisor
+            return rounded
+        fits: NDArray[np.bool_] = np.all(needed[:, None] <= np.array(self.canvas_sizes), axis=2)
+        lost = needed[~np.any(fits, axis=1)]
+        if len(lost):
+            height, width = lost[0].tolist()
+            raise PlanError(
+                f"a batch with images up to {height} high and {width} wide fits none of the canvas sizes "
+                f"{self.canvas_sizes} (height, width): add a larger one, or shrink the images with "
+                "ShortestEdge(..., max_size=...)"
+            )
+        chosen: NDArray[np.int32] = np.array(self.canvas_sizes, np.int32).take(fits.argmax(1), 0)
+        return chosen
+
+    def offsets(self, sizes: NDArray[np.int32], canvas: Any, rng: np.random.Generator) -> NDArray[np.int32]:
         """Where the top-left corner of each image lies on the canvas: (B, 2) x, y in pixels.
 
         `sizes` (B, 2) is the images' width, height, `canvas` (height, width). Draw chance from `rng` only.
@@ -65,13 +84,19 @@ class Collator:
 
     def place(self, plan: BatchPlan, rng: np.random.Generator, ends: Sequence[int] | None = None) -> None:
         """Put the images of `plan` on their canvases. Those up to each of `ends` are a batch; None: all are one."""
-        canvases, offsets, counts = [], [], []
-        for start, end in pairwise([0, *(ends or [len(plan.size)])]):
-            sizes = plan.size[start:end]
-            canvases.append(self.canvas(sizes))
-            offsets.append(self.offsets(sizes, canvases[-1], rng))
-            counts.append(end - start)
-        plan.place(np.repeat(canvases, counts, 0), np.concatenate(offsets), np.array(self.fill, np.uint8))
+        batches = list(pairwise([0, *(ends or [len(plan.size)])]))
+        starts, counts = zip(*((start, end - start) for start, end in batches), strict=True)
+        if type(self).canvas is Collator.canvas:
+            canvases = self._canvases(np.maximum.reduceat(plan.size, starts))
+        else:
+            canvases = np.array([self.canvas(plan.size[start:end]) for start, end in batches], np.int32)
+        of_slots = canvases.repeat(counts, 0)
+        if hasattr(self.offsets, "spans_batches"):
+            offsets = self.offsets(plan.size, of_slots, rng)
+        else:
+            each = zip(batches, canvases.tolist(), strict=True)
+            offsets = np.concatenate([self.offsets(plan.size[slice(*b)], tuple(canvas), rng) for b, canvas in each])
+        plan.place(of_slots, offsets, np.array(self.fill, np.uint8))
 
     def __call__(self, samples: Sequence[tuple[Any, Any]]) -> tuple[Tensor, list[Any]]:
         """Batch (image, target) pairs like any `collate_fn`; chance comes from torch's generator. See `collate`."""
@@ -103,7 +128,8 @@ class Collator:
 class TopLeftAlign(Collator):
     """Images in the top-left corner, padding right and below: what torchvision and detectron2 do."""
 
-    def offsets(self, sizes: NDArray[np.int32], canvas: tuple[int, int], rng: np.random.Generator) -> NDArray[np.int32]:
+    @spans_batches
+    def offsets(self, sizes: NDArray[np.int32], canvas: Canvas, rng: np.random.Generator) -> NDArray[np.int32]:
         return np.zeros(sizes.shape, np.int32)
 
 
@@ -124,21 +150,23 @@ class _GridCollator(Collator):
 class CenterAlign(_GridCollator):
     """Images in the middle; offsets are rounded down to multiples of `grid` pixels."""
 
-    def offsets(self, sizes: NDArray[np.int32], canvas: tuple[int, int], rng: np.random.Generator) -> NDArray[np.int32]:
+    @spans_batches
+    def offsets(self, sizes: NDArray[np.int32], canvas: Canvas, rng: np.random.Generator) -> NDArray[np.int32]:
         return _slack(sizes, canvas) // 2 // self.grid * self.grid
 
 
 class RandomAlign(_GridCollator):
     """Images anywhere on the canvas; offsets are multiples of `grid` pixels, all equally likely."""
 
-    def offsets(self, sizes: NDArray[np.int32], canvas: tuple[int, int], rng: np.random.Generator) -> NDArray[np.int32]:
+    @spans_batches
+    def offsets(self, sizes: NDArray[np.int32], canvas: Canvas, rng: np.random.Generator) -> NDArray[np.int32]:
         choices = _slack(sizes, canvas) // self.grid + 1
         return (rng.random(sizes.shape) * choices).astype(np.int32) * self.grid
 
 
-def _slack(sizes: NDArray[np.int32], canvas: tuple[int, int]) -> NDArray[np.int32]:
+def _slack(sizes: NDArray[np.int32], canvas: Canvas) -> NDArray[np.int32]:
     """How far each image can move right and down: (B, 2) pixels."""
-    return np.array([canvas[1], canvas[0]], np.int32) - sizes
+    return np.asarray(canvas, np.int32)[..., ::-1] - sizes
 
 
 def _rgb(fill: int | Sequence[int]) -> tuple[int, int, int]:
