@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -165,12 +165,19 @@ class RunTargets:
         self._boxes = dict(zip(OF_BOXES, map(torch.from_numpy, boxes), strict=True))
         self._category_ids = category_ids
         self._slots = list(pairwise([0, *ends]))
-        counts = ((end - start) * width for (start, end), width in zip(self._slots, self._widths, strict=True))
-        self._rows = list(pairwise(accumulate(counts, initial=0)))
+        self._shapes = [(end - start, width) for (start, end), width in zip(self._slots, self._widths, strict=True)]
+        self._counts = [slots * width for slots, width in self._shapes]
 
     def batches(self) -> list[Targets]:
-        """The targets of each batch. Their tensors are views of this, made when they are asked for."""
-        return [Targets.later(partial(self._part, k)) for k in range(len(self._slots))]
+        """The targets of each batch. Tensors are views of this: what all training looks at is made here, where it costs
+        least, and the rest when it is asked for."""
+        boxes, labels = (torch.split(self._boxes[name], self._counts) for name in ("boxes", "labels"))
+        batches = []
+        for k, shape in enumerate(self._shapes):
+            targets = Targets.later(partial(self._part, k))
+            targets.boxes, targets.labels = boxes[k].view(*shape, 4), labels[k].view(shape)
+            batches.append(targets)
+        return batches
 
     def _part(self, batch: int, name: str) -> Any:
         """A field of the targets of a batch."""
@@ -178,9 +185,7 @@ class RunTargets:
         if name in self._columns:
             return self._columns[name][start:end]
         if name in self._boxes:
-            begin, stop = self._rows[batch]
-            flat = self._boxes[name][begin:stop]
-            return flat.view(end - start, self._widths[batch], *flat.shape[1:])
+            return torch.split(self._boxes[name], self._counts)[batch].view(self._shapes[batch])
         if name == "category_ids":
             return self._category_ids
         return tuple((self._num_boxes if name == "num_boxes" else self._num_sources)[start:end])

@@ -46,16 +46,13 @@ class Progress:
 
 @dataclass(eq=False)
 class Run:
-    """Batches planned together: the slots of `plan` up to each of `ends` are one. They show the records `index` first.
-
-    `seeds` are for what chance is left when a batch's pixels are there.
-    """
+    """Batches planned together: the slots of `plan` up to each of `ends` are one."""
 
     plan: BatchPlan
-    index: NDArray[np.int64]  # (slots)
+    index: NDArray[np.int64]  # (slots) the only or first record that each shows
     ends: Sequence[int]  # (batches)
     targets: Sequence[Targets]  # (batches)
-    seeds: Sequence[int]  # (batches)
+    seeds: Sequence[int]  # (batches) for what chance is left when the pixels are there
 
     def part(self, begin: int, end: int) -> Run:
         """Its batches from number `begin` to `end`."""

@@ -11,8 +11,11 @@ from tempfile import mkdtemp
 
 ROOT = Path(__file__).parents[1]
 CSRC = ROOT / "fastload/csrc"
-PARTS = ("dct", "huffman", "jpeg_", "lmdb_tree", "record", "simd", "turbojpeg")  # all that reads bytes from outside
-SANITIZE = ["-std=c++17", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-pthread"]
+READERS = ("dct", "huffman", "jpeg_", "lmdb_tree", "record", "simd", "turbojpeg")  # all that reads bytes from outside
+POOL = (*READERS, "canvas_ring", "kernels", "pool", "render", "resample")
+BOUNDS = "-fsanitize=address,undefined"
+RACES = "-fsanitize=thread"
+OPTIONS = ["-std=c++17", "-O1", "-g", "-fno-sanitize-recover=all", "-pthread"]
 
 
 def compiler() -> str:
@@ -23,22 +26,23 @@ def compiler() -> str:
 
 
 @cache
-def sanitized_objects() -> tuple[Path, ...]:
-    """The core's readers of untrusted bytes, compiled."""
+def sanitized_objects(parts: tuple[str, ...], sanitizer: str) -> tuple[Path, ...]:
+    """The core's sources whose names begin so, compiled."""
     folder = Path(mkdtemp(prefix="fastload-native-"))
-    sources = [path for part in PARTS for path in sorted(CSRC.glob(f"{part}*.cpp"))]
+    sources = [path for part in parts for path in sorted(CSRC.glob(f"{part}*.cpp"))]
     with ThreadPoolExecutor(2) as pool:
-        return tuple(pool.map(lambda source: _compile(source, folder / f"{source.stem}.o"), sources))
+        return tuple(pool.map(lambda source: _compile(source, folder / f"{source.stem}.o", sanitizer), sources))
 
 
-def build_program(name: str, folder: Path) -> Path:
+def build_program(name: str, folder: Path, parts: tuple[str, ...] = READERS, sanitizer: str = BOUNDS) -> Path:
     """tests/native/NAME.cpp as a program in `folder`."""
-    main = _compile(ROOT / "tests/native" / f"{name}.cpp", folder / f"{name}.o")
+    main = _compile(ROOT / "tests/native" / f"{name}.cpp", folder / f"{name}.o", sanitizer)
     program = folder / name
-    subprocess.run([compiler(), *SANITIZE, main, *sanitized_objects(), "-ldl", "-o", program], check=True)
+    objects = sanitized_objects(parts, sanitizer)
+    subprocess.run([compiler(), *OPTIONS, sanitizer, main, *objects, "-ldl", "-o", program], check=True)
     return program
 
 
-def _compile(source: Path, target: Path) -> Path:
-    subprocess.run([compiler(), *SANITIZE, "-c", source, "-o", target], check=True)
+def _compile(source: Path, target: Path, sanitizer: str) -> Path:
+    subprocess.run([compiler(), *OPTIONS, sanitizer, f"-I{CSRC}", "-c", source, "-o", target], check=True)
     return target
