@@ -72,9 +72,24 @@ private:
     size_t size_, position_ = 2;
 };
 
+}  // namespace
+
+// What is of use for the next image too.
+struct JpegParser::Tables {
+    explicit Tables(Simd simd) : scan(simd) {}
+    JpegHuffmanTable huffman[2][4];
+    ScanDecoder scan;
+};
+
+namespace {
+
 class Parser {
 public:
-    Parser(const uint8_t* data, size_t size) : data_(data), size_(size), reader_(data, size) {}
+    Parser(const uint8_t* data, size_t size, JpegHuffmanTable (&huffman)[2][4], ScanDecoder& scan, BlockSink& sink)
+        : data_(data), size_(size), reader_(data, size), huffman_(huffman), scan_(scan), sink_(sink) {
+        for (auto& kind : huffman_)
+            for (JpegHuffmanTable& table : kind) table.forget();
+    }
 
     JpegCoefficients run() {
         for (int marker; (marker = reader_.next()) != eoi;) {
@@ -130,7 +145,8 @@ private:
             int total = 0;
             for (int i = 0; i < 16; ++i) total += counts[i];
             if ((kind & 0xef) > 3 || total > 256) throw JpegError("an impossible Huffman table");
-            huffman_[kind >> 4][kind & 3].define(counts, segment.take(size_t(total)), total);
+            const auto use = kind >> 4 ? JpegHuffmanTable::ac : JpegHuffmanTable::dc;
+            huffman_[use][kind & 3].define(use, counts, segment.take(size_t(total)), total);
         }
     }
 
@@ -154,7 +170,7 @@ private:
         }
         coded_.assign(size_t(count), false);
         set_subsampling();
-        allocate();
+        set_sizes();
     }
 
     void set_subsampling() {
@@ -173,7 +189,7 @@ private:
         throw JpegError("irregular chroma sampling");
     }
 
-    void allocate() {
+    void set_sizes() {
         const int max_h = image_.components[0].h, max_v = image_.components[0].v;
         size_t blocks = 0;
         for (JpegComponent& part : image_.components) {
@@ -185,8 +201,7 @@ private:
         }
         // A block takes two bits or more, so a small file cannot ask for much memory.
         if (blocks / 4 > size_) throw JpegError("the file ends within the picture");
-        for (JpegComponent& part : image_.components)
-            part.coefficients.assign(size_t(part.blocks_w) * part.blocks_h * 64, 0);
+        sink_.begin(image_);
     }
 
     void scan(Segment& segment) {
@@ -196,18 +211,22 @@ private:
         int blocks_in_mcu = 0;
         for (int i = 0; i < count; ++i) {
             const int id = segment.byte(), tables = segment.byte();
-            JpegComponent& part = begin(id);
-            scan.components.push_back({&part, &table(0, tables >> 4), &table(1, tables & 15)});
+            const size_t number = begin(id);
+            const JpegComponent& part = image_.components[number];
+            const bool alone = count == 1;
+            scan.components.push_back({number, &part, alone ? 1 : part.h, alone ? 1 : part.v,
+                                       &table(JpegHuffmanTable::dc, tables >> 4),
+                                       &table(JpegHuffmanTable::ac, tables & 15)});
             blocks_in_mcu += part.h * part.v;
         }
         if (count > 1 && blocks_in_mcu > 10) throw JpegError("more than ten blocks in an MCU");
         scan.mcus_w = ceil_div(image_.width, image_.components[0].h * 8);
         scan.mcus_h = ceil_div(image_.height, image_.components[0].v * 8);
-        reader_.seek(decode_scan(scan, data_, size_, reader_.position()));
+        reader_.seek(scan_.run(scan, data_, size_, reader_.position(), sink_));
     }
 
     // Marks a component as coded; its quantisation table is the one in force now (T.81, B.2.4.1).
-    JpegComponent& begin(int id) {
+    size_t begin(int id) {
         for (size_t c = 0; c < image_.components.size(); ++c) {
             JpegComponent& part = image_.components[c];
             if (part.id != id) continue;
@@ -215,7 +234,8 @@ private:
             if (!quant_defined_[part.table]) throw JpegError("a quantisation table is missing");
             coded_[c] = true;
             std::copy_n(quant_[part.table], 64, part.quant);
-            return part;
+            sink_.begin_component(c, part);
+            return c;
         }
         throw JpegError("a scan of an unknown colour component");
     }
@@ -239,9 +259,35 @@ private:
     std::vector<bool> coded_;
     uint16_t quant_[4][64] = {};
     bool quant_defined_[4] = {};
-    JpegHuffmanTable huffman_[2][4] = {};
+    JpegHuffmanTable (&huffman_)[2][4];
+    ScanDecoder& scan_;
+    BlockSink& sink_;
     int restart_interval_ = 0, adobe_transform_ = -1;
     bool jfif_ = false;
+};
+
+// Keeps the coefficients of a whole image, in natural order.
+class Collector final : public BlockSink {
+public:
+    const uint8_t* order() const override { return zigzag_to_natural; }
+
+    void begin(const JpegCoefficients& image) override {
+        for (const JpegComponent& part : image.components) {
+            coefficients.emplace_back(size_t(part.blocks_w) * part.blocks_h * 64);
+            row_.push_back(size_t(part.blocks_w) * 64);
+        }
+    }
+
+    void begin_component(size_t, const JpegComponent&) override {}
+
+    void put(size_t number, int y, int x, int count, const int16_t* blocks) override {
+        std::copy_n(blocks, count * 64, coefficients[number].data() + row_[number] * size_t(y) + x * 64);
+    }
+
+    std::vector<std::vector<int16_t>> coefficients;
+
+private:
+    std::vector<size_t> row_;
 };
 
 }  // namespace
@@ -256,6 +302,19 @@ bool is_huffman_sequential(const uint8_t* data, size_t size) {
     }
 }
 
-JpegCoefficients parse_jpeg(const uint8_t* data, size_t size) { return Parser(data, size).run(); }
+JpegParser::JpegParser(Simd simd) : tables_(new Tables(simd)) {}
+JpegParser::~JpegParser() = default;
+
+JpegCoefficients JpegParser::parse(const uint8_t* data, size_t size, BlockSink& sink) {
+    return Parser(data, size, tables_->huffman, tables_->scan, sink).run();
+}
+
+JpegCoefficients parse_jpeg(const uint8_t* data, size_t size) {
+    Collector sink;
+    JpegCoefficients image = JpegParser(simd_level()).parse(data, size, sink);
+    for (size_t c = 0; c < image.components.size(); ++c)
+        image.components[c].coefficients = std::move(sink.coefficients[c]);
+    return image;
+}
 
 }  // namespace fastload
