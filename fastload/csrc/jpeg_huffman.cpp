@@ -13,35 +13,38 @@ constexpr int ac_bits = JpegHuffmanTable::ac_bits, ac_size = 1 << ac_bits;
 // T.81, F.2.2.1: EXTEND.
 int extend(int bits, int length) { return bits >> (length - 1) ? bits : bits - (1 << length) + 1; }
 
+using Table = JpegHuffmanTable;
+
 uint32_t length_of(uint32_t entry) { return entry & 15; }
-uint32_t distance_of(uint32_t entry) { return entry >> 6 & 31; }
 
 uint32_t coefficient(int length, int distance, int value) {
-    return uint32_t(length) | uint32_t(distance) << 6 | (uint32_t(value) & 0xff) * 0x01010000;
+    return uint32_t(length) | (uint32_t(value) & 0xff) << 8 | uint32_t(distance) << 22 | uint32_t(distance) << 27;
 }
 
 // The entries of all bits that begin with a code.
 void fill_ac(uint32_t* entries, int count, int length, int symbol) {
     const int run = symbol >> 4, extra = symbol & 15;
     if (extra == 0) {
-        const uint32_t entry = run == 15 ? coefficient(length, 16, 0) : length | JpegHuffmanTable::end_of_block;
+        const uint32_t entry = run == 15 ? coefficient(length, 16, 0)
+                                         : length | Table::end_of_block | Table::nowhere << 24;
         std::fill_n(entries, count, entry);
     } else if (length + extra > ac_bits || extra > 7) {
-        std::fill_n(entries, count, JpegHuffmanTable::single | uint32_t(length) | uint32_t(symbol) << 16);
+        std::fill_n(entries, count, Table::single | uint32_t(length) | uint32_t(symbol) << 8);
     } else {
         const int each = count >> extra;
         for (int bits = 0; bits < 1 << extra; ++bits, entries += each)
             std::fill_n(entries, each, coefficient(length + extra, run + 1, extend(bits, extra)));
     }
 }
-
 // `first`, with what follows it in the same bits where that fits.
 uint32_t pair_of(uint32_t first, uint32_t second) {
-    const uint32_t length = length_of(first) + length_of(second);
-    if ((first & JpegHuffmanTable::special) || (second & JpegHuffmanTable::single) || length > ac_bits) return first;
-    if (second & JpegHuffmanTable::end_of_block)
-        return length | JpegHuffmanTable::end_of_block | (first & 0x00ff07c0);
-    return length | (first & 0x00ff07c0) | distance_of(second) << 11 | (second & 0xff000000);
+    const uint32_t length = length_of(first) + length_of(second), value = first & 0xff00;
+    if ((first & Table::special) || (second & Table::single) || length > ac_bits) return first;
+    if (second & Table::end_of_block) return length | Table::end_of_block | value | Table::first_distance(first) << 24;
+    const uint32_t distances = Table::first_distance(first) + Table::first_distance(second);
+    const int second_value = Table::first_value(second);
+    if (distances > 31 || second_value < -32 || second_value > 31) return first;
+    return length | value | (uint32_t(second_value) & 0x3f) << 16 | Table::first_distance(first) << 22 | distances << 27;
 }
 
 }  // namespace
@@ -75,8 +78,7 @@ void JpegHuffmanTable::look_up_dc() {
     uint32_t* entries = lookup;
     for (int length = 1; length <= dc_bits; ++length)
         for (int i = 0; i < counts_[length - 1]; ++i, ++symbol, entries += 1 << (dc_bits - length))
-            std::fill_n(entries, 1 << (dc_bits - length),
-                        uint32_t(length + *symbol) | uint32_t(length) << 8 | uint32_t(*symbol) << 16);
+            std::fill_n(entries, 1 << (dc_bits - length), dc_entry({*symbol, length}));
 }
 
 void JpegHuffmanTable::look_up_ac() {

@@ -35,15 +35,26 @@ public:
     // What the next bits stand for. For DC, in the lowest byte of an entry the length of code and extra bits together,
     // then that of the code and that of the extra bits, a byte each; 0 for a longer code.
     //
-    // For AC, up to two coefficients at once: in bits 0 to 3 the length of all, in 6 to 10 how far the first one is
-    // from the coefficient before it (in zigzag order), in 11 to 15 the second one from the first, in 16 to 23 and 24
-    // to 31 their values. Where there is only one it is given twice, at the distance 0. With `end_of_block` set, the
-    // block ends after at most one coefficient (bits 6 to 10 are 0 without one). With `single` set there is one code,
-    // whose extra bits do not fit or that has more than 7: its length and in bits 16 to 23 its symbol, or the length 0
-    // for a longer code.
+    // For AC, up to two coefficients at once: in bits 0 to 3 the length of all, in 8 to 15 the value of the first, in 16
+    // to 21 that of the second, in 22 to 26 how far the first is from the coefficient before it (in zigzag order), in 27
+    // to 31 how far the second is. Where there is only one, the distances are the same and the second value means
+    // nothing. With `end_of_block` set, the block ends after at most one coefficient, whose distance is in bits 24 to
+    // 31: `nowhere` without one. With `single` set there is one code, whose extra bits do not fit or that has more than
+    // 7: its length and in bits 8 to 15 its symbol, or the length 0 for a longer code.
     static constexpr int dc_bits = 9, ac_bits = 11;
     static constexpr uint32_t end_of_block = 0x10, single = 0x20, special = end_of_block | single;
+    static constexpr uint32_t nowhere = 128;
     uint32_t lookup[1 << ac_bits];
+
+    static uint32_t dc_entry(Code code) {
+        return uint32_t(code.length + code.symbol) | uint32_t(code.length) << 8 | uint32_t(code.symbol) << 16;
+    }
+    static uint32_t first_distance(uint32_t entry) { return entry >> 22 & 31; }
+    static uint32_t both_distances(uint32_t entry) { return entry >> 27; }
+    static int8_t first_value(uint32_t entry) { return int8_t(entry >> 8); }
+    static int8_t second_value(uint32_t entry) { return int8_t(int32_t(entry << 10) >> 26); }
+    static uint32_t last_distance(uint32_t entry) { return entry >> 24; }  // with end_of_block
+    static Code single_code(uint32_t entry) { return {int(entry >> 8 & 0xff), int(entry & 15)}; }
 
 private:
     void look_up_dc();

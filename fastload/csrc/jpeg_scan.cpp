@@ -37,74 +37,87 @@ ALWAYS_INLINE int extend(uint64_t window, unsigned length) {
     return bits - (all & ~int(int64_t(window) >> 63));
 }
 
-ALWAYS_INLINE Fault decode_dc(Cursor& cursor, const JpegHuffmanTable& table, int& last_dc, int16_t* block) {
-    const uint32_t entry = table.lookup[cursor.window >> (64 - JpegHuffmanTable::dc_bits)];
-    unsigned length = entry >> 8 & 0xff, extra = entry >> 16;
+ALWAYS_INLINE Fault decode_dc(Cursor& cursor, const JpegHuffmanTable& table, int& last_dc) {
+    uint32_t entry = table.lookup[cursor.window >> (64 - JpegHuffmanTable::dc_bits)];
     if (__builtin_expect(entry == 0, 0)) {
         const JpegHuffmanTable::Code code = table.search(cursor.window);
         if (code.length == 0) return Fault::unknown_code;
-        length = unsigned(code.length);
-        extra = unsigned(code.symbol);
+        entry = JpegHuffmanTable::dc_entry(code);
     }
-    last_dc += extend(cursor.window << length, extra);
-    cursor.skip(length + extra);
-    block[0] = int16_t(last_dc);
+    last_dc += extend(cursor.window << (entry >> 8 & 0xff), entry >> 16);
+    cursor.skip(entry & 0xff);
     return last_dc == int16_t(last_dc) ? Fault::none : Fault::dc_overflow;
 }
 
-// One code of any length and its coefficient: `k` becomes the coefficient's index, or 64 at the block's end.
-__attribute__((noinline)) Fault decode_single(Cursor& cursor, const JpegHuffmanTable& table, uint32_t entry,
-                                              const uint8_t* order, int16_t* block, unsigned& k) {
-    cursor.refill();
-    JpegHuffmanTable::Code code{int(entry >> 16), int(entry & 15)};
-    if ((entry & JpegHuffmanTable::special) != JpegHuffmanTable::single || code.length == 0)
-        code = table.search(cursor.window);
-    if (code.length == 0) return Fault::unknown_code;
-    cursor.skip(unsigned(code.length));
+// The coefficient that a code and the bits after it stand for. `place` becomes its own, from that of the one before.
+ALWAYS_INLINE Fault decode_coefficient(Cursor& cursor, JpegHuffmanTable::Code code, const uint8_t*& place,
+                                       const uint8_t* end, int16_t* block) {
     const unsigned run = unsigned(code.symbol) >> 4, extra = unsigned(code.symbol) & 15;
-    if (extra == 0 && run != 15) {
-        k = 64;
-        return Fault::none;
-    }
-    k += run + 1;
-    if (k > 63) return Fault::too_many_coefficients;
-    block[order[k]] = int16_t(extend(cursor.window, extra));
-    cursor.skip(extra);
-    if (k == 63) k = 64;
+    place += run + 1;
+    if (__builtin_expect(place >= end, 0)) return Fault::too_many_coefficients;
+    block[*place] = int16_t(extend(cursor.window << code.length, extra));
+    cursor.skip(unsigned(code.length) + extra);
     return Fault::none;
 }
 
-// `order` has a coefficient's place in the block by its index in zigzag order.
+// A code wherever the lookup table does not help: codes of more bits, and those around a block's last coefficient.
+// `place` becomes `end` at the block's end.
+__attribute__((noinline)) Fault decode_single(Cursor& cursor, const JpegHuffmanTable& table, const uint8_t*& place,
+                                              const uint8_t* end, int16_t* block) {
+    const JpegHuffmanTable::Code code = table.search(cursor.window);
+    if (code.length == 0) return Fault::unknown_code;
+    if ((code.symbol & 15) || code.symbol == 0xf0) return decode_coefficient(cursor, code, place, end, block);
+    cursor.skip(unsigned(code.length));
+    place = end;
+    return Fault::none;
+}
+
+// `order` has a coefficient's place in the block by its index in zigzag order. Beyond 63 it has that of DC, which is
+// written last.
 ALWAYS_INLINE Fault decode_ac(Cursor& cursor, const JpegHuffmanTable& table, const uint8_t* order, int16_t* block) {
-    constexpr unsigned bits = JpegHuffmanTable::ac_bits, lookups = 56 / bits;
-    for (unsigned k = 0;;) {
+    using Table = JpegHuffmanTable;
+    constexpr unsigned lookups = 56 / Table::ac_bits;
+    const uint8_t* const end = order + 64;
+    for (const uint8_t* place = order;;) {
         uint32_t entry = 0;
         cursor.refill();
 #pragma GCC unroll 5
         for (unsigned i = 0; i < lookups; ++i) {
-            entry = table.lookup[cursor.window >> (64 - bits)];
-            if (__builtin_expect((entry & JpegHuffmanTable::special) != 0, 0)) goto special;
-            const unsigned first = k + (entry >> 6 & 31), second = first + (entry >> 11 & 31);
-            if (__builtin_expect(second >= 63, 0)) goto single;
+            entry = table.lookup[cursor.window >> (64 - Table::ac_bits)];
+            if (__builtin_expect((entry & Table::special) != 0, 0)) goto special;
+            const uint8_t* const second = place + Table::both_distances(entry);
+            if (__builtin_expect(second >= end - 1, 0)) goto single;
             cursor.window <<= entry & 63;
             cursor.left -= entry;  // only the lowest 6 bits count
-            block[order[first]] = int8_t(entry >> 16);
-            block[order[second]] = int16_t(int32_t(entry) >> 24);
-            k = second;
+            block[*second] = Table::second_value(entry);
+            block[place[Table::first_distance(entry)]] = Table::first_value(entry);
+            place = second;
         }
         continue;
     special:
-        if (entry & JpegHuffmanTable::end_of_block) {
-            const unsigned distance = entry >> 6 & 31, last = k + distance;
-            if (__builtin_expect(last >= 63, 0)) goto single;
-            if (distance) block[order[last]] = int8_t(entry >> 16);
+        if (entry & Table::end_of_block) {
+            const uint8_t* const last = place + Table::last_distance(entry);
+            if (__builtin_expect(size_t(last - (end - 1)) < 16, 0)) goto single;
+            block[*last] = Table::first_value(entry);
             cursor.skip(entry & 15);
             return Fault::none;
         }
+        cursor.refill();
+        if (__builtin_expect((entry & 15) != 0, 1)) {
+            const Fault fault = decode_coefficient(cursor, Table::single_code(entry), place, end, block);
+            if (__builtin_expect(fault != Fault::none, 0)) return fault;
+            if (__builtin_expect(place == end - 1, 0)) return Fault::none;
+            continue;
+        }
     single:
-        const Fault fault = decode_single(cursor, table, entry, order, block, k);
+        Cursor copy = cursor;  // so that the cursor itself needs no address and stays in registers
+        copy.refill();
+        const uint8_t* next = place;
+        const Fault fault = decode_single(copy, table, next, end, block);
         if (__builtin_expect(fault != Fault::none, 0)) return fault;
-        if (k == 64) return Fault::none;
+        cursor = copy;
+        place = next;
+        if (place >= end - 1) return Fault::none;
     }
 }
 
@@ -116,9 +129,9 @@ ALWAYS_INLINE Fault decode_blocks(BitReader& reader, const McuBlock* blocks, siz
         for (const McuBlock* part = blocks; part != blocks + count; ++part) {
             int16_t* const block = part->first + part->step * x;
             cursor.refill();
-            if (const Fault fault = decode_dc(cursor, *part->dc, *part->last_dc, block); fault != Fault::none)
-                return fault;
+            if (const Fault fault = decode_dc(cursor, *part->dc, *part->last_dc); fault != Fault::none) return fault;
             if (const Fault fault = decode_ac(cursor, *part->ac, order, block); fault != Fault::none) return fault;
+            block[0] = int16_t(*part->last_dc);
             if (__builtin_expect(cursor.next > last, 0)) return Fault::too_early;
         }
     reader.cursor = cursor;
@@ -188,11 +201,12 @@ size_t ScanDecoder::run(const Scan& scan, const uint8_t* data, size_t size, size
     std::fill(std::begin(last_dc_), std::end(last_dc_), 0);
     until_restart_ = scan.restart_interval;
     restarts_ = 0;
+    std::copy_n(sink.order(), 64, order_);
     lay_out(scan);
     for (int y = 0; y < height; ++y)
         for (int x = 0; x < width; x += group_mcus) {
             const int mcus = std::min(group_mcus, width - x);
-            decode_group(mcus, scan.restart_interval, sink.order());
+            decode_group(mcus, scan.restart_interval);
             give(scan, x, y, mcus, sink);
         }
     reader_.close();
@@ -211,7 +225,7 @@ void ScanDecoder::lay_out(const Scan& scan) {
     }
 }
 
-void ScanDecoder::decode_group(int mcus, int restart_interval, const uint8_t* order) {
+void ScanDecoder::decode_group(int mcus, int restart_interval) {
     std::fill_n(coefficients_, blocks_.size() * group_mcus * 64, int16_t{0});
     for (int first = 0, end; first < mcus; first = end) {
         end = mcus;
@@ -220,7 +234,7 @@ void ScanDecoder::decode_group(int mcus, int restart_interval, const uint8_t* or
             end = std::min(mcus, first + until_restart_);
             until_restart_ -= end - first;
         }
-        const Fault fault = decode_blocks_for(simd_)(reader_, blocks_.data(), blocks_.size(), first, end, order);
+        const Fault fault = decode_blocks_for(simd_)(reader_, blocks_.data(), blocks_.size(), first, end, order_);
         if (fault != Fault::none) raise(fault);
     }
 }

@@ -90,7 +90,7 @@ private:
     static constexpr int group_mcus = 16, max_blocks = 10;
 
     void lay_out(const Scan& scan);
-    void decode_group(int mcus, int restart_interval, const uint8_t* order);
+    void decode_group(int mcus, int restart_interval);
     void restart(int interval);
     void give(const Scan& scan, int x, int y, int mcus, BlockSink& sink) const;
 
@@ -99,6 +99,7 @@ private:
     const uint8_t* data_ = nullptr;
     size_t size_ = 0, position_ = 0;
     std::vector<McuBlock> blocks_;
+    uint8_t order_[JpegHuffmanTable::nowhere + 64] = {};  // the sink's, then the place of DC, which is written last
     int last_dc_[4] = {};
     int until_restart_ = 0, restarts_ = 0;
     alignas(64) int16_t coefficients_[group_mcus * max_blocks * 64];
