@@ -233,8 +233,9 @@ AVX2 int inverse_dct_avx2(const int16_t* blocks, int count, const uint16_t* quan
             for (int i = 0; i < 4; ++i) {
                 half[h][i] = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(units + 4 * h + i)),
                                                      _mm_loadu_si128(units + 8 + 4 * h + i), 1);
-                sum[h] = _mm256_add_epi32(
-                    sum[h], _mm256_madd_epi16(_mm256_abs_epi16(half[h][i]), h ? both.odd[i] : both.even[i]));
+                Vector magnitude = _mm256_abs_epi16(half[h][i]);
+                if (h == 0 && i == 0) magnitude = _mm256_min_epu16(magnitude, _mm256_set1_epi16(32767));  // DC: -32768
+                sum[h] = _mm256_add_epi32(sum[h], _mm256_madd_epi16(magnitude, h ? both.odd[i] : both.even[i]));
             }
         }
         worst = _mm256_max_epi32(worst, _mm256_max_epi32(sum[0], sum[1]));

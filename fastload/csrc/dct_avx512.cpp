@@ -227,7 +227,9 @@ AVX512 int inverse_dct_avx512(const int16_t* blocks, int count, const uint16_t* 
                 four = _mm512_inserti32x4(four, _mm_loadu_si128(unit + 8), 1);
                 four = _mm512_inserti32x4(four, _mm_loadu_si128(unit + 16), 2);
                 four = _mm512_inserti32x4(four, _mm_loadu_si128(unit + 24), 3);
-                sum[h] = _mm512_dpwssd_epi32(sum[h], _mm512_abs_epi16(four), h ? all.odd[i] : all.even[i]);
+                Vector magnitude = _mm512_abs_epi16(four);
+                if (h == 0 && i == 0) magnitude = _mm512_min_epu16(magnitude, _mm512_set1_epi16(32767));  // DC: -32768
+                sum[h] = _mm512_dpwssd_epi32(sum[h], magnitude, h ? all.odd[i] : all.even[i]);
             }
         }
         worst = _mm512_max_epi32(worst, _mm512_max_epi32(sum[0], sum[1]));

@@ -61,7 +61,7 @@ DecodeBlocks decode_blocks_scalar;
 // sum of dequantised coefficients' magnitudes over a column, for which no step may be beyond largest_step.
 using InverseDct = int(const int16_t* blocks, int count, const uint16_t* quant, uint8_t* out, ptrdiff_t stride);
 InverseDct inverse_dct_scalar;
-constexpr int largest_step = 4095;
+constexpr int largest_step = 8191;  // eight times it and any 16-bit coefficient fit into 32 bits
 
 // Negates values[i] where bit i of signs is set. 64 bytes behind both may be read, and behind `values` written.
 using ApplySigns = void(uint8_t* values, const uint8_t* signs, size_t count);

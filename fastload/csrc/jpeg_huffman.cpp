@@ -63,7 +63,7 @@ void JpegHuffmanTable::define(Kind kind, const uint8_t* counts, const uint8_t* s
         offset_[length] = index - int(code >> (16 - length));
         index += counts[length - 1];
         code += uint32_t(counts[length - 1]) << (16 - length);
-        if (code > 0x10000) throw JpegError("a Huffman table with more codes than fit");
+        if (code >= 0x10000) throw JpegError("a Huffman table with more codes than fit");  // none may be all ones
         end_[length] = code;
     }
     kind == dc ? look_up_dc() : look_up_ac();

@@ -12,7 +12,8 @@ namespace {
 
 enum Marker : int {
     sof0 = 0xc0, sof1 = 0xc1, dht = 0xc4, jpg = 0xc8, sof15 = 0xcf, dac = 0xcc, rst0 = 0xd0, rst7 = 0xd7, soi = 0xd8,
-    eoi = 0xd9, sos = 0xda, dqt = 0xdb, dri = 0xdd, app0 = 0xe0, app14 = 0xee, tem = 0x01,
+    eoi = 0xd9, sos = 0xda, dqt = 0xdb, dnl = 0xdc, dri = 0xdd, app0 = 0xe0, app14 = 0xee, app15 = 0xef, com = 0xfe,
+    tem = 0x01,
 };
 
 bool is_frame_header(int marker) {
@@ -101,7 +102,6 @@ public:
         if (image_.components.empty()) throw JpegError("a JPEG without a picture");
         for (bool seen : coded_)
             if (!seen) throw JpegError("a colour component is missing");
-        image_.rgb = image_.components.size() == 3 && is_rgb();
         return std::move(image_);
     }
 
@@ -115,17 +115,27 @@ private:
                 return huffman_tables(segment);
             case dri:
                 restart_interval_ = segment.word();
-                return;
+                return nothing_left(segment);
             case sos:
                 return scan(segment);
             case app0:
-                jfif_ = jfif_ || (segment.left() >= 14 && std::memcmp(segment.take(5), "JFIF", 5) == 0);
-                return;
+                return jfif_header(segment);
             case app14:
                 if (segment.left() >= 12 && std::memcmp(segment.take(5), "Adobe", 5) == 0)
                     adobe_transform_ = segment.take(7)[6];
                 return;
         }
+        if (marker != dnl && marker != com && (marker < app0 || marker > app15)) throw JpegError("an unknown marker");
+    }
+
+    void jfif_header(Segment& segment) {
+        if (segment.left() < 14 || std::memcmp(segment.take(5), "JFIF", 5) != 0) return;
+        if (segment.byte() != 1) throw JpegError("an unknown version of JFIF");
+        jfif_ = true;
+    }
+
+    static void nothing_left(const Segment& segment) {
+        if (segment.left()) throw JpegError("a marker segment is too long");
     }
 
     void quantisation_tables(Segment& segment) {
@@ -157,6 +167,7 @@ private:
         image_.height = segment.word();
         image_.width = segment.word();
         if (image_.width < 1 || image_.height < 1) throw JpegError("the image has no pixels");
+        if (image_.width > max_side || image_.height > max_side) throw JpegError("the image is absurdly large");
         if (int64_t{image_.width} * image_.height > max_pixels())
             throw JpegError("the image is absurdly large: more pixels than FASTLOAD_MAX_PIXELS allows");
         const int count = segment.byte();
@@ -168,6 +179,7 @@ private:
             if (table > 3) throw JpegError("a quantisation table numbered beyond 3");
             image_.components.push_back({id, h, v, table, 0, 0, 0, 0, {}, {}});
         }
+        nothing_left(segment);
         coded_.assign(size_t(count), false);
         set_subsampling();
         set_sizes();
@@ -179,14 +191,22 @@ private:
             image_.subsampling = gray;
             return;
         }
-        const bool regular = part[1].h == part[2].h && part[1].v == part[2].v;
-        for (int kind = 0; regular && kind < subsampling_kinds; ++kind)
+        for (int kind = 0; usual_factors() && kind < subsampling_kinds; ++kind)
             if (kind != gray && part[0].h == part[1].h * chroma_divisor_x[kind] &&
                 part[0].v == part[1].v * chroma_divisor_y[kind]) {
                 image_.subsampling = static_cast<Subsampling>(kind);
                 return;
             }
         throw JpegError("irregular chroma sampling");
+    }
+
+    // TurboJPEG knows samplings by these factors only.
+    bool usual_factors() const {
+        const std::vector<JpegComponent>& part = image_.components;
+        const int h = part[1].h, v = part[1].v;
+        if (part[2].h != h || part[2].v != v) return false;
+        const bool all_alike = part[0].h == h && part[0].v == v && h * v <= 3;
+        return h * v == 1 || all_alike || (part[0].h == 2 && part[0].v == 2 && h * v == 2);
     }
 
     void set_sizes() {
@@ -205,6 +225,7 @@ private:
     }
 
     void scan(Segment& segment) {
+        if (std::none_of(coded_.begin(), coded_.end(), [](bool seen) { return seen; })) image_.rgb = is_rgb();
         Scan scan{{}, 0, 0, restart_interval_};
         const int count = segment.byte();
         if (count < 1 || size_t(count) > image_.components.size()) throw JpegError("an impossible scan header");
@@ -219,6 +240,9 @@ private:
                                        &table(JpegHuffmanTable::ac, tables & 15)});
             blocks_in_mcu += part.h * part.v;
         }
+        if (segment.byte() != 0 || segment.byte() != 63 || segment.byte() != 0)
+            throw JpegError("a scan of some of the coefficients");
+        nothing_left(segment);
         if (count > 1 && blocks_in_mcu > 10) throw JpegError("more than ten blocks in an MCU");
         scan.mcus_w = ceil_div(image_.width, image_.components[0].h * 8);
         scan.mcus_h = ceil_div(image_.height, image_.components[0].v * 8);
@@ -242,12 +266,15 @@ private:
 
     const JpegHuffmanTable& table(int kind, int number) {
         if (number > 3 || !huffman_[kind][number].defined()) throw JpegError("a Huffman table is missing");
+        if (kind == JpegHuffmanTable::dc && huffman_[kind][number].absurd_dc())
+            throw JpegError("a DC difference of more than 15 bits");
         return huffman_[kind][number];
     }
 
-    // As libjpeg guesses the colours of three components.
+    // As libjpeg guesses the colours of three components, from the markers before the first scan.
     bool is_rgb() const {
-        if (jfif_) return false;
+        if (image_.components.size() != 3 || jfif_) return false;
+        if (adobe_transform_ > 1) throw JpegError("an unknown colour transform");
         if (adobe_transform_ >= 0) return adobe_transform_ == 0;
         return image_.components[0].id == 'R' && image_.components[1].id == 'G' && image_.components[2].id == 'B';
     }
