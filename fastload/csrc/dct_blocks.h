@@ -40,7 +40,8 @@ void read_dc_row(BlockStreams& streams, int blocks, int above, int16_t* dc, int 
 constexpr int column_limit = 5800;
 
 // Where a coefficient is in transform order, by its index in row-by-row order: the left operands of the inverse DCT's
-// multiplications, as they stand. First columns 0, 2, 4, 6, then 1, 3, 5, 7; in these, pairs of rows as in packed order.
+// multiplications, as they stand. First columns 0, 2, 4, 6, then 1, 3, 5, 7; in these, pairs of rows as in packed
+// order.
 constexpr std::array<uint8_t, 64> natural_to_transform = [] {
     std::array<uint8_t, 64> order{};
     for (size_t p = 0; p < 64; ++p) order[packed_to_natural[p]] = uint8_t((p & 1) * 32 + (p >> 4) * 8 + (p >> 1 & 7));
@@ -56,9 +57,9 @@ using DecodeBlocks = void(BlockStreams& streams, const DctComponent& component, 
                           ptrdiff_t stride);
 DecodeBlocks decode_blocks_scalar;
 
-// The inverse DCT alone, of `count` blocks side by side, to out[stride * y + x]. Coefficients and quantisation steps are
-// in transform order. Blocks beyond the last, up to a multiple of four, are read and written too. Returns the largest
-// sum of dequantised coefficients' magnitudes over a column, for which no step may be beyond largest_step.
+// The inverse DCT alone, of `count` blocks side by side, to out[stride * y + x]. Coefficients and quantisation steps
+// are in transform order. Blocks beyond the last, up to a multiple of four, are read and written too. Returns the
+// largest sum of dequantised coefficients' magnitudes over a column, for which no step may be beyond largest_step.
 using InverseDct = int(const int16_t* blocks, int count, const uint16_t* quant, uint8_t* out, ptrdiff_t stride);
 InverseDct inverse_dct_scalar;
 constexpr int largest_step = 8191;  // eight times it and any 16-bit coefficient fit into 32 bits

@@ -44,7 +44,8 @@ uint32_t pair_of(uint32_t first, uint32_t second) {
     const uint32_t distances = Table::first_distance(first) + Table::first_distance(second);
     const int second_value = Table::first_value(second);
     if (distances > 31 || second_value < -32 || second_value > 31) return first;
-    return length | value | (uint32_t(second_value) & 0x3f) << 16 | Table::first_distance(first) << 22 | distances << 27;
+    const uint32_t second_bits = (uint32_t(second_value) & 0x3f) << 16;
+    return length | value | second_bits | Table::first_distance(first) << 22 | distances << 27;
 }
 
 }  // namespace

@@ -35,12 +35,12 @@ public:
     // What the next bits stand for. For DC, in the lowest byte of an entry the length of code and extra bits together,
     // then that of the code and that of the extra bits, a byte each; 0 for a longer code.
     //
-    // For AC, up to two coefficients at once: in bits 0 to 3 the length of all, in 8 to 15 the value of the first, in 16
-    // to 21 that of the second, in 22 to 26 how far the first is from the coefficient before it (in zigzag order), in 27
-    // to 31 how far the second is. Where there is only one, the distances are the same and the second value means
+    // For AC, up to two coefficients at once: in bits 0 to 3 the length of all, in 8 to 15 the value of the first, in
+    // 16 to 21 that of the second, in 22 to 26 how far the first is from the coefficient before it (in zigzag order),
+    // in 27 to 31 how far the second is. Where there is only one, the distances are the same and the second value means
     // nothing. With `end_of_block` set, the block ends after at most one coefficient, whose distance is in bits 24 to
-    // 31: `nowhere` without one. With `single` set there is one code, whose extra bits do not fit or that has more than
-    // 7: its length and in bits 8 to 15 its symbol, or the length 0 for a longer code.
+    // 31: `nowhere` without one. With `single` set there is one code, with more than 7 extra bits or more than fit: its
+    // length and in bits 8 to 15 its symbol, or the length 0 for a longer code.
     static constexpr int dc_bits = 9, ac_bits = 11;
     static constexpr uint32_t end_of_block = 0x10, single = 0x20, special = end_of_block | single;
     static constexpr uint32_t nowhere = 128;

@@ -97,6 +97,6 @@ int main(int, char** argv) {
         for (Simd level : simd_levels()) sequential += meet_sequential(bad, level);
         decoded += !meet_record(mutated_record(jpeg), false).empty();
     }
-    std::printf("%zu accepted, %zu times by the core's own decoder, %zu records decoded of %zu\n", accepted, sequential, decoded,
-                rounds);
+    std::printf("%zu accepted, %zu times by the core's own decoder, %zu records decoded of %zu\n", accepted, sequential,
+                decoded, rounds);
 }
