@@ -44,7 +44,7 @@ public:
     static constexpr int dc_bits = 9, ac_bits = 11;
     static constexpr uint32_t end_of_block = 0x10, single = 0x20, special = end_of_block | single;
     static constexpr uint32_t nowhere = 128;
-    uint32_t lookup[1 << ac_bits];
+    uint32_t lookup[1 << ac_bits] = {};
 
     static uint32_t dc_entry(Code code) {
         return uint32_t(code.length + code.symbol) | uint32_t(code.length) << 8 | uint32_t(code.symbol) << 16;
@@ -63,9 +63,9 @@ private:
     bool defined_ = false;
     Kind kind_ = dc;
     int symbol_count_ = -1, largest_ = 0;
-    uint8_t counts_[16], symbols_[256];
-    uint32_t end_[17];  // per length: first code beyond it, left-aligned in 16 bits
-    int offset_[17];    // per length: index of its first symbol, less its first code
+    uint8_t counts_[16] = {}, symbols_[256] = {};
+    uint32_t end_[17] = {};  // per length: first code beyond it, left-aligned in 16 bits
+    int offset_[17] = {};    // per length: index of its first symbol, less its first code
 };
 
 }  // namespace fastload

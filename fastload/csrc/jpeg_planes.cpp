@@ -30,7 +30,7 @@ bool beyond_any_image(const int16_t* block, const uint16_t* quant) {
     int64_t sum[8] = {};
     for (size_t i = 0; i < 64; ++i) {
         const size_t place = natural_to_transform[i];
-        sum[i & 7] += int64_t{std::abs(block[place])} * quant[place];
+        sum[i & 7] += int64_t(std::abs(block[place])) * quant[place];
     }
     return std::max({sum[0] + sum[4], sum[1] + sum[5], sum[3] + sum[7], sum[2], sum[6]}) > column_limit;
 }
@@ -66,7 +66,8 @@ public:
     void put(size_t number, int y, int x, int count, const int16_t* blocks) override {
         const ptrdiff_t stride = planes_.plane[number].stride;
         const uint16_t* const quant = quant_[number];
-        const int worst = inverse_dct_(blocks, count, quant, data_[number] + y * 8 * stride + x * 8, stride);
+        uint8_t* const out = data_[number] + y * 8 * stride + x * 8;
+        const auto worst = inverse_dct_(blocks, count, quant, out, stride);
         if (2 * worst <= column_limit) return;
         for (int i = 0; i < count; ++i)
             if (beyond_any_image(blocks + i * 64, quant))
@@ -78,7 +79,7 @@ private:
     Buffer& buffer_;
     Planes& planes_;
     uint8_t* data_[3] = {};
-    uint16_t quant_[3][64];
+    uint16_t quant_[3][64] = {};
 };
 
 class NoSink final : public BlockSink {

@@ -34,7 +34,7 @@ enum class Fault { none, unknown_code, too_many_coefficients, dc_overflow, too_e
 // The signed value of `length` (0 to 15) extra bits on top of the window (T.81, F.2.2.1: EXTEND).
 ALWAYS_INLINE int extend(uint64_t window, unsigned length) {
     const int bits = int(window >> 1 >> (63 - length)), all = (1 << length) - 1;
-    return bits - (all & ~int(int64_t(window) >> 63));
+    return bits - (all & (int(window >> 63) - 1));
 }
 
 ALWAYS_INLINE Fault decode_dc(Cursor& cursor, const JpegHuffmanTable& table, int& last_dc) {

@@ -58,7 +58,7 @@ public:
         }
     };
 
-    Cursor cursor;
+    Cursor cursor{};
     const uint8_t* last() const { return end_ + sizeof(uint64_t); }  // `cursor.next` never gets there within the bits
 
 private:
@@ -102,7 +102,7 @@ private:
     uint8_t order_[JpegHuffmanTable::nowhere + 64] = {};  // the sink's, then the place of DC, which is written last
     int last_dc_[4] = {};
     int until_restart_ = 0, restarts_ = 0;
-    alignas(64) int16_t coefficients_[group_mcus * max_blocks * 64];
+    alignas(64) int16_t coefficients_[group_mcus * max_blocks * 64] = {};
 };
 
 }  // namespace fastload
