@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "bindings.h"
+#include "jpeg_planes.h"
 #include "turbojpeg.h"
 
 #include <pybind11/stl.h>
@@ -40,6 +41,18 @@ py::tuple decode_planes(const py::buffer& buffer) {
         warning = thread_decoder().planes(bytes.data(), bytes.size(), memory, planes);
     }
     return py::make_tuple(to_arrays(planes), optional_text(warning));
+}
+
+py::list decode_sequential(const py::buffer& buffer, const std::string& level) {
+    const Bytes bytes(buffer);
+    const Simd simd = simd_level_named(level);
+    Buffer memory;
+    Planes planes;
+    {
+        py::gil_scoped_release release;
+        JpegPlanesDecoder(simd).planes(bytes.data(), bytes.size(), memory, planes);
+    }
+    return to_arrays(planes);
 }
 
 py::tuple decode_rgb(const py::buffer& buffer) {
@@ -120,8 +133,11 @@ void bind_jpeg(py::module_& m) {
     m.def("turbojpeg_path", &turbojpeg_path, "The libturbojpeg in use; RuntimeError when none is found.");
     m.def("max_pixels", &max_pixels, "Pixels an image may have: FASTLOAD_MAX_PIXELS; RuntimeError when it is no number.");
     m.def("jpeg_header", &header_of, py::arg("data"), "Size and colour of a JPEG; JpegError when it is none.");
+    m.def("decode_sequential", &decode_sequential, py::arg("data"), py::arg("level"),
+          "Decode a Huffman-coded sequential JPEG by the core itself to [Y] or [Y, Cb, Cr] or [R, G, B] uint8 arrays; "
+          "JpegError for what is left to libjpeg-turbo.");
     m.def("decode_planes", &decode_planes, py::arg("data"),
-          "Decode to ([Y] or [Y, Cb, Cr] or [R, G, B] uint8 arrays, warning or None); JpegError on failure.");
+          "Decode by libjpeg-turbo to ([Y] or [Y, Cb, Cr] or [R, G, B] uint8 arrays, warning or None); JpegError on failure.");
     m.def("decode_rgb", &decode_rgb, py::arg("data"),
           "Decode to ((H, W, 3) uint8 array, warning or None); JpegError on failure.");
     m.def("jpeg_transform", &transform, py::arg("data"),

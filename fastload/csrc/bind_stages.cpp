@@ -21,12 +21,6 @@ std::vector<std::string> level_names() {
     return names;
 }
 
-Simd level_named(const std::string& name) {
-    for (Simd level : simd_levels())
-        if (name == simd_name(level)) return level;
-    throw std::invalid_argument("this machine has no vector instructions called " + name);
-}
-
 // Reads a byte of every cache line.
 double read_loop(const std::vector<py::buffer>& records) {
     const std::vector<Bytes> bytes(records.begin(), records.end());
@@ -39,23 +33,28 @@ double read_loop(const std::vector<py::buffer>& records) {
     return seconds_since(start);
 }
 
-// Undoes the entropy coding of packed records.
+// Undoes the entropy coding of records; JPEGs that are libjpeg-turbo's to decode are passed over.
 double entropy_loop(const std::vector<py::buffer>& records, const std::string& level) {
     const std::vector<Bytes> bytes(records.begin(), records.end());
-    DctDecoder decoder;
-    decoder.simd = level_named(level);
+    DctDecoder packed;
+    packed.simd = simd_level_named(level);
+    JpegPlanesDecoder jpeg(packed.simd);
     py::gil_scoped_release release;
     const auto start = Clock::now();
     for (const Bytes& record : bytes) {
-        read_header(record.data(), record.size());  // throws when it is shorter than one
-        decoder.streams_only(record.data() + sizeof(RecordHeader), record.size() - sizeof(RecordHeader));
+        const RecordHeader header = read_header(record.data(), record.size());  // throws when it is shorter than one
+        const uint8_t* const payload = record.data() + sizeof header;
+        if (static_cast<Encoding>(header.encoding) != Encoding::original)
+            packed.streams_only(payload, header.payload);
+        else if (is_huffman_sequential(payload, header.payload))
+            jpeg.coefficients_only(payload, header.payload);
     }
     return seconds_since(start);
 }
 
 double planes_loop(const std::vector<py::buffer>& records, const std::string& level) {
     const std::vector<Bytes> bytes(records.begin(), records.end());
-    RecordDecoder decoder(level_named(level));
+    RecordDecoder decoder(simd_level_named(level));
     py::gil_scoped_release release;
     Buffer memory;
     Planes planes;
@@ -98,7 +97,7 @@ double render_loop(const std::vector<py::buffer>& records, const Array<int32_t>&
                    const Array<uint8_t>& out, bool store) {
     const std::vector<Bytes> bytes(records.begin(), records.end());
     require(sizes.size() == py::ssize_t(2 * bytes.size()), "a size for each record is needed");
-    const Simd simd = level_named(level);
+    const Simd simd = simd_level_named(level);
     RecordDecoder decoder(simd);
     Rows rows(out, sizes);
     Picture picture;
@@ -129,7 +128,7 @@ double render_loop(const std::vector<py::buffer>& records, const Array<int32_t>&
 
 // The memory's pace: streams rows of `sizes` that are in the cache to `out`.
 double store_loop(const Array<int32_t>& sizes, const std::string& level, const Array<uint8_t>& out) {
-    const Simd simd = level_named(level);
+    const Simd simd = simd_level_named(level);
     Rows rows(out, sizes);
     Buffer memory;
     py::gil_scoped_release release;
@@ -148,7 +147,7 @@ void bind_stages(py::module_& m) {
     m.def("simd_levels", &level_names, "The vector instructions of this machine, best first.");
     m.def("read_loop", &read_loop, py::arg("records"), "Read records from memory; returns seconds.");
     m.def("entropy_loop", &entropy_loop, py::arg("records"), py::arg("level"),
-          "Undo the entropy coding of `dct` or `dct-fast` records; returns seconds.");
+          "Undo the entropy coding of `original`, `dct` or `dct-fast` records; returns seconds.");
     m.def("planes_loop", &planes_loop, py::arg("records"), py::arg("level"), "Decode records; returns seconds.");
     m.def("render_loop", &render_loop, py::arg("records"), py::arg("sizes"), py::arg("level"),
           py::arg("out").noconvert(), py::arg("store"),

@@ -155,6 +155,19 @@ AVX2_INLINE void transform_rows(const Vector (&rows)[2][4], uint8_t* out, ptrdif
     }
 }
 
+// `half` and `quant` in transform order.
+AVX2_INLINE void transform_blocks(const Vector (&half)[2][4], const Quantisation& quant, uint8_t* out,
+                                  ptrdiff_t stride) {
+    constexpr int in_order[4] = {0, 2, 1, 3};  // units hold row pairs (0, 2), (1, 3), (4, 6), (5, 7)
+    Vector scaled[2][4], rows[2][4];
+    for (int i = 0; i < 4; ++i) {
+        scaled[0][i] = _mm256_mullo_epi16(half[0][in_order[i]], quant.even[in_order[i]]);
+        scaled[1][i] = _mm256_mullo_epi16(half[1][in_order[i]], quant.odd[in_order[i]]);
+    }
+    transform_columns(scaled, rows);
+    transform_rows(rows, out, stride);
+}
+
 // Puts coefficients beyond +-127 in their place.
 AVX2 __attribute__((noinline)) void replace_large_values(BlockStreams& streams, const uint8_t* coefficients,
                                                          Vector (&half)[2][4]) {
@@ -188,14 +201,7 @@ AVX2_INLINE void decode_pair(BlockStreams& streams, const Row& row, int x, const
     const Vector dc = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row.dc + 8 * x));
     half[0][0] = _mm256_blend_epi16(half[0][0], dc, 0x01);
 
-    constexpr int in_order[4] = {0, 2, 1, 3};  // units hold row pairs (0, 2), (1, 3), (4, 6), (5, 7)
-    Vector scaled[2][4], rows[2][4];
-    for (int i = 0; i < 4; ++i) {
-        scaled[0][i] = _mm256_mullo_epi16(half[0][in_order[i]], quant.even[in_order[i]]);
-        scaled[1][i] = _mm256_mullo_epi16(half[1][in_order[i]], quant.odd[in_order[i]]);
-    }
-    transform_columns(scaled, rows);
-    transform_rows(rows, out, stride);
+    transform_blocks(half, quant, out, stride);
 }
 
 }  // namespace
@@ -209,6 +215,35 @@ AVX2 void decode_blocks_avx2(BlockStreams& streams, const DctComponent& componen
         read_row(streams, component.blocks_w, row.dc[0], row);
         for (int x = 0; x < row.padded; x += lanes) decode_pair(streams, row, x, quant, out + 8 * x, stride);
     }
+}
+
+AVX2 int inverse_dct_avx2(const int16_t* blocks, int count, const uint16_t* quant, uint8_t* out, ptrdiff_t stride) {
+    const auto* const steps = reinterpret_cast<const __m128i*>(quant);
+    Quantisation both;
+    for (int i = 0; i < 4; ++i) {
+        both.even[i] = _mm256_broadcastsi128_si256(_mm_loadu_si128(steps + i));
+        both.odd[i] = _mm256_broadcastsi128_si256(_mm_loadu_si128(steps + 4 + i));
+    }
+    Vector worst = _mm256_setzero_si256();
+    for (int x = 0; x < count; x += lanes) {
+        const auto* const units = reinterpret_cast<const __m128i*>(blocks + 64 * x);
+        Vector half[2][4], sum[2];
+        for (int h = 0; h < 2; ++h) {
+            sum[h] = _mm256_setzero_si256();
+            for (int i = 0; i < 4; ++i) {
+                half[h][i] = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(units + 4 * h + i)),
+                                                     _mm_loadu_si128(units + 8 + 4 * h + i), 1);
+                Vector magnitude = _mm256_abs_epi16(half[h][i]);
+                if (h == 0 && i == 0) magnitude = _mm256_min_epu16(magnitude, _mm256_set1_epi16(32767));  // DC: -32768
+                sum[h] = _mm256_add_epi32(sum[h], _mm256_madd_epi16(magnitude, h ? both.odd[i] : both.even[i]));
+            }
+        }
+        worst = _mm256_max_epi32(worst, _mm256_max_epi32(sum[0], sum[1]));
+        transform_blocks(half, both, out + 8 * x, stride);
+    }
+    alignas(32) int columns[8];
+    _mm256_store_si256(reinterpret_cast<Vector*>(columns), worst);
+    return *std::max_element(columns, columns + 8);
 }
 
 AVX2 void apply_signs_avx2(uint8_t* values, const uint8_t* signs, size_t count) {

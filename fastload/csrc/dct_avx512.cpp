@@ -141,6 +141,19 @@ AVX512_INLINE void transform_rows(const Vector (&rows)[2][4], uint8_t* out, ptrd
     }
 }
 
+// `half` and `quant` in transform order.
+AVX512_INLINE void transform_blocks(const Vector (&half)[2][4], const Quantisation& quant, uint8_t* out,
+                                    ptrdiff_t stride) {
+    constexpr int in_order[4] = {0, 2, 1, 3};  // units hold row pairs (0, 2), (1, 3), (4, 6), (5, 7)
+    Vector scaled[2][4], rows[2][4];
+    for (int i = 0; i < 4; ++i) {
+        scaled[0][i] = _mm512_mullo_epi16(half[0][in_order[i]], quant.even[in_order[i]]);
+        scaled[1][i] = _mm512_mullo_epi16(half[1][in_order[i]], quant.odd[in_order[i]]);
+    }
+    transform_columns(scaled, rows);
+    transform_rows(rows, out, stride);
+}
+
 // Puts coefficients beyond +-127 in their place.
 AVX512 __attribute__((noinline)) void replace_large_values(BlockStreams& streams, const Vector (&block)[lanes],
                                                            Vector (&half)[2][4]) {
@@ -167,7 +180,6 @@ AVX512_INLINE void decode_group(BlockStreams& streams, const Row& row, int x, co
     const Vector unit[4] = {
         _mm512_shuffle_i64x2(ab_low, cd_low, 0x88), _mm512_shuffle_i64x2(ab_low, cd_low, 0xdd),
         _mm512_shuffle_i64x2(ab_high, cd_high, 0x88), _mm512_shuffle_i64x2(ab_high, cd_high, 0xdd)};
-    constexpr int in_order[4] = {0, 2, 1, 3};  // units hold row pairs (0, 2), (1, 3), (4, 6), (5, 7)
     Vector half[2][4];
     for (int i = 0; i < 4; ++i) {
         half[0][i] = _mm512_srai_epi16(_mm512_slli_epi16(unit[i], 8), 8);
@@ -178,13 +190,7 @@ AVX512_INLINE void decode_group(BlockStreams& streams, const Row& row, int x, co
         replace_large_values(streams, block, half);
     half[0][0] = _mm512_mask_loadu_epi16(half[0][0], 0x01010101, row.dc + 8 * x);
 
-    Vector scaled[2][4], rows[2][4];
-    for (int i = 0; i < 4; ++i) {
-        scaled[0][i] = _mm512_mullo_epi16(half[0][in_order[i]], quant.even[in_order[i]]);
-        scaled[1][i] = _mm512_mullo_epi16(half[1][in_order[i]], quant.odd[in_order[i]]);
-    }
-    transform_columns(scaled, rows);
-    transform_rows(rows, out, stride);
+    transform_blocks(half, quant, out, stride);
 }
 
 }  // namespace
@@ -198,6 +204,38 @@ AVX512 void decode_blocks_avx512(BlockStreams& streams, const DctComponent& comp
         read_row(streams, component.blocks_w, row.dc[0], row);
         for (int x = 0; x < row.padded; x += lanes) decode_group(streams, row, x, quant, out + 8 * x, stride);
     }
+}
+
+AVX512 int inverse_dct_avx512(const int16_t* blocks, int count, const uint16_t* quant, uint8_t* out,
+                              ptrdiff_t stride) {
+    const auto* const steps = reinterpret_cast<const __m128i*>(quant);
+    Quantisation all;
+    for (int i = 0; i < 4; ++i) {
+        all.even[i] = _mm512_broadcast_i32x4(_mm_loadu_si128(steps + i));
+        all.odd[i] = _mm512_broadcast_i32x4(_mm_loadu_si128(steps + 4 + i));
+    }
+    Vector worst = _mm512_setzero_si512();
+    for (int x = 0; x < count; x += lanes) {
+        const auto* const units = reinterpret_cast<const __m128i*>(blocks + 64 * x);
+        Vector half[2][4], sum[2];
+        for (int h = 0; h < 2; ++h) {
+            sum[h] = _mm512_setzero_si512();
+            for (int i = 0; i < 4; ++i) {
+                const __m128i* const unit = units + 4 * h + i;
+                Vector& four = half[h][i];
+                four = _mm512_castsi128_si512(_mm_loadu_si128(unit));
+                four = _mm512_inserti32x4(four, _mm_loadu_si128(unit + 8), 1);
+                four = _mm512_inserti32x4(four, _mm_loadu_si128(unit + 16), 2);
+                four = _mm512_inserti32x4(four, _mm_loadu_si128(unit + 24), 3);
+                Vector magnitude = _mm512_abs_epi16(four);
+                if (h == 0 && i == 0) magnitude = _mm512_min_epu16(magnitude, _mm512_set1_epi16(32767));  // DC: -32768
+                sum[h] = _mm512_dpwssd_epi32(sum[h], magnitude, h ? all.odd[i] : all.even[i]);
+            }
+        }
+        worst = _mm512_max_epi32(worst, _mm512_max_epi32(sum[0], sum[1]));
+        transform_blocks(half, all, out + 8 * x, stride);
+    }
+    return _mm512_reduce_max_epi32(worst);
 }
 
 AVX512 void apply_signs_avx512(uint8_t* values, const uint8_t* signs, size_t count) {

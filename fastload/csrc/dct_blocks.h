@@ -34,6 +34,20 @@ int read_large_value(BlockStreams& streams);
 // at its left end, 0 for the first row.
 void read_dc_row(BlockStreams& streams, int blocks, int above, int16_t* dc, int stride);
 
+// Beyond this sum of a column's (or of two columns that the inverse DCT adds) dequantised coefficients 16-bit
+// arithmetic overflows, and decoders differ. With it, a first-pass result is at most 4 * 1.39 * 5800 < 32768.
+// No image of 8 bits comes near.
+constexpr int column_limit = 5800;
+
+// Where a coefficient is in transform order, by its index in row-by-row order: the left operands of the inverse DCT's
+// multiplications, as they stand. First columns 0, 2, 4, 6, then 1, 3, 5, 7; in these, pairs of rows as in packed
+// order.
+constexpr std::array<uint8_t, 64> natural_to_transform = [] {
+    std::array<uint8_t, 64> order{};
+    for (size_t p = 0; p < 64; ++p) order[packed_to_natural[p]] = uint8_t((p & 1) * 32 + (p >> 4) * 8 + (p >> 1 & 7));
+    return order;
+}();
+
 // Scratch memory for one block row: blocks rounded up to four, 96 bytes each.
 constexpr size_t row_scratch(int blocks) { return (size_t(blocks) + 3) / 4 * 4 * 96; }
 
@@ -42,6 +56,14 @@ constexpr size_t row_scratch(int blocks) { return (size_t(blocks) + 3) / 4 * 4 *
 using DecodeBlocks = void(BlockStreams& streams, const DctComponent& component, uint8_t* scratch, uint8_t* out,
                           ptrdiff_t stride);
 DecodeBlocks decode_blocks_scalar;
+
+// The inverse DCT alone, of `count` blocks side by side, to out[stride * y + x]. Coefficients and quantisation steps
+// are in transform order. Blocks beyond the last, up to a multiple of four, are read and written too. Returns the
+// largest sum of dequantised coefficients' magnitudes over a column, for which no step may be beyond largest_step.
+using InverseDct = int(const int16_t* blocks, int count, const uint16_t* quant, uint8_t* out, ptrdiff_t stride);
+InverseDct inverse_dct_scalar;
+constexpr int largest_step = 8191;  // eight times it and any 16-bit coefficient fit into 32 bits
+
 // Negates values[i] where bit i of signs is set. 64 bytes behind both may be read, and behind `values` written.
 using ApplySigns = void(uint8_t* values, const uint8_t* signs, size_t count);
 ApplySigns apply_signs_scalar;
@@ -50,6 +72,7 @@ using SetBits = size_t(const uint8_t* bytes, size_t count);
 SetBits set_bits_scalar;
 #if defined(__x86_64__)
 DecodeBlocks decode_blocks_avx2, decode_blocks_avx512;
+InverseDct inverse_dct_avx2, inverse_dct_avx512;
 ApplySigns apply_signs_avx2, apply_signs_avx512;
 SetBits set_bits_popcnt;
 #endif

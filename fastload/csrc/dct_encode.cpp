@@ -2,18 +2,13 @@
 #include <array>
 #include <cstdlib>
 
+#include "dct_blocks.h"
 #include "dct_format.h"
-#include "huffman.h"
 #include "jpeg_parse.h"
 #include "turbojpeg.h"
 
 namespace fastload {
 namespace {
-
-// Beyond this sum of a column's (or of two columns that the inverse DCT adds) dequantised coefficients 16-bit
-// arithmetic overflows, and decoders differ. With it, a first-pass result is at most 4 * 1.39 * 5800 < 32768.
-// No image of 8 bits comes near.
-constexpr int column_limit = 5800;
 
 using Bytes = std::vector<uint8_t>;
 

@@ -1,5 +1,6 @@
 // The specification of the vector versions, and what every other machine runs.
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 
 #include "dct_blocks.h"
@@ -112,6 +113,22 @@ void decode_blocks_scalar(BlockStreams& streams, const DctComponent& component, 
             inverse_dct(block, out + 8 * x, stride);
         }
     }
+}
+
+int inverse_dct_scalar(const int16_t* blocks, int count, const uint16_t* quant, uint8_t* out, ptrdiff_t stride) {
+    int worst = 0;
+    for (int x = 0; x < count; ++x, blocks += 64) {
+        int16_t block[64];
+        int sum[8] = {};
+        for (int i = 0; i < 64; ++i) {
+            const size_t place = natural_to_transform[size_t(i)];
+            block[i] = dequantise(blocks[place], quant[place]);
+            sum[i & 7] += std::abs(blocks[place]) * quant[place];
+        }
+        worst = std::max(worst, *std::max_element(sum, sum + 8));
+        inverse_dct(block, out + 8 * x, stride);
+    }
+    return worst;
 }
 
 void apply_signs_scalar(uint8_t* values, const uint8_t* signs, size_t count) {

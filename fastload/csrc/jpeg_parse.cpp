@@ -12,7 +12,8 @@ namespace {
 
 enum Marker : int {
     sof0 = 0xc0, sof1 = 0xc1, dht = 0xc4, jpg = 0xc8, sof15 = 0xcf, dac = 0xcc, rst0 = 0xd0, rst7 = 0xd7, soi = 0xd8,
-    eoi = 0xd9, sos = 0xda, dqt = 0xdb, dri = 0xdd, app0 = 0xe0, app14 = 0xee, tem = 0x01,
+    eoi = 0xd9, sos = 0xda, dqt = 0xdb, dnl = 0xdc, dri = 0xdd, app0 = 0xe0, app14 = 0xee, app15 = 0xef, com = 0xfe,
+    tem = 0x01,
 };
 
 bool is_frame_header(int marker) {
@@ -72,9 +73,24 @@ private:
     size_t size_, position_ = 2;
 };
 
+}  // namespace
+
+// What is of use for the next image too.
+struct JpegParser::Tables {
+    explicit Tables(Simd simd) : scan(simd) {}
+    JpegHuffmanTable huffman[2][4];
+    ScanDecoder scan;
+};
+
+namespace {
+
 class Parser {
 public:
-    Parser(const uint8_t* data, size_t size) : data_(data), size_(size), reader_(data, size) {}
+    Parser(const uint8_t* data, size_t size, JpegHuffmanTable (&huffman)[2][4], ScanDecoder& scan, BlockSink& sink)
+        : data_(data), size_(size), reader_(data, size), huffman_(huffman), scan_(scan), sink_(sink) {
+        for (auto& kind : huffman_)
+            for (JpegHuffmanTable& table : kind) table.forget();
+    }
 
     JpegCoefficients run() {
         for (int marker; (marker = reader_.next()) != eoi;) {
@@ -86,7 +102,6 @@ public:
         if (image_.components.empty()) throw JpegError("a JPEG without a picture");
         for (bool seen : coded_)
             if (!seen) throw JpegError("a colour component is missing");
-        image_.rgb = image_.components.size() == 3 && is_rgb();
         return std::move(image_);
     }
 
@@ -100,17 +115,27 @@ private:
                 return huffman_tables(segment);
             case dri:
                 restart_interval_ = segment.word();
-                return;
+                return nothing_left(segment);
             case sos:
                 return scan(segment);
             case app0:
-                jfif_ = jfif_ || (segment.left() >= 14 && std::memcmp(segment.take(5), "JFIF", 5) == 0);
-                return;
+                return jfif_header(segment);
             case app14:
                 if (segment.left() >= 12 && std::memcmp(segment.take(5), "Adobe", 5) == 0)
                     adobe_transform_ = segment.take(7)[6];
                 return;
         }
+        if (marker != dnl && marker != com && (marker < app0 || marker > app15)) throw JpegError("an unknown marker");
+    }
+
+    void jfif_header(Segment& segment) {
+        if (segment.left() < 14 || std::memcmp(segment.take(5), "JFIF", 5) != 0) return;
+        if (segment.byte() != 1) throw JpegError("an unknown version of JFIF");
+        jfif_ = true;
+    }
+
+    static void nothing_left(const Segment& segment) {
+        if (segment.left()) throw JpegError("a marker segment is too long");
     }
 
     void quantisation_tables(Segment& segment) {
@@ -130,7 +155,8 @@ private:
             int total = 0;
             for (int i = 0; i < 16; ++i) total += counts[i];
             if ((kind & 0xef) > 3 || total > 256) throw JpegError("an impossible Huffman table");
-            huffman_[kind >> 4][kind & 3].define(counts, segment.take(size_t(total)), total);
+            const auto use = kind >> 4 ? JpegHuffmanTable::ac : JpegHuffmanTable::dc;
+            huffman_[use][kind & 3].define(use, counts, segment.take(size_t(total)), total);
         }
     }
 
@@ -141,6 +167,7 @@ private:
         image_.height = segment.word();
         image_.width = segment.word();
         if (image_.width < 1 || image_.height < 1) throw JpegError("the image has no pixels");
+        if (image_.width > max_side || image_.height > max_side) throw JpegError("the image is absurdly large");
         if (int64_t{image_.width} * image_.height > max_pixels())
             throw JpegError("the image is absurdly large: more pixels than FASTLOAD_MAX_PIXELS allows");
         const int count = segment.byte();
@@ -152,9 +179,10 @@ private:
             if (table > 3) throw JpegError("a quantisation table numbered beyond 3");
             image_.components.push_back({id, h, v, table, 0, 0, 0, 0, {}, {}});
         }
+        nothing_left(segment);
         coded_.assign(size_t(count), false);
         set_subsampling();
-        allocate();
+        set_sizes();
     }
 
     void set_subsampling() {
@@ -163,8 +191,7 @@ private:
             image_.subsampling = gray;
             return;
         }
-        const bool regular = part[1].h == part[2].h && part[1].v == part[2].v;
-        for (int kind = 0; regular && kind < subsampling_kinds; ++kind)
+        for (int kind = 0; usual_factors() && kind < subsampling_kinds; ++kind)
             if (kind != gray && part[0].h == part[1].h * chroma_divisor_x[kind] &&
                 part[0].v == part[1].v * chroma_divisor_y[kind]) {
                 image_.subsampling = static_cast<Subsampling>(kind);
@@ -173,7 +200,16 @@ private:
         throw JpegError("irregular chroma sampling");
     }
 
-    void allocate() {
+    // TurboJPEG knows samplings by these factors only.
+    bool usual_factors() const {
+        const std::vector<JpegComponent>& part = image_.components;
+        const int h = part[1].h, v = part[1].v;
+        if (part[2].h != h || part[2].v != v) return false;
+        const bool all_alike = part[0].h == h && part[0].v == v && h * v <= 3;
+        return h * v == 1 || all_alike || (part[0].h == 2 && part[0].v == 2 && h * v == 2);
+    }
+
+    void set_sizes() {
         const int max_h = image_.components[0].h, max_v = image_.components[0].v;
         size_t blocks = 0;
         for (JpegComponent& part : image_.components) {
@@ -185,29 +221,36 @@ private:
         }
         // A block takes two bits or more, so a small file cannot ask for much memory.
         if (blocks / 4 > size_) throw JpegError("the file ends within the picture");
-        for (JpegComponent& part : image_.components)
-            part.coefficients.assign(size_t(part.blocks_w) * part.blocks_h * 64, 0);
+        sink_.begin(image_);
     }
 
     void scan(Segment& segment) {
+        if (std::none_of(coded_.begin(), coded_.end(), [](bool seen) { return seen; })) image_.rgb = is_rgb();
         Scan scan{{}, 0, 0, restart_interval_};
         const int count = segment.byte();
         if (count < 1 || size_t(count) > image_.components.size()) throw JpegError("an impossible scan header");
         int blocks_in_mcu = 0;
         for (int i = 0; i < count; ++i) {
             const int id = segment.byte(), tables = segment.byte();
-            JpegComponent& part = begin(id);
-            scan.components.push_back({&part, &table(0, tables >> 4), &table(1, tables & 15)});
+            const size_t number = begin(id);
+            const JpegComponent& part = image_.components[number];
+            const bool alone = count == 1;
+            scan.components.push_back({number, &part, alone ? 1 : part.h, alone ? 1 : part.v,
+                                       &table(JpegHuffmanTable::dc, tables >> 4),
+                                       &table(JpegHuffmanTable::ac, tables & 15)});
             blocks_in_mcu += part.h * part.v;
         }
+        if (segment.byte() != 0 || segment.byte() != 63 || segment.byte() != 0)
+            throw JpegError("a scan of some of the coefficients");
+        nothing_left(segment);
         if (count > 1 && blocks_in_mcu > 10) throw JpegError("more than ten blocks in an MCU");
         scan.mcus_w = ceil_div(image_.width, image_.components[0].h * 8);
         scan.mcus_h = ceil_div(image_.height, image_.components[0].v * 8);
-        reader_.seek(decode_scan(scan, data_, size_, reader_.position()));
+        reader_.seek(scan_.run(scan, data_, size_, reader_.position(), sink_));
     }
 
     // Marks a component as coded; its quantisation table is the one in force now (T.81, B.2.4.1).
-    JpegComponent& begin(int id) {
+    size_t begin(int id) {
         for (size_t c = 0; c < image_.components.size(); ++c) {
             JpegComponent& part = image_.components[c];
             if (part.id != id) continue;
@@ -215,19 +258,23 @@ private:
             if (!quant_defined_[part.table]) throw JpegError("a quantisation table is missing");
             coded_[c] = true;
             std::copy_n(quant_[part.table], 64, part.quant);
-            return part;
+            sink_.begin_component(c, part);
+            return c;
         }
         throw JpegError("a scan of an unknown colour component");
     }
 
     const JpegHuffmanTable& table(int kind, int number) {
         if (number > 3 || !huffman_[kind][number].defined()) throw JpegError("a Huffman table is missing");
+        if (kind == JpegHuffmanTable::dc && huffman_[kind][number].absurd_dc())
+            throw JpegError("a DC difference of more than 15 bits");
         return huffman_[kind][number];
     }
 
-    // As libjpeg guesses the colours of three components.
+    // As libjpeg guesses the colours of three components, from the markers before the first scan.
     bool is_rgb() const {
-        if (jfif_) return false;
+        if (image_.components.size() != 3 || jfif_) return false;
+        if (adobe_transform_ > 1) throw JpegError("an unknown colour transform");
         if (adobe_transform_ >= 0) return adobe_transform_ == 0;
         return image_.components[0].id == 'R' && image_.components[1].id == 'G' && image_.components[2].id == 'B';
     }
@@ -239,9 +286,35 @@ private:
     std::vector<bool> coded_;
     uint16_t quant_[4][64] = {};
     bool quant_defined_[4] = {};
-    JpegHuffmanTable huffman_[2][4] = {};
+    JpegHuffmanTable (&huffman_)[2][4];
+    ScanDecoder& scan_;
+    BlockSink& sink_;
     int restart_interval_ = 0, adobe_transform_ = -1;
     bool jfif_ = false;
+};
+
+// Keeps the coefficients of a whole image, in natural order.
+class Collector final : public BlockSink {
+public:
+    const uint8_t* order() const override { return zigzag_to_natural; }
+
+    void begin(const JpegCoefficients& image) override {
+        for (const JpegComponent& part : image.components) {
+            coefficients.emplace_back(size_t(part.blocks_w) * part.blocks_h * 64);
+            row_.push_back(size_t(part.blocks_w) * 64);
+        }
+    }
+
+    void begin_component(size_t, const JpegComponent&) override {}
+
+    void put(size_t number, int y, int x, int count, const int16_t* blocks) override {
+        std::copy_n(blocks, count * 64, coefficients[number].data() + row_[number] * size_t(y) + x * 64);
+    }
+
+    std::vector<std::vector<int16_t>> coefficients;
+
+private:
+    std::vector<size_t> row_;
 };
 
 }  // namespace
@@ -256,6 +329,19 @@ bool is_huffman_sequential(const uint8_t* data, size_t size) {
     }
 }
 
-JpegCoefficients parse_jpeg(const uint8_t* data, size_t size) { return Parser(data, size).run(); }
+JpegParser::JpegParser(Simd simd) : tables_(new Tables(simd)) {}
+JpegParser::~JpegParser() = default;
+
+JpegCoefficients JpegParser::parse(const uint8_t* data, size_t size, BlockSink& sink) {
+    return Parser(data, size, tables_->huffman, tables_->scan, sink).run();
+}
+
+JpegCoefficients parse_jpeg(const uint8_t* data, size_t size) {
+    Collector sink;
+    JpegCoefficients image = JpegParser(simd_level()).parse(data, size, sink);
+    for (size_t c = 0; c < image.components.size(); ++c)
+        image.components[c].coefficients = std::move(sink.coefficients[c]);
+    return image;
+}
 
 }  // namespace fastload

@@ -1,11 +1,13 @@
-// Reads a Huffman-coded sequential JPEG up to its quantised DCT coefficients, without computing a pixel.
+// Reads a Huffman-coded sequential JPEG up to its quantised DCT coefficients.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "planes.h"
+#include "simd.h"
 
 namespace fastload {
 
@@ -35,8 +37,41 @@ constexpr uint8_t zigzag_to_natural[64] = {
 // Throws JpegError when there is no frame header.
 bool is_huffman_sequential(const uint8_t* data, size_t size);
 
-// Throws JpegError, saying why, for anything that libjpeg-turbo would not decode without a warning, and for
-// 12-bit, CMYK and irregularly sampled files.
+// Who takes the coefficients of a JPEG as they are decoded.
+class BlockSink {
+public:
+    virtual ~BlockSink() = default;
+
+    // The place of each coefficient in its block, by its index in zigzag order.
+    virtual const uint8_t* order() const = 0;
+
+    // Sizes and sampling of the image and its components are known.
+    virtual void begin(const JpegCoefficients& image) = 0;
+
+    // The quantisation table of a component is known; its blocks come next.
+    virtual void begin_component(size_t number, const JpegComponent& component) = 0;
+
+    // `count` blocks of component `number`, 64 coefficients each, from column x on in block row y. Zeros follow them up
+    // to a multiple of four blocks.
+    virtual void put(size_t number, int y, int x, int count, const int16_t* blocks) = 0;
+};
+
+// Parses JPEGs; one per thread. Memory and tables are kept for the next one.
+class JpegParser {
+public:
+    explicit JpegParser(Simd simd);
+    ~JpegParser();
+
+    // Throws JpegError, saying why, for anything that libjpeg-turbo would not decode without a warning, and for 12-bit,
+    // CMYK and irregularly sampled files. The components of the result have no coefficients: `sink` was given them.
+    JpegCoefficients parse(const uint8_t* data, size_t size, BlockSink& sink);
+
+private:
+    struct Tables;
+    std::unique_ptr<Tables> tables_;
+};
+
+// The same, to the coefficients of the whole image.
 JpegCoefficients parse_jpeg(const uint8_t* data, size_t size);
 
 }  // namespace fastload

@@ -2,213 +2,262 @@
 
 #include <algorithm>
 #include <cstring>
-#include <string>
 
 #include "turbojpeg.h"
 
 namespace fastload {
 namespace {
 
+using Cursor = BitReader::Cursor;
+using McuBlock = ScanDecoder::McuBlock;
+
 // A block reads at most 64 codes of 16 bits with 15 more each before the reader's position is checked.
-constexpr size_t block_bytes = 64 * 31 / 8, window_bytes = 8, slack = block_bytes + window_bytes + 8;
+constexpr size_t block_bytes = 64 * 31 / 8, slack = block_bytes + 3 * sizeof(uint64_t);
 
-// The bits of one restart interval, with the bytes stuffed after 0xff taken out.
-class BitReader {
-public:
-    // Takes the segment at `position`; returns the position of the marker after it.
-    size_t open(const uint8_t* data, size_t size, size_t position) {
-        bytes_.clear();
-        for (;;) {
-            const void* found = position < size ? std::memchr(data + position, 0xff, size - position) : nullptr;
-            if (!found) throw JpegError("the file ends within the picture");
-            const size_t escape = size_t(static_cast<const uint8_t*>(found) - data);
-            bytes_.insert(bytes_.end(), data + position, data + escape);
-            if (escape + 1 >= size) throw JpegError("the file ends within the picture");
-            if (data[escape + 1] != 0) {
-                finish();
-                return escape;
-            }
-            bytes_.push_back(0xff);
-            position = escape + 2;
-        }
+enum class Fault { none, unknown_code, too_many_coefficients, dc_overflow, too_early };
+
+[[noreturn]] void raise(Fault fault) {
+    switch (fault) {
+        case Fault::unknown_code:
+            throw JpegError("a code that is not in its Huffman table");
+        case Fault::too_many_coefficients:
+            throw JpegError("more than 64 coefficients in a block");
+        case Fault::dc_overflow:
+            throw JpegError("a DC coefficient of more than 16 bits");
+        default:
+            throw JpegError("the picture's data ends too early");
     }
+}
 
-    // Where decoding stands: a copy is kept in registers through a block.
-    struct Cursor {
-        const uint8_t* bytes;
-        size_t bit;
+#define ALWAYS_INLINE __attribute__((always_inline)) inline
 
-        // At least 57 bits, the next one on top.
-        uint64_t window() const {
-            uint64_t value = 0;
-            std::memcpy(&value, bytes + (bit >> 3), sizeof value);
-#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-            value = __builtin_bswap64(value);
+// The signed value of `length` (0 to 15) extra bits on top of the window (T.81, F.2.2.1: EXTEND).
+ALWAYS_INLINE int extend(uint64_t window, unsigned length) {
+    const int bits = int(window >> 1 >> (63 - length)), all = (1 << length) - 1;
+    return bits - (all & (int(window >> 63) - 1));
+}
+
+ALWAYS_INLINE Fault decode_dc(Cursor& cursor, const JpegHuffmanTable& table, int& last_dc) {
+    uint32_t entry = table.lookup[cursor.window >> (64 - JpegHuffmanTable::dc_bits)];
+    if (__builtin_expect(entry == 0, 0)) {
+        const JpegHuffmanTable::Code code = table.search(cursor.window);
+        if (code.length == 0) return Fault::unknown_code;
+        entry = JpegHuffmanTable::dc_entry(code);
+    }
+    last_dc += extend(cursor.window << (entry >> 8 & 0xff), entry >> 16);
+    cursor.skip(entry & 0xff);
+    return last_dc == int16_t(last_dc) ? Fault::none : Fault::dc_overflow;
+}
+
+// The coefficient that a code and the bits after it stand for. `place` becomes its own, from that of the one before.
+ALWAYS_INLINE Fault decode_coefficient(Cursor& cursor, JpegHuffmanTable::Code code, const uint8_t*& place,
+                                       const uint8_t* end, int16_t* block) {
+    const unsigned run = unsigned(code.symbol) >> 4, extra = unsigned(code.symbol) & 15;
+    place += run + 1;
+    if (__builtin_expect(place >= end, 0)) return Fault::too_many_coefficients;
+    block[*place] = int16_t(extend(cursor.window << code.length, extra));
+    cursor.skip(unsigned(code.length) + extra);
+    return Fault::none;
+}
+
+// A code wherever the lookup table does not help: codes of more bits, and those around a block's last coefficient.
+// `place` becomes `end` at the block's end.
+__attribute__((noinline)) Fault decode_single(Cursor& cursor, const JpegHuffmanTable& table, const uint8_t*& place,
+                                              const uint8_t* end, int16_t* block) {
+    const JpegHuffmanTable::Code code = table.search(cursor.window);
+    if (code.length == 0) return Fault::unknown_code;
+    if ((code.symbol & 15) || code.symbol == 0xf0) return decode_coefficient(cursor, code, place, end, block);
+    cursor.skip(unsigned(code.length));
+    place = end;
+    return Fault::none;
+}
+
+// `order` has a coefficient's place in the block by its index in zigzag order. Beyond 63 it has that of DC, which is
+// written last.
+ALWAYS_INLINE Fault decode_ac(Cursor& cursor, const JpegHuffmanTable& table, const uint8_t* order, int16_t* block) {
+    using Table = JpegHuffmanTable;
+    constexpr unsigned lookups = 56 / Table::ac_bits;
+    const uint8_t* const end = order + 64;
+    for (const uint8_t* place = order;;) {
+        uint32_t entry = 0;
+        cursor.refill();
+#pragma GCC unroll 5
+        for (unsigned i = 0; i < lookups; ++i) {
+            entry = table.lookup[cursor.window >> (64 - Table::ac_bits)];
+            if (__builtin_expect((entry & Table::special) != 0, 0)) goto special;
+            const uint8_t* const second = place + Table::both_distances(entry);
+            if (__builtin_expect(second >= end - 1, 0)) goto single;
+            cursor.window <<= entry & 63;
+            cursor.left -= entry;  // only the lowest 6 bits count
+            block[*second] = Table::second_value(entry);
+            block[place[Table::first_distance(entry)]] = Table::first_value(entry);
+            place = second;
+        }
+        continue;
+    special:
+        if (entry & Table::end_of_block) {
+            const uint8_t* const last = place + Table::last_distance(entry);
+            if (__builtin_expect(size_t(last - (end - 1)) < 16, 0)) goto single;
+            block[*last] = Table::first_value(entry);
+            cursor.skip(entry & 15);
+            return Fault::none;
+        }
+        cursor.refill();
+        if (__builtin_expect((entry & 15) != 0, 1)) {
+            const Fault fault = decode_coefficient(cursor, Table::single_code(entry), place, end, block);
+            if (__builtin_expect(fault != Fault::none, 0)) return fault;
+            if (__builtin_expect(place == end - 1, 0)) return Fault::none;
+            continue;
+        }
+    single:
+        Cursor copy = cursor;  // so that the cursor itself needs no address and stays in registers
+        copy.refill();
+        const uint8_t* next = place;
+        const Fault fault = decode_single(copy, table, next, end, block);
+        if (__builtin_expect(fault != Fault::none, 0)) return fault;
+        cursor = copy;
+        place = next;
+        if (place >= end - 1) return Fault::none;
+    }
+}
+
+ALWAYS_INLINE Fault decode_blocks(BitReader& reader, const McuBlock* blocks, size_t count, int first, int end,
+                                  const uint8_t* order) {
+    Cursor cursor = reader.cursor;
+    const uint8_t* const last = reader.last();
+    for (int x = first; x < end; ++x)
+        for (const McuBlock* part = blocks; part != blocks + count; ++part) {
+            int16_t* const block = part->first + part->step * x;
+            cursor.refill();
+            if (const Fault fault = decode_dc(cursor, *part->dc, *part->last_dc); fault != Fault::none) return fault;
+            if (const Fault fault = decode_ac(cursor, *part->ac, order, block); fault != Fault::none) return fault;
+            block[0] = int16_t(*part->last_dc);
+            if (__builtin_expect(cursor.next > last, 0)) return Fault::too_early;
+        }
+    reader.cursor = cursor;
+    return Fault::none;
+}
+
+using DecodeBlocks = Fault(BitReader& reader, const McuBlock* blocks, size_t count, int first, int end,
+                           const uint8_t* order);
+
+Fault decode_blocks_any(BitReader& reader, const McuBlock* blocks, size_t count, int first, int end,
+                        const uint8_t* order) {
+    return decode_blocks(reader, blocks, count, first, end, order);
+}
+
+#if defined(__x86_64__)
+// With shifts by any register, which do not touch the flags.
+__attribute__((target("bmi,bmi2"))) Fault decode_blocks_bmi2(BitReader& reader, const McuBlock* blocks, size_t count,
+                                                             int first, int end, const uint8_t* order) {
+    return decode_blocks(reader, blocks, count, first, end, order);
+}
 #endif
-            return value << (bit & 7);
-        }
-    };
 
-    Cursor cursor() const { return {bytes_.data(), bit_}; }
-
-    void advance(const Cursor& cursor) {
-        bit_ = cursor.bit;
-        check();
-    }
-
-    void check() const {
-        if (bit_ > end_) throw JpegError("the picture's data ends too early");
-    }
-
-    void close() const {
-        check();
-        if (end_ - bit_ >= 8) throw JpegError("extra bytes within the picture's data");
-    }
-
-private:
-    void finish() {
-        bit_ = 0;
-        end_ = bytes_.size() * 8;
-        bytes_.resize(bytes_.size() + slack);
-    }
-
-    std::vector<uint8_t> bytes_;
-    size_t bit_ = 0, end_ = 0;
-};
-
-// The signed value of `length` (1 to 15) extra bits on top of the window (T.81, F.2.2.1: EXTEND).
-int extend(uint64_t window, int length) {
-    const int bits = int(window >> (64 - length));
-    return bits >> (length - 1) ? bits : bits - (1 << length) + 1;
+DecodeBlocks* decode_blocks_for(Simd simd) {
+#if defined(__x86_64__)
+    if (simd != Simd::scalar) return decode_blocks_bmi2;
+#endif
+    (void)simd;
+    return decode_blocks_any;
 }
-
-JpegHuffmanTable::Code next_code(BitReader::Cursor& cursor, const JpegHuffmanTable& table, uint64_t window) {
-    const JpegHuffmanTable::Code code = table.decode(window);
-    if (code.length == 0) throw JpegError("a code that is not in its Huffman table");
-    cursor.bit += size_t(code.length);
-    return code;
-}
-
-int read_dc_difference(BitReader::Cursor& cursor, const JpegHuffmanTable& table) {
-    const uint64_t window = cursor.window();
-    const JpegHuffmanTable::Code code = next_code(cursor, table, window);
-    if (code.symbol > 15) throw JpegError("a DC difference of more than 15 bits");
-    if (code.symbol == 0) return 0;
-    cursor.bit += size_t(code.symbol);
-    return extend(window << code.length, code.symbol);
-}
-
-void decode_block(BitReader& reader, const ScanComponent& part, int& last_dc, int16_t* block) {
-    BitReader::Cursor cursor = reader.cursor();
-    last_dc += read_dc_difference(cursor, *part.dc);
-    if (last_dc != int16_t(last_dc)) throw JpegError("a DC coefficient of more than 16 bits");
-    block[0] = int16_t(last_dc);
-    const JpegHuffmanTable& ac = *part.ac;
-    for (int k = 1; k < 64; ++k) {
-        const uint64_t window = cursor.window();
-        const JpegHuffmanTable::Code code = next_code(cursor, ac, window);
-        const int length = code.symbol & 15, run = code.symbol >> 4;
-        if (length == 0 && run != 15) break;
-        k += run;
-        if (k > 63) throw JpegError("more than 64 coefficients in a block");
-        if (length == 0) continue;
-        block[zigzag_to_natural[k]] = int16_t(extend(window << code.length, length));
-        cursor.bit += size_t(length);
-    }
-    reader.advance(cursor);
-}
-
-// Walks through a scan's blocks in coded order.
-class ScanDecoder {
-public:
-    ScanDecoder(const Scan& scan, const uint8_t* data, size_t size) : scan_(scan), data_(data), size_(size) {}
-
-    size_t run(size_t position) {
-        const bool interleaved = scan_.components.size() > 1;
-        const JpegComponent& first = *scan_.components[0].component;
-        const int width = interleaved ? scan_.mcus_w : first.blocks_w;
-        const int height = interleaved ? scan_.mcus_h : first.blocks_h;
-        position_ = reader_.open(data_, size_, position);
-        for (int y = 0; y < height; ++y)
-            for (int x = 0; x < width; ++x) {
-                restart_if_due();
-                if (interleaved)
-                    decode_mcu(x, y);
-                else
-                    decode(0, x, y);
-            }
-        reader_.close();
-        return position_;
-    }
-
-private:
-    void restart_if_due() {
-        if (scan_.restart_interval && mcu_ && mcu_ % scan_.restart_interval == 0) {
-            reader_.close();
-            while (position_ + 1 < size_ && data_[position_ + 1] == 0xff) ++position_;  // fill bytes
-            if (position_ + 1 >= size_ || data_[position_ + 1] != 0xd0 + restarts_++ % 8)
-                throw JpegError("a restart marker is missing");
-            position_ = reader_.open(data_, size_, position_ + 2);
-            std::fill(std::begin(last_dc_), std::end(last_dc_), 0);
-        }
-        ++mcu_;
-    }
-
-    void decode_mcu(int x, int y) {
-        for (size_t c = 0; c < scan_.components.size(); ++c) {
-            const JpegComponent& component = *scan_.components[c].component;
-            for (int v = 0; v < component.v; ++v)
-                for (int h = 0; h < component.h; ++h) decode(c, x * component.h + h, y * component.v + v);
-        }
-    }
-
-    void decode(size_t c, int x, int y) {
-        JpegComponent& component = *scan_.components[c].component;
-        int16_t padding[64];  // blocks beyond the image complete an MCU and are not kept
-        const bool inside = x < component.blocks_w && y < component.blocks_h;
-        int16_t* const block =
-            inside ? &component.coefficients[(size_t(y) * component.blocks_w + x) * 64] : padding;
-        decode_block(reader_, scan_.components[c], last_dc_[c], block);
-    }
-
-    const Scan& scan_;
-    const uint8_t* data_;
-    size_t size_, position_ = 0;
-    BitReader reader_;
-    int last_dc_[4] = {};
-    int64_t mcu_ = 0;
-    int restarts_ = 0;
-};
 
 }  // namespace
 
-void JpegHuffmanTable::define(const uint8_t* counts, const uint8_t* symbols, int symbol_count) {
-    std::copy_n(symbols, symbol_count, symbols_);
-    std::fill(std::begin(fast_), std::end(fast_), uint16_t{0});
-    uint32_t code = 0;  // left-aligned in 16 bits, so that codes of all lengths are in one order
-    for (int length = 1, index = 0; length <= 16; ++length) {
-        const uint32_t step = 1u << (16 - length);
-        offset_[length] = index - int(code >> (16 - length));
-        for (int i = 0; i < counts[length - 1]; ++i, ++index, code += step) {
-            if (code + step > 0x10000) throw JpegError("a Huffman table with more codes than fit");
-            if (length <= fast_bits)
-                std::fill_n(fast_ + (code >> (16 - fast_bits)), step >> (16 - fast_bits),
-                            uint16_t(length << 8 | symbols[index]));
-        }
-        end_[length] = code;
+size_t BitReader::open(const uint8_t* data, size_t size, size_t position) {
+    uint8_t* const base = memory_.ensure(size - std::min(position, size) + slack);
+    uint8_t* out = base;
+    for (;;) {
+        const void* found = position < size ? std::memchr(data + position, 0xff, size - position) : nullptr;
+        if (!found) throw JpegError("the file ends within the picture");
+        const size_t escape = size_t(static_cast<const uint8_t*>(found) - data);
+        if (escape + 1 >= size) throw JpegError("the file ends within the picture");
+        out = std::copy(data + position, data + escape, out);
+        position = escape;
+        if (data[escape + 1] != 0) break;
+        *out++ = 0xff;
+        position += 2;
     }
-    defined_ = true;
+    begin_ = base;
+    end_ = out;
+    std::fill_n(out, slack, uint8_t{0});
+    cursor = {0, base, 0};
+    return position;
 }
 
-JpegHuffmanTable::Code JpegHuffmanTable::decode_long(uint64_t window) const {
-    const uint32_t bits = uint32_t(window >> 48);
-    for (int length = fast_bits + 1; length <= 16; ++length)
-        if (bits < end_[length]) return {symbols_[offset_[length] + int(bits >> (16 - length))], length};
-    return {0, 0};
+void BitReader::close() const {
+    const ptrdiff_t left = (end_ - cursor.next) * 8 + ptrdiff_t(cursor.left & 63);
+    if (left < 0) throw JpegError("the picture's data ends too early");
+    if (left >= 8) throw JpegError("extra bytes within the picture's data");
 }
 
-size_t decode_scan(const Scan& scan, const uint8_t* data, size_t size, size_t position) {
-    return ScanDecoder(scan, data, size).run(position);
+size_t ScanDecoder::run(const Scan& scan, const uint8_t* data, size_t size, size_t position, BlockSink& sink) {
+    const bool interleaved = scan.components.size() > 1;
+    const JpegComponent& only = *scan.components[0].component;
+    const int width = interleaved ? scan.mcus_w : only.blocks_w, height = interleaved ? scan.mcus_h : only.blocks_h;
+    data_ = data;
+    size_ = size;
+    position_ = reader_.open(data, size, position);
+    std::fill(std::begin(last_dc_), std::end(last_dc_), 0);
+    until_restart_ = scan.restart_interval;
+    restarts_ = 0;
+    std::copy_n(sink.order(), 64, order_);
+    lay_out(scan);
+    for (int y = 0; y < height; ++y)
+        for (int x = 0; x < width; x += group_mcus) {
+            const int mcus = std::min(group_mcus, width - x);
+            decode_group(mcus, scan.restart_interval);
+            give(scan, x, y, mcus, sink);
+        }
+    reader_.close();
+    return position_;
+}
+
+// A component's blocks of a group are rows of group_mcus * h blocks, one below the other.
+void ScanDecoder::lay_out(const Scan& scan) {
+    blocks_.clear();
+    int16_t* place = coefficients_;
+    for (size_t c = 0; c < scan.components.size(); ++c) {
+        const ScanComponent& part = scan.components[c];
+        for (int v = 0; v < part.v; ++v, place += group_mcus * part.h * 64)
+            for (int h = 0; h < part.h; ++h)
+                blocks_.push_back({part.dc, part.ac, &last_dc_[c], place + h * 64, part.h * 64});
+    }
+}
+
+void ScanDecoder::decode_group(int mcus, int restart_interval) {
+    std::fill_n(coefficients_, blocks_.size() * group_mcus * 64, int16_t{0});
+    for (int first = 0, end; first < mcus; first = end) {
+        end = mcus;
+        if (restart_interval) {
+            if (until_restart_ == 0) restart(restart_interval);
+            end = std::min(mcus, first + until_restart_);
+            until_restart_ -= end - first;
+        }
+        const Fault fault = decode_blocks_for(simd_)(reader_, blocks_.data(), blocks_.size(), first, end, order_);
+        if (fault != Fault::none) raise(fault);
+    }
+}
+
+void ScanDecoder::restart(int interval) {
+    reader_.close();
+    while (position_ + 1 < size_ && data_[position_ + 1] == 0xff) ++position_;  // fill bytes
+    if (position_ + 1 >= size_ || data_[position_ + 1] != 0xd0 + restarts_++ % 8)
+        throw JpegError("a restart marker is missing");
+    position_ = reader_.open(data_, size_, position_ + 2);
+    std::fill(std::begin(last_dc_), std::end(last_dc_), 0);
+    until_restart_ = interval;
+}
+
+// Blocks beyond the image complete an MCU and are not kept.
+void ScanDecoder::give(const Scan& scan, int x, int y, int mcus, BlockSink& sink) const {
+    const int16_t* row = coefficients_;
+    for (const ScanComponent& part : scan.components)
+        for (int v = 0; v < part.v; ++v, row += group_mcus * part.h * 64) {
+            const int left = x * part.h, count = std::min(mcus * part.h, part.component->blocks_w - left);
+            const int top = y * part.v + v;
+            if (count > 0 && top < part.component->blocks_h) sink.put(part.number, top, left, count, row);
+        }
 }
 
 }  // namespace fastload

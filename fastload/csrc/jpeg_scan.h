@@ -1,47 +1,20 @@
-// The entropy-coded part of a JPEG: Huffman tables and the coefficients of one scan.
+// The entropy-coded part of a JPEG: the coefficients of one scan.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
+#include "jpeg_huffman.h"
 #include "jpeg_parse.h"
+#include "simd.h"
 
 namespace fastload {
 
-// A Huffman table as a DHT segment defines it (ITU T.81, annex C and F.2.2.3).
-class JpegHuffmanTable {
-public:
-    bool defined() const { return defined_; }
-
-    // counts: 16 bytes, the number of codes of each length; symbols: their sum of bytes, at most 256.
-    // Throws JpegError when the codes do not fit.
-    void define(const uint8_t* counts, const uint8_t* symbols, int symbol_count);
-
-    struct Code {
-        int symbol, length;  // length 0: no such code
-    };
-
-    // The code at the top of a 64-bit window.
-    Code decode(uint64_t window) const {
-        const uint16_t entry = fast_[window >> (64 - fast_bits)];
-        return entry ? Code{entry & 0xff, entry >> 8} : decode_long(window);
-    }
-
-private:
-    static constexpr int fast_bits = 10;
-
-    Code decode_long(uint64_t window) const;
-
-    bool defined_ = false;
-    uint16_t fast_[1 << fast_bits];  // length << 8 | symbol
-    uint32_t end_[17];               // per length: first code beyond it, left-aligned in 16 bits
-    int offset_[17];                 // per length: index of its first symbol, less its first code
-    uint8_t symbols_[256];
-};
-
 struct ScanComponent {
-    JpegComponent* component;
+    size_t number;  // among the image's components
+    const JpegComponent* component;
+    int h, v;  // blocks in an MCU, across and down: 1 in a scan of one component
     const JpegHuffmanTable* dc;
     const JpegHuffmanTable* ac;
 };
@@ -52,8 +25,84 @@ struct Scan {
     int restart_interval;  // in MCUs; 0: none
 };
 
-// Decodes the entropy-coded segments at `position` into the components' coefficients.
-// Returns the position of the marker that ends them. Throws JpegError.
-size_t decode_scan(const Scan& scan, const uint8_t* data, size_t size, size_t position);
+// The bits of a restart interval without the bytes stuffed after 0xff, in memory that is used again.
+class BitReader {
+public:
+    // Takes the interval at `position`; returns the position of the marker after it. Throws JpegError.
+    size_t open(const uint8_t* data, size_t size, size_t position);
+
+    // Throws JpegError when more bits were read than there are, or whole bytes were not read.
+    void close() const;
+
+    // Where decoding stands: a copy is kept in registers.
+    struct Cursor {
+        uint64_t window;  // the next bits, from the highest down
+        const uint8_t* next;
+        unsigned left;  // valid bits of the window, in the lowest 6 bits; what is above them means nothing
+
+        // Makes it 56 valid bits at least.
+        void refill() {
+            uint64_t bytes;
+            __builtin_memcpy(&bytes, next, sizeof bytes);
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+            bytes = __builtin_bswap64(bytes);
+#endif
+            window |= bytes >> (left & 63);
+            next += (63 - (left & 63)) >> 3;
+            left = (left & 63) | 56;
+        }
+
+        void skip(unsigned bits) {
+            window <<= bits & 63;
+            left -= bits;
+        }
+    };
+
+    Cursor cursor{};
+    const uint8_t* last() const { return end_ + sizeof(uint64_t); }  // `cursor.next` never gets there within the bits
+
+private:
+    Buffer memory_;
+    const uint8_t* begin_ = nullptr;
+    const uint8_t* end_ = nullptr;
+};
+
+// Decodes scans; one per thread.
+class ScanDecoder {
+public:
+    explicit ScanDecoder(Simd simd) : simd_(simd) {}
+
+    // Decodes the entropy-coded segments at `position` and gives `sink` their blocks, coefficients in its order.
+    // Returns the position of the marker that ends them. Throws JpegError.
+    size_t run(const Scan& scan, const uint8_t* data, size_t size, size_t position, BlockSink& sink);
+
+    // A block of an MCU: where its coefficients go.
+    struct McuBlock {
+        const JpegHuffmanTable* dc;
+        const JpegHuffmanTable* ac;
+        int* last_dc;
+        int16_t* first;   // in the first MCU of a group
+        ptrdiff_t step;  // from there to the next MCU's
+    };
+
+private:
+    // MCUs are decoded in groups, so that their coefficients are still in the fastest cache when `sink` gets them.
+    static constexpr int group_mcus = 16, max_blocks = 10;
+
+    void lay_out(const Scan& scan);
+    void decode_group(int mcus, int restart_interval);
+    void restart(int interval);
+    void give(const Scan& scan, int x, int y, int mcus, BlockSink& sink) const;
+
+    Simd simd_;
+    BitReader reader_;
+    const uint8_t* data_ = nullptr;
+    size_t size_ = 0, position_ = 0;
+    std::vector<McuBlock> blocks_;
+    uint8_t order_[JpegHuffmanTable::nowhere + 64] = {};  // the sink's, then the place of DC, which is written last
+    int last_dc_[4] = {};
+    int until_restart_ = 0, restarts_ = 0;
+    alignas(64) int16_t coefficients_[group_mcus * max_blocks * 64] = {};
+};
 
 }  // namespace fastload

@@ -92,7 +92,7 @@ void RecordDecoder::planes(const uint8_t* record, size_t size, bool check, Buffe
         throw RecordError("checksum mismatch: its bytes have changed since the cache was built");
     switch (static_cast<Encoding>(header.encoding)) {
         case Encoding::original:
-            decode_cleanly(jpeg_, payload, header.payload, buffer, planes);
+            jpeg_planes(payload, header.payload, buffer, planes);
             break;
         case Encoding::dct:
         case Encoding::dct_fast:
@@ -108,6 +108,15 @@ void RecordDecoder::planes(const uint8_t* record, size_t size, bool check, Buffe
     }
     if (planes.width != int(header.width) || planes.height != int(header.height))
         throw RecordError("the image decodes to another size than its header says");
+}
+
+// What our own decoder refuses is libjpeg-turbo's to decode, or to find damaged.
+void RecordDecoder::jpeg_planes(const uint8_t* data, size_t size, Buffer& buffer, Planes& planes) {
+    try {
+        if (is_huffman_sequential(data, size)) return sequential_.planes(data, size, buffer, planes);
+    } catch (const JpegError&) {
+    }
+    decode_cleanly(jpeg_, data, size, buffer, planes);
 }
 
 std::vector<uint8_t> encode_payload(const uint8_t* jpeg, size_t size, Encoding encoding) {

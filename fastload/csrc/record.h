@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "dct.h"
+#include "jpeg_planes.h"
 #include "planes.h"
 #include "turbojpeg.h"
 
@@ -36,12 +37,15 @@ RecordHeader read_header(const uint8_t* record, size_t size);
 // Turns records into planes; one per thread.
 class RecordDecoder {
 public:
-    explicit RecordDecoder(Simd simd = simd_level()) { dct_.simd = simd; }
+    explicit RecordDecoder(Simd simd = simd_level()) : sequential_(simd) { dct_.simd = simd; }
 
     // `planes` points into memory of `buffer` or into the record itself. Throws RecordError, JpegError or DctError.
     void planes(const uint8_t* record, size_t size, bool check, Buffer& buffer, Planes& planes);
 
 private:
+    void jpeg_planes(const uint8_t* data, size_t size, Buffer& buffer, Planes& planes);
+
+    JpegPlanesDecoder sequential_;
     JpegDecoder jpeg_;
     DctDecoder dct_;
 };

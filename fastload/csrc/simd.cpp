@@ -77,4 +77,10 @@ const char* simd_name(Simd level) {
     }
 }
 
+Simd simd_level_named(const std::string& name) {
+    for (Simd level : simd_levels())
+        if (name == simd_name(level)) return level;
+    throw std::invalid_argument("this machine has no vector instructions called " + name);
+}
+
 }  // namespace fastload

@@ -1,6 +1,7 @@
 // Which vector instructions the kernels may use, found once at run time.
 #pragma once
 
+#include <string>
 #include <vector>
 
 namespace fastload {
@@ -15,5 +16,8 @@ Simd simd_level();
 std::vector<Simd> simd_levels();
 
 const char* simd_name(Simd level);
+
+// One of this machine's levels by its name. Throws std::invalid_argument.
+Simd simd_level_named(const std::string& name);
 
 }  // namespace fastload

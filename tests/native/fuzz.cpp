@@ -5,6 +5,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     using namespace fastload;
     const Bytes bytes(data, data + size);
     meet_jpeg(bytes);
+    for (Simd level : simd_levels()) meet_sequential(bytes, level);
     meet_record(bytes, false);
     meet_packed(bytes);
     meet_lmdb(bytes);

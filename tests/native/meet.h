@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "../../fastload/csrc/jpeg_planes.h"
 #include "../../fastload/csrc/jpeg_write.h"
 #include "../../fastload/csrc/lmdb_tree.h"
 #include "../../fastload/csrc/record.h"
@@ -88,6 +89,29 @@ inline void meet_packed(const Bytes& bytes) {
     const JpegCoefficients again = parse_jpeg(jpeg.data(), jpeg.size());
     for (size_t c = 0; c < again.components.size(); ++c)
         must(again.components[c].coefficients == coefficients.components[c].coefficients, "the JPEG made of a record");
+}
+
+// With the core's own decoder, which refuses what libjpeg-turbo would not decode, or with a warning only. The samples
+// are libjpeg-turbo's. Returns whether it accepts.
+inline bool meet_sequential(const Bytes& bytes, Simd level) {
+    const Exact jpeg(bytes);
+    Buffer buffer, expected_buffer;
+    Planes planes, expected;
+    try {
+        JpegPlanesDecoder(level).planes(jpeg.data(), jpeg.size, buffer, planes);
+    } catch (const JpegError&) {
+        return false;
+    }
+    std::string warning;
+    try {
+        warning = JpegDecoder().planes(jpeg.data(), jpeg.size, expected_buffer, expected);
+    } catch (const JpegError& error) {
+        warning = error.what();
+    }
+    if (!warning.empty()) std::fprintf(stderr, "%s\n", warning.c_str());
+    must(warning.empty(), "a JPEG that libjpeg-turbo complains of is accepted");
+    must(samples(planes) == samples(expected) && planes.rgb == expected.rgb, "the pixels of a JPEG");
+    return true;
 }
 
 // As building meets a file. Whatever an encoding accepts decodes to libjpeg-turbo's own planes. Returns how many do.

@@ -1,0 +1,105 @@
+#include "jpeg_planes.h"
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+
+#include "dct_blocks.h"
+#include "turbojpeg.h"
+
+namespace fastload {
+namespace {
+
+constexpr std::array<uint8_t, 64> zigzag_to_transform = [] {
+    std::array<uint8_t, 64> order{};
+    for (size_t k = 0; k < 64; ++k) order[k] = natural_to_transform[zigzag_to_natural[k]];
+    return order;
+}();
+
+InverseDct* inverse_dct_for(Simd simd) {
+#if defined(__x86_64__)
+    if (simd == Simd::avx512) return inverse_dct_avx512;
+    if (simd == Simd::avx2) return inverse_dct_avx2;
+#endif
+    (void)simd;
+    return inverse_dct_scalar;
+}
+
+// Blocks and steps in transform order.
+bool beyond_any_image(const int16_t* block, const uint16_t* quant) {
+    int64_t sum[8] = {};
+    for (size_t i = 0; i < 64; ++i) {
+        const size_t place = natural_to_transform[i];
+        sum[i & 7] += int64_t(std::abs(block[place])) * quant[place];
+    }
+    return std::max({sum[0] + sum[4], sum[1] + sum[5], sum[3] + sum[7], sum[2], sum[6]}) > column_limit;
+}
+
+class PlanesSink final : public BlockSink {
+public:
+    PlanesSink(Simd simd, Buffer& buffer, Planes& planes)
+        : inverse_dct_(inverse_dct_for(simd)), buffer_(buffer), planes_(planes) {}
+
+    const uint8_t* order() const override { return zigzag_to_transform.data(); }
+
+    void begin(const JpegCoefficients& image) override {
+        planes_ = {{}, int(image.components.size()), image.width, image.height, image.subsampling, false};
+        size_t offset[3] = {}, total = 0;
+        for (size_t c = 0; c < image.components.size(); ++c) {
+            const JpegComponent& part = image.components[c];
+            const ptrdiff_t stride = (part.blocks_w + 7) / 8 * 64;
+            planes_.plane[c] = {nullptr, part.width, part.height, stride};
+            offset[c] = total;
+            total += size_t(stride) * size_t(part.blocks_h) * 8;
+        }
+        uint8_t* const base = buffer_.ensure(total + plane_slack);
+        for (size_t c = 0; c < image.components.size(); ++c) planes_.plane[c].data = data_[c] = base + offset[c];
+    }
+
+    void begin_component(size_t number, const JpegComponent& component) override {
+        for (size_t i = 0; i < 64; ++i) {
+            if (component.quant[i] > largest_step) throw JpegError("a quantisation step beyond those of 8 bits");
+            quant_[number][natural_to_transform[i]] = component.quant[i];
+        }
+    }
+
+    void put(size_t number, int y, int x, int count, const int16_t* blocks) override {
+        const ptrdiff_t stride = planes_.plane[number].stride;
+        const uint16_t* const quant = quant_[number];
+        uint8_t* const out = data_[number] + y * 8 * stride + x * 8;
+        const auto worst = inverse_dct_(blocks, count, quant, out, stride);
+        if (2 * worst <= column_limit) return;
+        for (int i = 0; i < count; ++i)
+            if (beyond_any_image(blocks + i * 64, quant))
+                throw JpegError("coefficients beyond those of any image of 8 bits");
+    }
+
+private:
+    InverseDct* const inverse_dct_;
+    Buffer& buffer_;
+    Planes& planes_;
+    uint8_t* data_[3] = {};
+    uint16_t quant_[3][64] = {};
+};
+
+class NoSink final : public BlockSink {
+public:
+    const uint8_t* order() const override { return zigzag_to_transform.data(); }
+    void begin(const JpegCoefficients&) override {}
+    void begin_component(size_t, const JpegComponent&) override {}
+    void put(size_t, int, int, int, const int16_t*) override {}
+};
+
+}  // namespace
+
+void JpegPlanesDecoder::planes(const uint8_t* data, size_t size, Buffer& buffer, Planes& planes) {
+    PlanesSink sink(simd_, buffer, planes);
+    planes.rgb = parser_.parse(data, size, sink).rgb;
+}
+
+void JpegPlanesDecoder::coefficients_only(const uint8_t* data, size_t size) {
+    NoSink sink;
+    parser_.parse(data, size, sink);
+}
+
+}  // namespace fastload
