@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -166,16 +166,15 @@ class RunTargets:
         self._category_ids = category_ids
         self._slots = list(pairwise([0, *ends]))
         self._shapes = [(end - start, width) for (start, end), width in zip(self._slots, self._widths, strict=True)]
-        self._counts = [slots * width for slots, width in self._shapes]
+        self._starts = list(accumulate((slots * width for slots, width in self._shapes), initial=0))
 
     def batches(self) -> list[Targets]:
         """The targets of each batch. Tensors are views of this: what all training looks at is made here, where it costs
         least, and the rest when it is asked for."""
-        boxes, labels = (torch.split(self._boxes[name], self._counts) for name in ("boxes", "labels"))
         batches = []
-        for k, shape in enumerate(self._shapes):
+        for k in range(len(self._slots)):
             targets = Targets.later(partial(self._part, k))
-            targets.boxes, targets.labels = boxes[k].view(*shape, 4), labels[k].view(shape)
+            targets.boxes, targets.labels = self._of_boxes("boxes", k), self._of_boxes("labels", k)
             batches.append(targets)
         return batches
 
@@ -185,7 +184,13 @@ class RunTargets:
         if name in self._columns:
             return self._columns[name][start:end]
         if name in self._boxes:
-            return torch.split(self._boxes[name], self._counts)[batch].view(self._shapes[batch])
+            return self._of_boxes(name, batch)
         if name == "category_ids":
             return self._category_ids
         return tuple((self._num_boxes if name == "num_boxes" else self._num_sources)[start:end])
+
+    def _of_boxes(self, name: str, batch: int) -> Tensor:
+        flat, shape, start = self._boxes[name], self._shapes[batch], self._starts[batch]
+        if flat.ndim == 1:
+            return flat.as_strided(shape, (shape[1], 1), start)  # a slice and a view in one step
+        return flat.as_strided((*shape, 4), (4 * shape[1], 4, 1), 4 * start)
