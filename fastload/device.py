@@ -57,8 +57,9 @@ class Normalise(nn.Module):
         out = torch.empty(rows.shape, dtype=self.dtype, device=rows.device)
         gain, shift = self.gain.repeat(width), self.shift.repeat(width)
         # The bytes become float32 on the way. On a CPU that is a copy, so one that fits in the cache is made at a time.
-        lines = LINES if rows.device.type == "cpu" else max(rows[..., 0].numel(), 1)
-        for part, done in zip(rows.flatten(0, -2).split(lines), out.flatten(0, -2).split(lines), strict=True):
+        lines, filled = rows.flatten(0, -2), out.flatten(0, -2)
+        parts = max(len(lines) // LINES, 1) if rows.device.type == "cpu" else 1
+        for part, done in zip(lines.chunk(parts), filled.chunk(parts), strict=True):
             torch.addcmul(shift, part, gain, out=done)
         return out.view(*rows.shape[:-1], width, 3).movedim(-1, -3)
 
