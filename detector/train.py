@@ -90,6 +90,8 @@ class Run:
 
     def train_epoch(self) -> bool:
         """The rest of the present epoch. False: asked to stop in the middle of it."""
+        if self.learner.step >= (self.epoch + 1) * self.steps_an_epoch:
+            return True  # the run was killed while this epoch was evaluated
         self.loader.set_epoch(self.epoch)
         batches = iter(self.loader)
         while taken := self.window.take(batches, self.config.accumulate):
