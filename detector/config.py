@@ -47,9 +47,9 @@ class Config:
     """resnet18, resnet34, resnet50 or efficientnet_lite0."""
     weights: str = "imagenet"
     """What the backbone starts from: imagenet (EfficientNet-Lite0 only), a torchvision or timm file, or none."""
-    frozen_stages: int = 0
+    frozen_stages: int = 3
     """How many of the backbone's stem and four stages are not trained."""
-    frozen_norm: bool = False
+    frozen_norm: bool = True
     """Keep the backbone's batch norms as they are."""
     strides: tuple[int, ...] = (8, 16, 32)
     """One feature level each: 8 16 32, or 8 16 32 64 128."""
@@ -65,13 +65,13 @@ class Config:
     """What scores are multiplied with: centerness or iou, the predicted overlap."""
 
     # Images. Edges are in pixels.
-    sizes: tuple[int, ...] = (256, 288, 320, 352, 384)
-    """Short edges to train at, drawn for each image."""
-    max_size: int = 512
+    sizes: tuple[int, ...] = (256, 288, 320, 352, 384, 416, 448)
+    """Short edges to train at; each batch draws one."""
+    max_size: int = 640
     """The long edge may not be longer."""
-    test_size: int = 320
+    test_size: int = 512
     """The short edge to evaluate at."""
-    test_max_size: int = 512
+    test_max_size: int = 768
     """The longest long edge to evaluate at."""
     flip: float = 0.5
     """The share of images that are mirrored."""
@@ -79,17 +79,17 @@ class Config:
     """Where an image lies on its canvas: center, top-left or random."""
 
     # The schedule. One step is one update of the weights.
-    epochs: int = 30
+    epochs: int = 12
     """Times that every training image is seen."""
-    batch_size: int = 8
+    batch_size: int = 4
     """Images a step, over all processes and accumulated batches together."""
     accumulate: int = 1
     """Batches a step is made of."""
     optimizer: Literal["sgd", "adamw"] = "adamw"
     """SGD with momentum, or AdamW."""
-    lr: float = 1e-3
+    lr: float = 1.5e-3
     """The highest learning rate; it belongs to `batch_size` and is not scaled with it."""
-    backbone_lr: float = 0.3
+    backbone_lr: float = 0.5
     """The backbone's learning rate, as a share of `lr`."""
     momentum: float = 0.9
     """For SGD."""
@@ -97,13 +97,13 @@ class Config:
     """Of convolutions' weights; norms, biases and scales have none."""
     schedule: Literal["cosine", "multistep"] = "cosine"
     """How the learning rate falls."""
-    warmup: int = 100
+    warmup: int = 20
     """Steps over which the learning rate rises linearly."""
     milestones: tuple[float, ...] = (2 / 3, 8 / 9)
     """For multistep: shares of the run after which the learning rate drops tenfold."""
     clip_norm: float = 10.0
     """The gradient's norm is cut to this; 0: never."""
-    ema: float = 0.9995
+    ema: float = 0.998
     """Decay of the averaged weights, which are the ones evaluated; 0: no average."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 where the hardware multiplies it, else fp16 on a GPU and fp32 on a CPU."""
@@ -122,7 +122,7 @@ class Config:
 
     log_every: int = 20
     """Steps between two lines of metrics. Only then does the host wait for the device."""
-    eval_every: int = 5
+    eval_every: int = 6
     """Epochs between two evaluations; the last epoch is always evaluated."""
 
     def __post_init__(self) -> None:
@@ -151,6 +151,8 @@ _RT = Config(
     preset="fcos_r18_rt",
     backbone="resnet18",
     weights="none",
+    frozen_stages=0,
+    frozen_norm=False,
     channels=256,
     width=256,
     depth=4,
@@ -172,6 +174,7 @@ _RT = Config(
     ema=0.0,
     workers=8,
     log_every=50,
+    eval_every=5,
 )
 PRESETS: dict[str, Config] = {
     "fcos_tiny": Config(),

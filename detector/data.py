@@ -115,7 +115,7 @@ def training_loader(split: Split, config: Config, device: torch.device) -> FastL
         collate_fn=_aligner(config.align, max(config.sizes), config.max_size, config.compile),
         **_normalised(config, device),
         generator=torch.Generator().manual_seed(config.seed * world + rank),  # processes flip and scale differently
-        transforms=[ShortestEdge(config.sizes, config.max_size), RandomFlip(config.flip)],
+        transforms=[ShortestEdge(config.sizes, config.max_size, per_batch=True), RandomFlip(config.flip)],
     )
 
 

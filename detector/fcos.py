@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from detector.config import Config
 
 Norm = Literal["gn", "bn", "none"]
+BOX_START = 4.0  # strides: in the middle of a level's reach, and away from where the ReLU passes no gradient
 SIZE_DIVISOR = 32  # the backbone's coarsest stride; canvases must be multiples of it
 
 
@@ -64,6 +65,7 @@ class Head(nn.Module):
                 nn.init.normal_(module.weight, std=0.01)
                 nn.init.zeros_(module.bias)
         nn.init.constant_(self.classify.bias, -math.log(99))  # every class starts at a score of 0.01
+        nn.init.constant_(self.locate.bias[:4], BOX_START)
 
     def forward(self, pyramid: list[Tensor]) -> Predictions:
         out = Predictions([], [], [])

@@ -11,11 +11,11 @@ from detector import distributed
 from detector.assign import assign
 from detector.backbone import load_pretrained
 from detector.config import Config
-from detector.errors import TrainingError
+from detector.errors import ConfigError, TrainingError
 from detector.fcos import FCOS, grid_of
 from detector.losses import Losses, fcos_loss
 from detector.optim import EMA, learning_rate, make_optimizer, set_learning_rate
-from detector.precision import autocast, pick_format
+from detector.precision import autocast, pick_format, pick_layout
 
 
 class Learner:
@@ -25,11 +25,18 @@ class Learner:
     """
 
     def __init__(self, config: Config, classes: int, steps: int, device: torch.device) -> None:
+        if config.weights == "none" and (config.frozen_stages or config.frozen_norm):
+            raise ConfigError(
+                "What is frozen stays random with --weights none: train all of the backbone with --frozen-stages 0 "
+                "--no-frozen-norm, or give weights."
+            )
         torch.manual_seed(config.seed)
         model = FCOS.from_config(config, classes)
         if config.weights != "none" and not config.resume:
             load_pretrained(model.backbone, config.weights)
-        model = distributed.synchronised(model, device).to(device, memory_format=torch.channels_last)
+        self.dtype = pick_format(config, device)
+        self.layout = pick_layout(config, device, self.dtype)
+        model = distributed.synchronised(model, device).to(device, memory_format=self.layout)
         self.config, self.steps, self.device = config, steps, device
         self.step = 0
         self.model = model
@@ -37,7 +44,6 @@ class Learner:
         self.network: nn.Module = torch.compile(self.shared) if config.compile else self.shared
         self.averaged = EMA(model, config.ema) if config.ema else None
         self.optimizer = make_optimizer(model, config, device)
-        self.dtype = pick_format(config, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
 
     @property
@@ -73,7 +79,7 @@ class Learner:
 
     def loss(self, images: Tensor, targets: Any) -> Losses:
         """Forward pass and losses of one batch of a FastLoader. Boxes of crowds are not learnt."""
-        images = images.to(self.device, non_blocking=True)
+        images = self.model.normalise(images.to(self.device, non_blocking=True)).contiguous(memory_format=self.layout)
         targets = targets.to(self.device, non_blocking=True)
         with autocast(self.device, self.dtype):
             predictions = self.network(images)

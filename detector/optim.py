@@ -50,17 +50,17 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 class EMA:
-    """Exponentially averaged weights, in a model of their own. The decay rises to `decay` over `ramp` updates, so that
-    a short run is not held back by its random start."""
+    """Exponentially averaged weights, in a model of their own. The decay rises from 0.2 to `decay` as
+    (1 + updates) / (10 + updates), so that a short run averages too, without its random start."""
 
-    def __init__(self, model: nn.Module, decay: float, ramp: float = 2000.0) -> None:
+    def __init__(self, model: nn.Module, decay: float) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        self.decay, self.ramp = decay, ramp
+        self.decay = decay
 
     @torch.no_grad()
     def update(self, model: nn.Module, updates: int) -> None:
         """Follow `model` after its update number `updates` (from 1)."""
-        weight = 1 - self.decay * (1 - math.exp(-updates / self.ramp))
+        weight = 1 - min(self.decay, (1 + updates) / (10 + updates))
         pairs = zip(self.model.state_dict().values(), model.state_dict().values(), strict=True)
         averages, values = zip(*[(mine, new) for mine, new in pairs if mine.is_floating_point()], strict=True)
         torch._foreach_lerp_(averages, values, weight)

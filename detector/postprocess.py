@@ -70,15 +70,15 @@ def _candidates(
 
     Exact in two steps: the k best pairs are at the k points whose best class is best.
     """
+    inside = _inside(points, region, logits.shape[-1])
     logits = flatten(logits)
     classes = logits.shape[-1]
-    inside = ((points >= region[:, None, :2]) & (points < region[:, None, 2:])).all(-1)
     threshold = math.log(settings.score_threshold / (1 - settings.score_threshold))
     peak = logits.amax(-1).masked_fill(~inside, -torch.inf)
-    near = peak.topk(_enough(peak, threshold, settings), sorted=False).indices  # (B, p)
+    best, near = _largest(peak, threshold, settings.candidates)  # (B, p)
     rows = torch.arange(len(near), device=near.device)[:, None]
-    pairs = logits[rows, near].masked_fill(~inside.gather(1, near)[..., None], -torch.inf).flatten(1)
-    logit, pair = pairs.topk(_enough(pairs, threshold, settings), sorted=False)  # suppression sorts
+    pairs = logits[rows, near].masked_fill((best == -torch.inf)[..., None], -torch.inf).flatten(1)
+    logit, pair = _largest(pairs, threshold, settings.candidates)
     point, label = near.gather(1, pair // classes), pair % classes
 
     distances = flatten(boxes)[rows, point].float() * stride
@@ -90,10 +90,32 @@ def _candidates(
     return torch.cat([low, high], -1), torch.where(some, score, -torch.inf), label
 
 
-def _enough(logits: Tensor, threshold: float, settings: Settings) -> int:
-    """How many of `logits` (B, n) to look at. Where reading a number costs nothing, no more than can be detections."""
-    most = min(settings.candidates, logits.shape[1])
-    return min(most, int((logits > threshold).sum(1).max())) if logits.device.type == "cpu" else most
+def _inside(points: Tensor, region: Tensor, width: int) -> Tensor:
+    """(B, n) bool: which points, row by row of `width`, lie in an image's region. Rows and columns are few."""
+    x, y = points[:width, 0], points[::width, 1]
+    x0, y0, x1, y1 = region.T[..., None]
+    column, row = (x >= x0) & (x < x1), (y >= y0) & (y < y1)
+    return (row[:, :, None] & column[:, None]).flatten(1)
+
+
+def _largest(logits: Tensor, threshold: float, most: int) -> tuple[Tensor, Tensor]:
+    """The `most` largest of logits (B, n) in any order, values and indices. What is not above the threshold may be
+    missing, or -inf with any index.
+
+    Where reading a number costs nothing, few are above it and to pick them out is quicker than to order all.
+    """
+    if logits.device.type != "cpu":
+        return logits.topk(min(most, logits.shape[1]), sorted=False)
+    row, column = (logits > threshold).nonzero(as_tuple=True)
+    counts = row.bincount(minlength=len(logits))
+    place = torch.arange(len(row)) - (counts.cumsum(0) - counts)[row]  # among those of its row
+    values = logits.new_full((len(logits), int(counts.max())), -torch.inf)
+    indices = torch.zeros_like(values, dtype=torch.int64)
+    values[row, place], indices[row, place] = logits[row, column], column
+    if values.shape[1] > most:
+        values, order = values.topk(most, sorted=False)
+        indices = indices.gather(1, order)
+    return values, indices
 
 
 def to_original(detections: Detections, scale: Tensor, offset: Tensor, size: Tensor) -> Detections:

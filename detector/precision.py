@@ -35,6 +35,17 @@ def pick_format(config: Config, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if has_matrix_units else torch.float32
 
 
+def pick_layout(config: Config, device: torch.device, dtype: torch.dtype) -> torch.memory_format:
+    """The memory format to train in: channels_last, which matrix units and depthwise convolutions want.
+
+    With AVX2 alone the dense float32 convolutions of a ResNet train some 5 % faster in oneDNN's own layout, which it
+    gives to contiguous tensors; EfficientNet's train twice as fast in channels_last there, too.
+    """
+    is_dense = config.backbone.startswith("resnet") and dtype == torch.float32
+    is_avx2 = device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"
+    return torch.contiguous_format if is_dense and is_avx2 else torch.channels_last
+
+
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
     """Where convolutions run in `dtype`."""
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)

@@ -21,6 +21,7 @@ from detector.errors import CheckpointError, ConfigError, DataError, TrainingErr
 from detector.evaluate import evaluate
 from detector.interrupt import Stop, stop_signals
 from detector.learner import Learner
+from detector.memory import keep_freed_memory
 from detector.precision import pick_device
 from detector.record import Record, Row, write_config
 from detector.showcase import draw_predictions
@@ -36,6 +37,7 @@ def train(config: Config) -> dict[str, float]:
         raise ConfigError(
             f"{config.out} holds a run already: go on with --resume, or choose another folder with --out."
         )
+    keep_freed_memory()
     with stop_signals() as stop, distributed.processes(pick_device(config.device)) as device:
         training = open_split(config.data, config.train_split, "train")
         validation = open_split(config.data, config.val_split, "val")
@@ -88,6 +90,8 @@ class Run:
 
     def train_epoch(self) -> bool:
         """The rest of the present epoch. False: asked to stop in the middle of it."""
+        if self.learner.step >= (self.epoch + 1) * self.steps_an_epoch:
+            return True  # the run was killed while this epoch was evaluated
         self.loader.set_epoch(self.epoch)
         batches = iter(self.loader)
         while taken := self.window.take(batches, self.config.accumulate):

@@ -30,6 +30,8 @@ def tiny(blocks: Path, tmp_path: Path) -> Config:
         data=blocks,
         out=tmp_path / "run",
         weights="none",
+        frozen_stages=0,
+        frozen_norm=False,
         channels=16,
         width=16,
         depth=1,

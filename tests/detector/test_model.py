@@ -216,6 +216,13 @@ def test_images_that_are_normalised_already_are_left_alone(backbone):
     torch.testing.assert_close(model.normalise(images()).double(), expected, rtol=1e-6, atol=1e-5)
 
 
+@pytest.mark.parametrize("backbone", ["resnet18", "efficientnet_lite0"])
+def test_new_weights_predict_boxes_that_can_shrink_and_grow(backbone):
+    """No distance begins at zero, where the ReLU would pass no gradient."""
+    for level in small(backbone=backbone).eval()(images()).boxes:
+        assert (level > 1).all() and (level < 8).all()
+
+
 def test_sizes_and_strides_that_cannot_be_built_are_explained():
     """The errors say what to give instead."""
     with pytest.raises(ConfigError, match="divisor=32"):

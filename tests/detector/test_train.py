@@ -90,6 +90,19 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tiny, step):
     assert same(checkpoint.load(tiny.out / "best.pt"), checkpoint.load(whole.out / "best.pt"))
 
 
+def test_killed_in_an_evaluation_it_resumes_with_that_evaluation(tiny, monkeypatch):
+    """The epoch before is not trained again: the last checkpoint is an uninterrupted run's, bit for bit."""
+    whole = replace(tiny, out=tiny.out / "whole")
+    open_run(whole).fit()
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "evaluate", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            open_run(tiny).fit()
+    assert checkpoint.load(tiny.out / "last.pt")["step"] == 3
+    open_run(replace(tiny, resume=True)).fit()
+    assert same(*(checkpoint.load(config.out / "last.pt") for config in (tiny, whole)))
+
+
 def test_sigterm_saves_and_leaves_and_the_run_can_be_resumed(tiny, tmp_path):
     """A real process, a real signal: status 0, a checkpoint, no half-written file, and --resume finishes the run."""
     command = [sys.executable, "-m", "detector.train", str(tiny.data), *options(tiny), "--epochs", "400"]
@@ -112,8 +125,9 @@ def options(config: Config) -> list[str]:
     found = []
     for name, value in wanted.items():
         if value != base[name] and name != "data":
-            values = value if isinstance(value, tuple) else [] if value is True else [value]
-            found += [f"--{name.replace('_', '-')}", *map(str, values)]
+            no = "no-" if value is False else ""
+            values = value if isinstance(value, tuple) else [] if isinstance(value, bool) else [value]
+            found += [f"--{no}{name.replace('_', '-')}", *map(str, values)]
     return found
 
 
@@ -163,6 +177,16 @@ def test_every_image_comes_once_an_epoch_over_all_processes(images, world):
     alone = list(RankBatches(sizes, 8, seed=3, rank=0, world=1))
     for rank in range(world):
         assert next(iter(RankBatches(sizes, 8, 3, rank, world))) == alone[0][rank::world]
+
+
+def test_a_batch_draws_one_short_edge(tiny):
+    """The images of a training batch are scaled alike, the batches differently."""
+    split = open_split(tiny.data, "", "train")
+    config = replace(tiny, batch_size=4, sizes=(32, 48, 64))
+    loader = training_loader(split, config, torch.device("cpu"))
+    drawn = [targets.size.amin(1).unique().tolist() for _ in range(4) for _, targets in loader]
+    assert all(len(edges) == 1 for edges in drawn)
+    assert {edge for edges in drawn for edge in edges} == {32, 48, 64}
 
 
 @pytest.mark.long
@@ -266,9 +290,11 @@ def test_checkpoints_that_cannot_be_used_are_explained(tiny, tmp_path):
 
 
 def test_settings_that_contradict_one_another_are_explained(tiny):
-    """A batch that cannot be shared out, a width that group norm cannot divide."""
+    """A batch that cannot be shared out, a width that group norm cannot divide, random weights that stay so."""
     with pytest.raises(ConfigError, match="--batch-size 8 cannot be shared"):
         train(replace(tiny, accumulate=3))
+    with pytest.raises(ConfigError, match="--frozen-stages 0 --no-frozen-norm"):
+        train(replace(tiny, frozen_stages=3))
     with pytest.raises(ConfigError, match="--width"):
         replace(tiny, width=20)
     with pytest.raises(ConfigError, match="--device"):
