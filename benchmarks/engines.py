@@ -14,9 +14,9 @@ class DecodingEngine(NativeEngine):
 
     waits: ClassVar[float] = 0.0
 
-    def wait(self, ticket: Any) -> dict[int, str]:
+    def wait(self, ticket: Any, number: int) -> dict[int, str]:
         start = time.thread_time()
-        failures = super().wait(ticket)
+        failures = super().wait(ticket, number)
         DecodingEngine.waits += time.thread_time() - start
         return failures
 

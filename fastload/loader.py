@@ -193,6 +193,7 @@ class FastLoader(DataLoader[Any]):
             progress=progress,
             meter=meter,
             depth=self._depth,
+            prepare=recipe.make if recipe.is_plain else None,
             ahead=recipe.send_ahead if recipe.sends_ahead else None,
         )
         return self._preparation.batches(iterator) if self._preparation else iterator

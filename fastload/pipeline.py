@@ -74,10 +74,11 @@ class Job:
     number: int
     size: int  # B
     targets: Targets
-    ticket: Any
+    ticket: Any  # of its run
     images: Tensor | None = None  # (B, 3, H, W), not to be looked at before it was waited for
     failures: dict[int, str] | None = None  # {row: reason} of what did not decode; None: it was not waited for
     error: Exception | None = None  # the engine's own
+    batch: Any = None  # what the user gets if all decode, where that can be said beforehand
     sent: Any = None  # its batch, if on its way to the device already
 
     def alone(self) -> Run:
@@ -127,8 +128,9 @@ class BatchIterator(Iterator[Any]):
     """Keeps at least `depth` batches submitted, and hands them out in order.
 
     `runs` plans them; an error in it is raised when its batch would have come, whatever the depth. `deliver` makes
-    what the user gets from an executed job. `ahead`, if given, is called before with the next jobs that happen to be
-    executed without failure. `report` is called once, at the end or when the iterator is dropped.
+    what the user gets from an executed job; `prepare`, if given, makes it earlier, for jobs in which all decodes.
+    `ahead`, if given, is called before with the next jobs that happen to be executed without failure. `report` is
+    called once, at the end or when the iterator is dropped.
     """
 
     def __init__(
@@ -140,6 +142,7 @@ class BatchIterator(Iterator[Any]):
         progress: Progress,
         meter: Meter,
         depth: int,
+        prepare: Callable[[Job], Any] | None = None,
         ahead: Callable[[Job], None] | None = None,
     ) -> None:
         self._runs = runs
@@ -148,6 +151,7 @@ class BatchIterator(Iterator[Any]):
         self._progress = progress
         self._meter = meter
         self._depth = depth
+        self._prepare = prepare
         self._ahead = ahead
         self._flight: deque[Job | Exception] = deque()
         self._end = weakref.finalize(self, _end, self._flight, report)
@@ -171,7 +175,7 @@ class BatchIterator(Iterator[Any]):
             raise job
         if job.error is not None:
             raise job.error
-        batch = self._deliver(job)
+        batch = self._deliver(job) if job.failures or job.batch is None else job.batch
         if self._ahead is not None:
             self._send_ahead(self._ahead)
         self._meter.batch(job.size, asked, planned, ready)
@@ -188,9 +192,9 @@ class BatchIterator(Iterator[Any]):
         if job.images is None:
             self._find_images()
         try:
-            job.failures = self._engine.wait(job.ticket)
+            job.failures = self._engine.wait(job.ticket, job.number)
             if job.images is None:
-                job.images = self._engine.images(job.ticket)
+                job.images = self._engine.images(job.ticket, job.number)
         except FastloadError as error:
             job.error = error
 
@@ -198,15 +202,17 @@ class BatchIterator(Iterator[Any]):
         """For all that are under way: one tensor alone costs as much, when Python is just awake."""
         for job in islice(self._flight, self._depth):
             if isinstance(job, Job) and job.images is None:
-                job.images = self._engine.images(job.ticket)
+                job.images = self._engine.images(job.ticket, job.number)
                 if job.images is None:
                     return
+                if self._prepare is not None:
+                    job.batch = self._prepare(job)
 
     def _send_ahead(self, ahead: Callable[[Job], None]) -> None:
         for later in islice(self._flight, AHEAD):
             if isinstance(later, Exception) or later.sent is not None:
                 continue
-            if later.failures is None and not self._engine.done(later.ticket):
+            if later.failures is None and not self._engine.done(later.ticket, later.number):
                 return
             self._wait(later)
             if later.error is not None or later.failures:
@@ -223,14 +229,14 @@ class BatchIterator(Iterator[Any]):
 
     def _submit(self, run: Run) -> Sequence[Job | Exception]:
         try:
-            tickets = self._engine.submit(run.plan, run.ends)
+            ticket = self._engine.submit(run.plan, run.ends)
         except Exception as error:
             if len(run.ends) == 1:
                 return [_without_our_frame(error)]
             # One of its batches is to blame: each by itself, then.
             return [job for k in range(len(run.ends)) for job in self._submit(run.part(k, k + 1))]
         sizes = [end - start for start, end in pairwise([0, *run.ends])]
-        return list(map(Job, repeat(run), count(), sizes, run.targets, tickets))
+        return list(map(Job, repeat(run), count(), sizes, run.targets, repeat(ticket)))
 
 
 def _without_our_frame(error: Exception) -> Exception:

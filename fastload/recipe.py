@@ -43,11 +43,15 @@ class Recipe:
         self._edits, self._functions = split_transforms(self.transforms)
         self._category_ids = torch.tensor([category.id for category in self.cache.categories], dtype=torch.int64)
         self._fused = isinstance(self.collate_fn, Collator) and not self._functions
-        self._plain = self._fused and self.feed is None and not self.pin
         self._spans_batches = all(edit.spans_batches for edit in self._edits)
         self._aligner = self.collate_fn if isinstance(self.collate_fn, Collator) and self._fused else TopLeftAlign(1)
         if isinstance(self.collate_fn, Collator) and not self.batched:
             raise PlanError("batch_size=None hands out single images, so a collator as collate_fn has nothing to align")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is done to a batch once its pixels are there: `make` says what it will be."""
+        return self._fused and self.feed is None and not self.pin
 
     @property
     def sends_ahead(self) -> bool:
@@ -88,22 +92,21 @@ class Recipe:
 
     def deliver(self, skipped: dict[int, str], job: Job) -> Any:
         """What the user receives for an executed job. Failures raise DecodeError, or are added to `skipped`."""
-        if self._plain and not job.failures:  # nothing else to be done
-            return Batch(job.images, job.targets)  # type: ignore[arg-type]  # it was waited for
         if job.failures:
             self._account(job, job.failures, skipped)
         if self.feed is not None:
-            return self.feed.receive(job.sent or self.feed.send(self._make(job), job.images))
-        batch = self._make(job)
+            return self.feed.receive(job.sent or self.feed.send(self.make(job), job.images))
+        batch = self.make(job)
         return pin_memory(batch) if self.pin else batch  # type: ignore[no-untyped-call]
 
     def send_ahead(self, job: Job) -> None:
         """Start taking an executed job's batch to the device, before `deliver` is called for it."""
         assert self.feed is not None
         with suppress(DeviceError):  # no memory now: there may be when its turn comes
-            job.sent = self.feed.send(self._make(job), job.images)
+            job.sent = self.feed.send(self.make(job), job.images)
 
-    def _make(self, job: Job) -> Any:
+    def make(self, job: Job) -> Any:
+        """The batch of a job, on the host."""
         assert job.images is not None
         batch = Batch(job.images, job.targets)
         if self._fused:

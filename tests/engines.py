@@ -36,14 +36,13 @@ def open_engine(name: str, cache: Any, threads: int = 0) -> Any:
 
 def submit(engine: Engine, plan: BatchPlan) -> Any:
     """The ticket of a plan of one batch."""
-    (ticket,) = engine.submit(plan, [len(plan.size)])
-    return ticket
+    return engine.submit(plan, [len(plan.size)])
 
 
 def finish(engine: Engine, ticket: Any) -> tuple[NDArray[np.uint8], dict[int, str]]:
-    """The canvases (B, H, W, 3) of a batch, and what failed."""
-    failures = engine.wait(ticket)
-    images = engine.images(ticket)
+    """The canvases (B, H, W, 3) of such a plan, and what failed."""
+    failures = engine.wait(ticket, 0)
+    images = engine.images(ticket, 0)
     assert images is not None
     return images.permute(0, 2, 3, 1).numpy(), failures
 

@@ -53,8 +53,8 @@ def plan_of(slots: int = 1, width: int = 32, fill: int = 0) -> BatchPlan:
 
 def images(engine: NativeEngine, plan: BatchPlan | None = None) -> Tensor:
     ticket = submit(engine, plan or plan_of())
-    assert engine.wait(ticket) == {}
-    found = engine.images(ticket)
+    assert engine.wait(ticket, 0) == {}
+    found = engine.images(ticket, 0)
     assert found is not None
     return found
 
@@ -106,26 +106,25 @@ def test_batches_in_use_never_share_memory():
 def test_no_more_batches_are_made_ahead_than_may_be_in_flight():
     """However many are submitted, those nobody has asked for yet have memory for `in_flight` at most."""
     native, memory = engine(in_flight=3)
-    tickets = native.submit(plan_of(40), list(range(1, 41)))
+    ticket = native.submit(plan_of(40), list(range(1, 41)))
     end = time.monotonic() + 10
-    while not native.done(tickets[1]) and time.monotonic() < end:
+    while not native.done(ticket, 1) and time.monotonic() < end:
         time.sleep(0.001)
     time.sleep(0.05)
-    assert sum(native.done(ticket) for ticket in tickets) == memory.there <= 3
-    while tickets:
-        assert native.wait(tickets.pop(0)) == {}
+    assert sum(native.done(ticket, k) for k in range(40)) == memory.there <= 3
+    for k in range(40):
+        assert native.wait(ticket, k) == {} and native.images(ticket, k) is not None
     assert memory.there <= 3 + 1
 
 
 def test_memory_that_a_user_let_go_is_freed():
     """Someone who keeps all batches gets memory for all of them; once they are dropped, only what is used stays."""
     native, memory = engine(in_flight=3)
-    tickets = native.submit(plan_of(20), list(range(1, 21)))
+    ticket = native.submit(plan_of(20), list(range(1, 21)))
     kept = []
-    for ticket in tickets:
-        assert native.wait(ticket) == {}
-        kept.append(native.images(ticket))
-    del tickets, ticket
+    for k in range(20):
+        assert native.wait(ticket, k) == {}
+        kept.append(native.images(ticket, k))
     assert len({batch.data_ptr() for batch in kept}) == 20
     del kept
     for _ in range(3):
@@ -138,7 +137,8 @@ def test_a_batch_that_is_waited_for_gets_memory_though_others_have_it_all():
     native, _ = engine(in_flight=2)
     first = native.submit(plan_of(8), list(range(1, 9)))
     second = native.submit(plan_of(8), list(range(1, 9)))
-    kept = [(native.wait(ticket), native.images(ticket)) for ticket in (*second, *first)]
+    each = [(ticket, k) for ticket in (second, first) for k in range(8)]
+    kept = [(native.wait(ticket, k), native.images(ticket, k)) for ticket, k in each]
     assert all(failures == {} for failures, _ in kept) and len({batch.data_ptr() for _, batch in kept}) == 16
 
 
@@ -204,8 +204,8 @@ def test_a_canvas_is_never_written_after_its_batch_was_given_up():
     native, _ = engine(in_flight=2, threads=2)
     large = place_top_left(whole([(32, 24)] * 3))
     for fill in range(60):
-        tickets = native.submit(large, [1, 2, 3])
-        del tickets
+        ticket = native.submit(large, [1, 2, 3])
+        del ticket
         batch = images(native, plan_of(width=40, fill=fill))
         time.sleep(0.0005)
         assert (batch[..., 32:] == fill).all()

@@ -68,7 +68,7 @@ def test_an_image_that_only_dali_refuses_is_found_by_trying_each(monkeypatch):
     """Where the core sees nothing wrong, rows are tried one at a time, and DALI's reason is the row's."""
     monkeypatch.setattr(dali._core, "decode_record", lambda record: None)
     engine, plan = DaliEngine(pictures(4, broken=1), 2), place_top_left(whole([(80, 60)] * 4))
-    failures = engine.wait(submit(engine, plan))
+    failures = engine.wait(submit(engine, plan), 0)
     assert list(failures) == [1] and "decode" in failures[1].lower()
 
 
@@ -81,7 +81,7 @@ def test_running_out_of_memory_is_said_and_the_engine_goes_on(monkeypatch, error
     pipeline = engine._pipeline._pipeline
     monkeypatch.setattr(pipeline, "share_outputs", lambda stream: (_ for _ in ()).throw(error))
     with pytest.raises(EngineError, match=r"out of memory.*prefetch_factor"):
-        engine.wait(tickets[0])
+        engine.wait(tickets[0], 0)
     for ticket in tickets[1:]:
         out, failures = finish(engine, ticket)
         assert failures == {} and (out == expected).all()
@@ -106,8 +106,8 @@ def test_a_failure_of_no_image_is_an_engine_error(monkeypatch):
     pipeline = engine._pipeline._pipeline
     monkeypatch.setattr(pipeline, "share_outputs", lambda stream: (_ for _ in ()).throw(RuntimeError("odd")))
     with pytest.raises(EngineError, match="none of its images alone: odd"):
-        engine.wait(ticket)
-    assert engine.wait(submit(engine, plan)) == {}
+        engine.wait(ticket, 0)
+    assert engine.wait(submit(engine, plan), 0) == {}
 
 
 def test_without_dali_the_command_that_installs_it_is_said(monkeypatch):
@@ -170,9 +170,9 @@ def test_canvases_are_dalis_own_memory():
     engine, plan = DaliEngine(pictures(4), 2), place_top_left(whole([(80, 60)] * 4))
     expected = execute(engine, plan)
     ticket = submit(engine, plan)
-    while ticket.tiles is None:
+    while ticket[0].tiles is None:
         engine._collect()
-    where = np.asarray(ticket.tiles[0]).ctypes.data
+    where = np.asarray(ticket[0].tiles[0]).ctypes.data
     out, failures = finish(engine, ticket)
     assert failures == {} and out.ctypes.data == where
     for _ in range(10):
@@ -212,12 +212,12 @@ def test_an_interrupt_loses_no_batch():
     timer = threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         timer.start()
-        engine.wait(tickets[-1])
+        engine.wait(tickets[-1], 0)
         time.sleep(5)
     timer.join()
     for ticket, pixels in zip(tickets, expected, strict=True):
-        assert ticket.images is not None or engine.wait(ticket) == {}
-        assert (engine.images(ticket).permute(0, 2, 3, 1).numpy() == pixels).all()
+        assert ticket[0].images is not None or engine.wait(ticket, 0) == {}
+        assert (engine.images(ticket, 0).permute(0, 2, 3, 1).numpy() == pixels).all()
 
 
 def test_threads_end_with_the_engine():
@@ -227,7 +227,7 @@ def test_threads_end_with_the_engine():
     def use(close: bool) -> None:
         engine = DaliEngine(pictures(4), 3)
         tickets = [submit(engine, plan) for _ in range(6)]
-        engine.wait(tickets[0])
+        engine.wait(tickets[0], 0)
         if close:
             engine.close()
 
@@ -255,4 +255,4 @@ def test_a_forked_child_exits_with_the_parents_engine_alive():
         atexit._run_exitfuncs()
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert engine.wait(submit(engine, place_top_left(whole([(80, 60)] * 2)))) == {}
+    assert engine.wait(submit(engine, place_top_left(whole([(80, 60)] * 2))), 0) == {}

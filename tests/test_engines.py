@@ -237,7 +237,7 @@ def test_truncated_records_are_errors(name: str, cut: int) -> None:
     cache = cache_of([record(jpeg(noise(20, 20)))[:cut]])
     engine = open_engine(name, cache, 1)
     plan = place_top_left(whole([(20, 20)]))
-    assert list(engine.wait(submit(engine, plan))) == [0]
+    assert list(engine.wait(submit(engine, plan), 0)) == [0]
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_dropping_tickets_and_engines_in_any_order_is_safe(name: str) -> None:
     for _ in range(30):
         engine = open_engine(name, cache_of(records), 2)
         tickets = [submit(engine, plan) for _ in range(6)]
-        engine.wait(tickets[0])
+        engine.wait(tickets[0], 0)
         del tickets[1:4]
         engine.close()
         with pytest.raises(PlanError, match="closed"):

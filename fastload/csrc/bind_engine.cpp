@@ -29,20 +29,32 @@ void check(const Placement& row, const Canvas& canvas) {
     require(sound, "a row's colour matrix exceeds +-8, or its offset +-2048");
 }
 
-// A batch under way, which is never abandoned while threads write to it.
+// Batches under way, which are never abandoned while threads write to them.
 struct Ticket {
     std::shared_ptr<Pool> pool;
-    std::shared_ptr<Job> job;
+    std::vector<std::shared_ptr<Job>> jobs;
+    std::vector<bool> shown, waited_for;  // by batch
     pid_t process;
 
-    Ticket(std::shared_ptr<Pool> pool, std::shared_ptr<Job> job, pid_t process)
-        : pool(std::move(pool)), job(std::move(job)), process(process) {}
+    Ticket(std::shared_ptr<Pool> pool, std::vector<std::shared_ptr<Job>> jobs, pid_t process)
+        : pool(std::move(pool)), jobs(std::move(jobs)), shown(this->jobs.size()), waited_for(this->jobs.size()),
+          process(process) {}
     Ticket(const Ticket&) = delete;
     ~Ticket() {
         if (process != getpid()) return;  // after a fork the threads are the parent's
-        if (pool->let_go(*job)) return;
         py::gil_scoped_release release;
-        pool->cancel(*job);
+        for (const auto& job : jobs) pool->cancel(*job);
+    }
+
+    Job& job(size_t number) const {
+        require(process == getpid(), "the batch belongs to another process");
+        require(number < jobs.size(), "there is no batch of that number");
+        return *jobs[number];
+    }
+
+    // A finished batch that is seen belongs to those who see it.
+    void hand_out(size_t number) {
+        if (shown[number] && waited_for[number]) pool->hand_out(*jobs[number]);
     }
 };
 
@@ -153,7 +165,7 @@ public:
         pool_.reset();
     }
 
-    py::list submit(const Array<int64_t>& index, const Array<int32_t>& slot, const Array<float>& crop,
+    std::unique_ptr<Ticket> submit(const Array<int64_t>& index, const Array<int32_t>& slot, const Array<float>& crop,
                     const Array<int32_t>& rect, const Array<bool>& flip, const Array<float>& color,
                     const Array<uint8_t>& fill, const Array<int32_t>& canvases, const std::vector<py::ssize_t>& ends) {
         check_open();
@@ -173,34 +185,37 @@ public:
         for (const auto& job : jobs) largest_ = std::max(largest_, job->slots() * job->canvas_bytes());
         supply();
         pool_->submit(jobs);
-        py::list tickets;
-        for (auto& job : jobs) tickets.append(std::make_unique<Ticket>(pool_, std::move(job), process_));
-        return tickets;
+        return std::make_unique<Ticket>(pool_, std::move(jobs), process_);
     }
 
-    py::dict wait(Ticket& ticket) {
-        check_usable(ticket);
+    py::dict wait(Ticket& ticket, size_t number) {
+        Job& job = usable(ticket, number);
+        require(!ticket.waited_for[number], "the batch was waited for before");
         supply();
-        while (!pool_->canvas(*ticket.job)) add_canvas();
+        while (!pool_->canvas(job)) add_canvas();
         bool finished = false;
         while (!finished) {
             {
                 py::gil_scoped_release release;
-                finished = pool_->wait(*ticket.job, 100);
+                finished = pool_->wait(job, 100);
             }
             if (PyErr_CheckSignals() != 0) throw py::error_already_set();  // Ctrl-C
         }
-        pool_->hand_out(*ticket.job);
+        ticket.waited_for[number] = true;
+        ticket.hand_out(number);
         py::dict failures;
-        for (const Failure& failure : pool_->failures(*ticket.job)) failures[py::int_(failure.row)] = failure.reason;
+        for (const Failure& failure : pool_->failures(job)) failures[py::int_(failure.row)] = failure.reason;
         return failures;
     }
 
-    py::object images(Ticket& ticket) {
-        check_usable(ticket);
-        std::shared_ptr<CanvasRing::Lease> memory = pool_->canvas(*ticket.job);
+    py::object images(Ticket& ticket, size_t number) {
+        Job& job = usable(ticket, number);
+        require(!ticket.shown[number], "the batch's images were asked for before");
+        std::shared_ptr<CanvasRing::Lease> memory = pool_->canvas(job);
         if (!memory) return py::none();
-        return to_capsule(std::make_unique<Images>(*ticket.job, std::move(memory)));
+        ticket.shown[number] = true;
+        ticket.hand_out(number);
+        return to_capsule(std::make_unique<Images>(job, std::move(memory)));
     }
 
     py::tuple times() {
@@ -213,19 +228,17 @@ public:
         return py::make_tuple(times.waiting, times.working, times.disk, times.starved);
     }
 
-    bool done(Ticket& ticket) {
-        require(ticket.process == getpid(), "the batch belongs to another process");
-        return ticket.pool->done(*ticket.job);
-    }
+    bool done(const Ticket& ticket, size_t number) { return pool_->done(usable(ticket, number)); }
 
 private:
     void check_open() const {
         require(pool_ != nullptr && process_ == getpid(), "the engine is closed or belongs to another process");
     }
 
-    void check_usable(const Ticket& ticket) const {
+    Job& usable(const Ticket& ticket, size_t number) const {
         check_open();
         require(pool_ == ticket.pool, "the batch is of another engine");
+        return ticket.job(number);
     }
 
     // Makes and frees canvases, as the ring wants it.

@@ -144,18 +144,12 @@ bool Pool::wait(Job& job, int milliseconds) {
 void Pool::hand_out(Job& job) {
     std::lock_guard<std::mutex> lock(mutex_);
     job.memory->hand_out();
+    job.memory = nullptr;
 }
 
 bool Pool::done(const Job& job) {
     std::lock_guard<std::mutex> lock(mutex_);
     return job.next == job.slots() && !job.running;
-}
-
-bool Pool::let_go(Job& job) {
-    std::lock_guard<std::mutex> lock(mutex_);
-    if (job.next != job.slots() || job.running) return false;
-    job.memory = nullptr;
-    return true;
 }
 
 void Pool::cancel(Job& job) {

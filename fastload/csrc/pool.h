@@ -83,11 +83,10 @@ public:
     // True when the job is finished; waits up to `milliseconds`. With no threads, does the work itself.
     bool wait(Job& job, int milliseconds);
     bool done(const Job& job);
-    // Gives back the canvas of a finished batch, unless others see it. False when it is not finished.
-    bool let_go(Job& job);
     // Gives up the slots not begun and waits for those being written: then nobody touches the canvas any more.
     void cancel(Job& job);
-    void hand_out(Job& job);  // the canvas of a finished batch is the user's from now on
+    // The canvas of a finished batch is nobody's any more but of those who have asked for it.
+    void hand_out(Job& job);
     std::vector<Failure> failures(const Job& job);
     // Since the pool began. What a thread is at now is not yet counted.
     Times times();

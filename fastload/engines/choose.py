@@ -48,12 +48,12 @@ def images_per_second(engine: Engine, cache: Cache, seconds: float = SECONDS) ->
     plan = BatchPlan.of(index, cache.sizes[index])
     width, height = plan.size.max(0).tolist()
     plan.place((height, width), np.zeros_like(plan.size), np.zeros(3, np.uint8))
-    engine.wait(*engine.submit(plan, [BATCH]))  # what is done once is not counted
-    tickets = deque(ticket for _ in range(AHEAD) for ticket in engine.submit(plan, [BATCH]))
+    engine.wait(engine.submit(plan, [BATCH]), 0)  # what is done once is not counted
+    tickets = deque(engine.submit(plan, [BATCH]) for _ in range(AHEAD))
     batches, start = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - start) < seconds:
-        engine.wait(tickets.popleft())
-        tickets.extend(engine.submit(plan, [BATCH]))
+        engine.wait(tickets.popleft(), 0)
+        tickets.append(engine.submit(plan, [BATCH]))
         batches += 1
     tickets.clear()
     engine.close()

@@ -38,7 +38,7 @@ IN_FLIGHT = 4  # plans given to DALI at a time
 
 
 @dataclass(eq=False)
-class DaliTicket:
+class DaliJob:
     """A batch under way."""
 
     plan: BatchPlan
@@ -85,45 +85,47 @@ class DaliEngine:
         self._sound = np.full(len(cache.lengths), check == "never")
         self._check = check
         self._lock = RLock()
-        self._pending: deque[weakref.ref[DaliTicket]] = deque()
-        self._running: deque[weakref.ref[DaliTicket]] = deque()  # in the pipeline, in its order
+        self._pending: deque[weakref.ref[DaliJob]] = deque()
+        self._running: deque[weakref.ref[DaliJob]] = deque()  # in the pipeline, in its order
         self._pipeline: DaliPipeline | None = None
         self._process: int | None = os.getpid()
 
-    def submit(self, plan: BatchPlan, ends: Sequence[int]) -> Sequence[DaliTicket]:
+    def submit(self, plan: BatchPlan, ends: Sequence[int]) -> list[DaliJob]:
         """See `Engine.submit`."""
         self._check_open()
         check_plan(plan, len(self._sound))
         return [self._submit(batch) for batch in plan.split(ends)]
 
-    def _submit(self, plan: BatchPlan) -> DaliTicket:
-        ticket = DaliTicket(plan, np.arange(len(plan.index)), {})
-        ticket.fail({row: reason for row, i in enumerate(plan.index.tolist()) if (reason := self._damage(i))})
+    def _submit(self, plan: BatchPlan) -> DaliJob:
+        job = DaliJob(plan, np.arange(len(plan.index)), {})
+        job.fail({row: reason for row, i in enumerate(plan.index.tolist()) if (reason := self._damage(i))})
         with self._lock:
-            self._pending.append(weakref.ref(ticket))
+            self._pending.append(weakref.ref(job))
             self._start()
-        return ticket
+        return job
 
-    def wait(self, ticket: DaliTicket) -> dict[int, str]:
+    def wait(self, ticket: list[DaliJob], number: int) -> dict[int, str]:
         """See `Engine.wait`. Ctrl-C gets through when the batch under way is done. Raises EngineError when memory runs
         out; the engine goes on with other plans."""
         self._check_open()
+        job = ticket[number]
         with self._lock:
-            while ticket.unfinished:
+            while job.unfinished:
                 self._start()
                 self._collect()
-        if ticket.error is not None:
-            raise ticket.error
-        ticket.images = self._compose(ticket).permute(0, 3, 1, 2)
-        ticket.tiles = None
-        return ticket.failures
+        if job.error is not None:
+            raise job.error
+        job.images = self._compose(job).permute(0, 3, 1, 2)
+        job.tiles = None
+        return job.failures
 
-    def images(self, ticket: DaliTicket) -> torch.Tensor | None:
+    def images(self, ticket: list[DaliJob], number: int) -> torch.Tensor | None:
         """See `Engine.images`: DALI's own memory, or what its tiles were copied to."""
-        images, ticket.images = ticket.images, None
+        job = ticket[number]
+        images, job.images = job.images, None
         return images
 
-    def done(self, ticket: DaliTicket) -> bool:
+    def done(self, ticket: list[DaliJob], number: int) -> bool:
         """See `Engine.done`: DALI tells when a batch is taken from it, not before."""
         return False
 
@@ -152,11 +154,11 @@ class DaliEngine:
     def _start(self) -> None:
         """Give the pipeline what it may hold at a time. A plan that needs another one waits until it is empty."""
         while self._pending and len(self._running) < IN_FLIGHT:
-            ticket = self._pending[0]()
-            if ticket is None or not ticket.unfinished:
+            job = self._pending[0]()
+            if job is None or not job.unfinished:
                 self._pending.popleft()
                 continue
-            graph = self._graph(ticket)
+            graph = self._graph(job)
             if self._pipeline is None or self._pipeline.graph != graph:
                 if self._running:
                     return
@@ -164,23 +166,23 @@ class DaliEngine:
                 self._pipeline = DaliPipeline(graph, self._threads, self._device_id)
             try:
                 self._running.append(self._pending[0])
-                self._pipeline.start(self._tiles(ticket))
+                self._pipeline.start(self._tiles(job))
                 self._pending.popleft()
             except BaseException:  # Ctrl-C among others: who knows what the pipeline has been fed
                 self._restart()
                 raise
 
-    def _graph(self, ticket: DaliTicket) -> Graph:
+    def _graph(self, job: DaliJob) -> Graph:
         """The pipeline for a plan: the present one if it does, since another costs a pause."""
-        rows = 1 << max(len(ticket.rows) - 1, 0).bit_length()
-        red, green, blue = ticket.plan.fill.tolist()
-        recolor = bool((ticket.plan.color != IDENTITY_COLOR).any())
+        rows = 1 << max(len(job.rows) - 1, 0).bit_length()
+        red, green, blue = job.plan.fill.tolist()
+        recolor = bool((job.plan.color != IDENTITY_COLOR).any())
         if self._pipeline is not None:
             rows = max(rows, self._pipeline.graph.rows)
         return Graph(rows, (red, green, blue), recolor)
 
-    def _tiles(self, ticket: DaliTicket) -> Tiles:
-        plan, rows = ticket.plan, ticket.rows
+    def _tiles(self, job: DaliJob) -> Tiles:
+        plan, rows = job.plan, job.rows
         crop, rect, flip = plan.crop[rows].astype(np.float32), plan.rect[rows], plan.flip[rows]
         near, far = crop[:, 1::-1], (crop[:, :2] + crop[:, 2:])[:, ::-1]
         mirrored = np.stack([np.zeros_like(flip), flip], 1)
@@ -191,27 +193,27 @@ class DaliEngine:
             end=np.where(mirrored, near, far),
             size=size.astype(np.float32),
             color=plan.color[rows].astype(np.float32),
-            corner=-rect[:, 1::-1] if ticket.whole else np.zeros_like(size),
-            window=np.full_like(size, plan.canvas) if ticket.whole else np.ascontiguousarray(size),
+            corner=-rect[:, 1::-1] if job.whole else np.zeros_like(size),
+            window=np.full_like(size, plan.canvas) if job.whole else np.ascontiguousarray(size),
         )
 
     def _collect(self) -> None:
         """Take the tiles of the plan that was started first."""
-        ticket = self._running[0]()
+        job = self._running[0]()
         assert self._pipeline is not None
         try:
             tiles = self._pipeline.collect()
-            if ticket is not None:
-                ticket.tiles = tiles
+            if job is not None:
+                job.tiles = tiles
             self._running.popleft()
         except TileError as error:
             self._restart()
-            if ticket is not None:
-                self._blame(ticket, error)
+            if job is not None:
+                self._blame(job, error)
         except EngineError as error:
             self._restart()
-            if ticket is not None:
-                ticket.error = error
+            if job is not None:
+                job.error = error
         except BaseException:
             self._restart()
             raise
@@ -222,24 +224,24 @@ class DaliEngine:
         self._running.clear()
         self._pipeline = None
 
-    def _blame(self, ticket: DaliTicket, error: TileError) -> None:
+    def _blame(self, job: DaliJob, error: TileError) -> None:
         """Find out which rows DALI failed on: those that the core cannot decode either, else those it cannot alone."""
-        bad = {row: reason for row in ticket.rows.tolist() if (reason := self._undecodable(ticket, row))}
-        bad = bad or {row: reason for row in ticket.rows.tolist() if (reason := self._failure_alone(ticket, row))}
+        bad = {row: reason for row in job.rows.tolist() if (reason := self._undecodable(job, row))}
+        bad = bad or {row: reason for row in job.rows.tolist() if (reason := self._failure_alone(job, row))}
         if bad:
-            ticket.fail(bad)
+            job.fail(bad)
         else:
-            ticket.error = EngineError(f"DALI failed on a batch, though on none of its images alone: {error}")
+            job.error = EngineError(f"DALI failed on a batch, though on none of its images alone: {error}")
 
-    def _undecodable(self, ticket: DaliTicket, row: int) -> str | None:
+    def _undecodable(self, job: DaliJob, row: int) -> str | None:
         try:
-            _core.decode_record(self._cache.record_bytes(int(ticket.plan.index[row])))
+            _core.decode_record(self._cache.record_bytes(int(job.plan.index[row])))
         except ValueError as error:
             return str(error)
         return None
 
-    def _failure_alone(self, ticket: DaliTicket, row: int) -> str | None:
-        alone = DaliTicket(ticket.plan, np.array([row]), {})
+    def _failure_alone(self, job: DaliJob, row: int) -> str | None:
+        alone = DaliJob(job.plan, np.array([row]), {})
         pipeline = DaliPipeline(self._graph(alone), self._threads, self._device_id)
         pipeline.start(self._tiles(alone))
         try:
@@ -248,15 +250,15 @@ class DaliEngine:
             return str(error)
         return None
 
-    def _compose(self, ticket: DaliTicket) -> torch.Tensor:
+    def _compose(self, job: DaliJob) -> torch.Tensor:
         """The canvases (B, H, W, 3) on the device."""
-        plan, tiles = ticket.plan, ticket.tiles
-        if ticket.whole and len(ticket.rows) == len(plan.size) > 0:
+        plan, tiles = job.plan, job.tiles
+        if job.whole and len(job.rows) == len(plan.size) > 0:
             return from_dlpack(tiles.as_tensor())
         canvases, fill, show = self._memory(plan)
         canvases[:] = fill
-        for tile, row in enumerate(ticket.rows.tolist()):
-            x, y, w, h = (0, 0, *plan.canvas[::-1]) if ticket.whole else plan.rect[row].tolist()
+        for tile, row in enumerate(job.rows.tolist()):
+            x, y, w, h = (0, 0, *plan.canvas[::-1]) if job.whole else plan.rect[row].tolist()
             canvases[int(plan.slot[row]), y : y + h, x : x + w] = show(tiles[tile])
         return torch.as_tensor(canvases)
 

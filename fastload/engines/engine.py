@@ -13,27 +13,27 @@ from fastload.plan.batch_plan import BatchPlan
 class Engine(Protocol):
     """Executes plans. Several may be under way at once; each batch is waited for at most once, in any order.
 
-    Dropping a ticket that was not waited for abandons its batch. Dropping the engine ends its threads.
+    Dropping a ticket abandons those of its batches that were not waited for. Dropping the engine ends its threads.
     """
 
-    def submit(self, plan: BatchPlan, ends: Sequence[int]) -> Sequence[Any]:
-        """Take on a placed plan of several batches, the slots up to each of `ends`. Returns a ticket for each.
+    def submit(self, plan: BatchPlan, ends: Sequence[int]) -> Any:
+        """Take on a placed plan of several batches, the slots up to each of `ends`. Returns a ticket for all of them.
 
         They are executed in this order, and not far ahead of what is waited for. Raises PlanError when the plan is
         impossible.
         """
 
-    def wait(self, ticket: Any) -> dict[int, str]:
-        """Wait until a batch is executed. Returns {row: reason} of the rows that did not decode, whose slots hold
-        nothing but the fill colour; rows are the batch's own, from 0. EngineError when the batch cannot be executed
-        here, after which others can."""
+    def wait(self, ticket: Any, number: int) -> dict[int, str]:
+        """Wait until batch `number` is executed. Returns {row: reason} of the rows that did not decode, whose slots
+        hold nothing but the fill colour; rows are the batch's own, from 0. EngineError when the batch cannot be
+        executed here, after which others can."""
 
-    def images(self, ticket: Any) -> Tensor | None:
+    def images(self, ticket: Any, number: int) -> Tensor | None:
         """Where a batch is once it was waited for: (B, 3, H, W) uint8 in channels_last. Before that None is possible.
 
         Nobody else writes there as long as somebody sees it. To be asked until it is not None, then no more."""
 
-    def done(self, ticket: Any) -> bool:
+    def done(self, ticket: Any, number: int) -> bool:
         """Whether `wait` would return at once. May be called before `wait` only."""
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The native engine: libjpeg-turbo and the fused resampling kernel, on threads that never hold the GIL."""
+"""The native engine: decoders and the fused resampling kernel, on threads that never hold the GIL."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class NativeEngine:
             *places, threads, number, cache, in_flight, allocate or aligned_memory, emulated_microseconds
         )
 
-    def submit(self, plan: BatchPlan, ends: Sequence[int]) -> Sequence[_core.Ticket]:
+    def submit(self, plan: BatchPlan, ends: Sequence[int]) -> _core.Ticket:
         """See `Engine.submit`."""
         try:
             return self._core.submit(
@@ -54,22 +54,22 @@ class NativeEngine:
         except ValueError as error:
             raise PlanError(f"this plan cannot be executed: {error}") from None
 
-    def wait(self, ticket: _core.Ticket) -> dict[int, str]:
+    def wait(self, ticket: _core.Ticket, number: int) -> dict[int, str]:
         """See `Engine.wait`. Ctrl-C gets through, after which it may be waited for again."""
-        return self._core.wait(ticket)
+        return self._core.wait(ticket, number)
 
-    def images(self, ticket: _core.Ticket) -> Tensor | None:
+    def images(self, ticket: _core.Ticket, number: int) -> Tensor | None:
         """See `Engine.images`. They are there as soon as there is memory for them, and then written."""
-        capsule = self._core.images(ticket)
+        capsule = self._core.images(ticket, number)
         return None if capsule is None else from_dlpack(capsule)
 
     def times(self) -> ThreadTimes:
         """Seconds that all threads together have spent since the engine began: see `stats.Stats`."""
         return self._core.times()
 
-    def done(self, ticket: _core.Ticket) -> bool:
+    def done(self, ticket: _core.Ticket, number: int) -> bool:
         """See `Engine.done`."""
-        return self._core.done(ticket)
+        return self._core.done(ticket, number)
 
     def close(self) -> None:
         """End all threads."""

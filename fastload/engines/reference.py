@@ -76,8 +76,8 @@ def render(
 
 
 @dataclass(eq=False)
-class ReferenceTicket:
-    """A batch to be executed; its canvases (B, H, W, 3) once it was."""
+class ReferenceJob:
+    """A batch to be executed; its canvases (B, H, W, 3) from when it was until they are taken."""
 
     plan: BatchPlan
     canvases: NDArray[np.uint8] | None = None
@@ -92,15 +92,16 @@ class ReferenceEngine:
     def __init__(self, cache: Cache, threads: int = 0, check: str = "always") -> None:
         self._cache = cache
 
-    def submit(self, plan: BatchPlan, ends: Sequence[int]) -> Sequence[ReferenceTicket]:
+    def submit(self, plan: BatchPlan, ends: Sequence[int]) -> list[ReferenceJob]:
         """See `Engine.submit`."""
         check_plan(plan, len(self._cache.lengths))
-        return [ReferenceTicket(batch) for batch in plan.split(ends)]
+        return [ReferenceJob(batch) for batch in plan.split(ends)]
 
-    def wait(self, ticket: ReferenceTicket) -> dict[int, str]:
+    def wait(self, ticket: list[ReferenceJob], number: int) -> dict[int, str]:
         """See `Engine.wait`."""
-        plan = ticket.plan
-        out = ticket.canvases = np.empty((len(plan.size), *plan.canvas, 3), np.uint8)
+        job = ticket[number]
+        plan = job.plan
+        out = job.canvases = np.empty((len(plan.size), *plan.canvas, 3), np.uint8)
         out[:] = plan.fill
         failures: dict[int, str] = {}
         for row in range(len(plan.index)):
@@ -116,11 +117,12 @@ class ReferenceEngine:
             out[plan.slot[row]] = plan.fill
         return failures
 
-    def images(self, ticket: ReferenceTicket) -> Tensor | None:
+    def images(self, ticket: list[ReferenceJob], number: int) -> Tensor | None:
         """See `Engine.images`."""
-        return None if ticket.canvases is None else torch.from_numpy(ticket.canvases.transpose(0, 3, 1, 2))
+        canvases, ticket[number].canvases = ticket[number].canvases, None
+        return None if canvases is None else torch.from_numpy(canvases.transpose(0, 3, 1, 2))
 
-    def done(self, ticket: ReferenceTicket) -> bool:
+    def done(self, ticket: list[ReferenceJob], number: int) -> bool:
         """See `Engine.done`: all of the work is done in `wait`."""
         return False
 

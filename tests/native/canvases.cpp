@@ -66,7 +66,7 @@ void use(Pool& pool, unsigned seed) {
                 pool.hand_out(*jobs[k]);
                 kept.push_back(std::make_unique<Seen>(std::move(lease)));
             }
-            if (!pool.let_go(*jobs[k])) pool.cancel(*jobs[k]);
+            pool.cancel(*jobs[k]);
             if (kept.size() > 3) kept.erase(kept.begin() + random() % kept.size());
         }
         for (int lacking = pool.ring().lacking(); lacking > 0; --lacking) pool.ring().add(memory(3 * 8 * 32 * 3));
