@@ -124,13 +124,13 @@ SPIN = "import time\nend = time.time() + 60\nwhile time.time() < end: pass"
 def test_starved_threads_are_told_from_busy_ones(always_warn):
     """With every core taken by others, the epoch still ends, and the time without a core is told from that with."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    data = loader(MemoryCache(32), 8, num_workers=2, transforms=[ShortestEdge(300)])
+    data = loader(MemoryCache(96), 8, num_workers=2, transforms=[ShortestEdge(600)])
     spinners = [subprocess.Popen([sys.executable, "-c", SPIN]) for _ in range(4 * cores)]
     try:
         time.sleep(1)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            assert train(data, 0) == 32
+            assert train(data, 0) == 96
         found = data.stats()
     finally:
         for spinner in spinners:

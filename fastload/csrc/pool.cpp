@@ -115,6 +115,7 @@ void Pool::work() {
         uint8_t* const out = job->memory->data();
         const std::shared_ptr<Job> ahead = unannounced();
         lock.unlock();
+        watch.start();  // waiting for the lock is no work
         if (ahead) announce(*ahead);
         std::vector<Failure> failures = write(*job, slot, out, workspace);
         finish(*job, std::move(failures), watch.lap());

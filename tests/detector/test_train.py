@@ -142,8 +142,9 @@ def test_two_processes_take_the_steps_of_one(tiny, tmp_path):
     once and gives one process's figures. The pictures are of one size, so that both ranks' canvases are too."""
     data = make_blocks(tmp_path / "coco", {"train": 21, "val": 7}, upright=False)
     tiny = replace(
-        tiny, data=data, norm="gn", frozen_norm=True, flip=0.0, sizes=(64,), epochs=1, optimizer="sgd", align="top-left"
-    )
+        tiny, data=data, weights="imagenet", norm="gn", frozen_norm=True, flip=0.0, sizes=(64,), epochs=1,
+        optimizer="sgd", align="top-left",
+    )  # fmt: skip
     single = replace(tiny, out=tmp_path / "one")
     train(single)
     double = replace(tiny, out=tmp_path / "two")
