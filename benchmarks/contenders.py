@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import cv2
 import numpy as np
-from engines import MEASURING, DecodingEngine
+from engines import DecodingEngine
 from numpy.typing import NDArray
 from pictures import AS_IS, Pictures
 from torch.utils.data import Subset
@@ -22,11 +22,9 @@ from torch.utils.data import Subset
 from fastload import FastLoader, RandomFlip, ShortestEdge
 from fastload.cache.layout import Encoding
 from fastload.cache.reduce import Reduction
-from fastload.loader import ENGINES
 from fastload.sources.source import Sample
 from fastload.usual import LONG_EDGE, SHORT_EDGE, UsualDataset, scale_of, scaled_size, usual_loader
 
-ENGINES.update(MEASURING)
 Q90 = Reduction(quality=90, subsampling="420")
 
 
@@ -120,7 +118,7 @@ class FastLoaderOriginal(Contender):
             shuffle=True,
             num_workers=work.threads,
             transforms=[ShortestEdge(SHORT_EDGE, max_size=LONG_EDGE), RandomFlip()],
-            engine="decoding",  # type: ignore[arg-type]  # the native engine, with its waits measured
+            engine="decoding",  # type: ignore[arg-type]  # the native engine with its waits measured, see engines.py
         )
 
     def batches(self) -> Iterable[tuple[Any, Any]]:

@@ -24,6 +24,7 @@ from statistics import mean, median
 from typing import Any
 
 from contenders import CONTENDERS, Contender, FastLoaderDct, Work
+from engines import MEASURING
 from machine import machine
 from memory import print_memory
 from peers import BY_NAME, PEERS, check_installed
@@ -35,6 +36,7 @@ from rich.table import Table
 
 from fastload import _core
 from fastload.cache.layout import Encoding
+from fastload.loader import ENGINES
 from fastload.usual import LONG_EDGE, SHORT_EDGE
 
 console = Console()
@@ -52,6 +54,7 @@ class Rounds:
 
 def main() -> None:
     options = _arguments()
+    ENGINES.update(MEASURING)
     kinds = _chosen(options)
     with tempfile.TemporaryDirectory(prefix="fastload-benchmark-") as scratch:
         work = prepare(options, Path(scratch))
