@@ -148,7 +148,7 @@ class RunTargets:
         category_ids: Tensor,
         failed: Sequence[int] = (),
     ) -> None:
-        columns, boxes, self._widths, self._num_boxes, self._num_sources = annotations.place(
+        columns, boxes, widths, self._num_boxes, self._num_sources = annotations.place(
             plan.index,
             plan.slot,
             plan.source,
@@ -165,7 +165,7 @@ class RunTargets:
         self._boxes = dict(zip(OF_BOXES, map(torch.from_numpy, boxes), strict=True))
         self._category_ids = category_ids
         self._slots = list(pairwise([0, *ends]))
-        self._shapes = [(end - start, width) for (start, end), width in zip(self._slots, self._widths, strict=True)]
+        self._shapes = [(end - start, width) for (start, end), width in zip(self._slots, widths, strict=True)]
         self._starts = list(accumulate((slots * width for slots, width in self._shapes), initial=0))
 
     def batches(self) -> list[Targets]:

@@ -46,12 +46,6 @@ struct Ticket {
         for (const auto& job : jobs) pool->cancel(*job);
     }
 
-    Job& job(size_t number) const {
-        require(process == getpid(), "the batch belongs to another process");
-        require(number < jobs.size(), "there is no batch of that number");
-        return *jobs[number];
-    }
-
     // A finished batch that is seen belongs to those who see it.
     void hand_out(size_t number) {
         if (shown[number] && waited_for[number]) pool->hand_out(*jobs[number]);
@@ -238,7 +232,8 @@ private:
     Job& usable(const Ticket& ticket, size_t number) const {
         check_open();
         require(pool_ == ticket.pool, "the batch is of another engine");
-        return ticket.job(number);
+        require(number < ticket.jobs.size(), "there is no batch of that number");
+        return *ticket.jobs[number];
     }
 
     // Makes and frees canvases, as the ring wants it.
