@@ -34,6 +34,7 @@ from fastload.cache.layout import Encoding
 from fastload.loader import ENGINES
 from fastload.usual import LONG_EDGE, SHORT_EDGE
 
+EPOCH = 4096  # images: what an epoch itself costs, once, is little of COCO's 118,000
 THREADS = (1, 2, 4, 8, 16, 32, 64, 128)
 console = Console()
 
@@ -52,7 +53,7 @@ def loader(cache: Cache, images: int, batch_size: int, threads: int, engine: str
 
 def gil_microseconds(cache: Cache, batch_size: int, threads: int, engine: str, rounds: int) -> float:
     """Upper bound of the time the GIL is held for an image; median over epochs."""
-    images = max(len(cache), 1024)
+    images = max(len(cache), EPOCH)
     batches = loader(cache, images, batch_size, threads, engine)
     held = []
     for _ in track(range(rounds), f"Holding the GIL, threads {engine}", console=console, transient=True):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple, overload
 
@@ -65,16 +64,17 @@ class Targets(Sequence[dict[str, Any]]):
     num_sources: tuple[int, ...]  # (B) on the host: images shown by each canvas, more than one for a mosaic
 
     @classmethod
-    def later(cls, make: Callable[[str], Any]) -> Targets:
-        """Targets whose fields are made by name when first asked for: few users of a batch want all of them."""
+    def of(cls, run: RunTargets, number: int, boxes: Tensor, labels: Tensor) -> Targets:
+        """Batch `number` of `run`, of which all training looks at these two. The rest is made when first asked for."""
         targets = cls.__new__(cls)
-        targets.__dict__["_make"] = make
+        targets.__dict__ = {"_batch": (run, number), "boxes": boxes, "labels": labels}
         return targets
 
     def __getattr__(self, name: str) -> Any:
-        if name not in FIELDS or "_make" not in self.__dict__:
+        if name not in FIELDS or "_batch" not in self.__dict__:
             raise AttributeError(f"Targets have no {name!r}")
-        value = self.__dict__[name] = self._make(name)
+        run, number = self._batch
+        value = self.__dict__[name] = run.part(number, name)
         return value
 
     def __getstate__(self) -> dict[str, Any]:
@@ -169,16 +169,13 @@ class RunTargets:
         self._starts = list(accumulate((slots * width for slots, width in self._shapes), initial=0))
 
     def batches(self) -> list[Targets]:
-        """The targets of each batch. Tensors are views of this: what all training looks at is made here, where it costs
-        least, and the rest when it is asked for."""
-        batches = []
-        for k in range(len(self._slots)):
-            targets = Targets.later(partial(self._part, k))
-            targets.boxes, targets.labels = self._of_boxes("boxes", k), self._of_boxes("labels", k)
-            batches.append(targets)
-        return batches
+        """The targets of each batch. Tensors are views of this."""
+        return [
+            Targets.of(self, k, self._of_boxes("boxes", k), self._of_boxes("labels", k))
+            for k in range(len(self._slots))
+        ]
 
-    def _part(self, batch: int, name: str) -> Any:
+    def part(self, batch: int, name: str) -> Any:
         """A field of the targets of a batch."""
         start, end = self._slots[batch]
         if name in self._columns:

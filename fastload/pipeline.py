@@ -157,28 +157,27 @@ class BatchIterator(Iterator[Any]):
         self._end = weakref.finalize(self, _end, self._flight, report)
 
     def __next__(self) -> Any:
-        asked = perf_counter()
-        self._top_up()
-        planned = perf_counter()
+        if len(self._flight) < self._depth:
+            self._top_up()
         if not self._flight:
-            self._meter.batch(0, asked, planned, ready=planned)
             self._progress.done = True
             self._end()
             raise StopIteration
         job = self._flight[0]
-        if not isinstance(job, Exception):
+        if isinstance(job, Job):
+            asked = perf_counter()
             self._wait(job)  # Ctrl-C leaves it in its place
-        ready = perf_counter()
+            self._meter.waited(asked)
         self._flight.popleft()
         self._progress.step += 1
         if isinstance(job, Exception):
             raise job
         if job.error is not None:
             raise job.error
-        batch = self._deliver(job) if job.failures or job.batch is None else job.batch
-        if self._ahead is not None:
-            self._send_ahead(self._ahead)
-        self._meter.batch(job.size, asked, planned, ready)
+        batch = job.batch
+        if batch is None or job.failures or self._ahead is not None:
+            batch = self._finish(job)
+        self._meter.handed_out(job.size)
         return batch
 
     def at_end(self) -> bool:
@@ -208,6 +207,15 @@ class BatchIterator(Iterator[Any]):
                 if self._prepare is not None:
                     job.batch = self._prepare(job)
 
+    def _finish(self, job: Job) -> Any:
+        """The batch of a job that was not prepared, or did not turn out as it was."""
+        began = perf_counter()
+        batch = self._deliver(job)
+        if self._ahead is not None:
+            self._send_ahead(self._ahead)
+        self._meter.planned(began)
+        return batch
+
     def _send_ahead(self, ahead: Callable[[Job], None]) -> None:
         for later in islice(self._flight, AHEAD):
             if isinstance(later, Exception) or later.sent is not None:
@@ -220,12 +228,11 @@ class BatchIterator(Iterator[Any]):
             ahead(later)
 
     def _top_up(self) -> None:
-        while len(self._flight) < self._depth:
-            runs = next(self._runs, None)
-            if runs is None:
-                return
+        began = perf_counter()
+        while len(self._flight) < self._depth and (runs := next(self._runs, None)) is not None:
             for run in runs:
                 self._flight.extend([run] if isinstance(run, Exception) else self._submit(run))
+        self._meter.planned(began)
 
     def _submit(self, run: Run) -> Sequence[Job | Exception]:
         try:

@@ -88,45 +88,45 @@ ADVICE = {
 
 
 class Meter:
-    """Times one iteration. `engine_times` are the threads' since they began, of an engine that tells them."""
+    """Times one iteration, from when it is made. `engine_times` are the threads' since they began, of an engine that
+    tells them."""
 
     def __init__(self, threads: int, engine_times: Callable[[], ThreadTimes] | None) -> None:
         self._process = os.getpid()
         self._threads = threads
         self._engine_times = engine_times
         self._before = self._read()
-        self._last = time.perf_counter()
-        self._spent = {"training": 0.0, "waiting": 0.0, "planning": 0.0}
+        self._began = self._now = time.perf_counter()
+        self._waiting = self._planning = 0.0
         self._batches = self._images = 0
-        self._laps: list[tuple[int, float, float, float, float]] = []
 
-    def batch(self, images: int, asked: float, planned: float, ready: float) -> None:
-        """A batch is handed out now; at the end, none of 0 images. By `time.perf_counter`, it was asked for, the plans
-        ahead of it were made, and its pixels were there."""
-        self._laps.append((images, asked, planned, ready, time.perf_counter()))
-        if len(self._laps) >= 64:  # many at a time, since Python is slow to wake
-            self._add_up()
+    def planned(self, since: float) -> None:
+        """Planning, or Python functions of the user's, took from `since` until now, by `time.perf_counter`."""
+        self._now = time.perf_counter()
+        self._planning += self._now - since
 
-    def _add_up(self) -> None:
-        for images, asked, planned, ready, now in self._laps:
-            self._spent["training"] += asked - self._last
-            self._spent["planning"] += planned - asked + now - ready
-            self._spent["waiting"] += ready - planned
-            self._last = now
-            self._images += images
-            self._batches += images > 0
-        self._laps.clear()
+    def waited(self, since: float) -> None:
+        """Waiting for pixels took from `since` until now."""
+        self._now = time.perf_counter()
+        self._waiting += self._now - since
+
+    def handed_out(self, images: int) -> None:
+        """A batch of so many images."""
+        self._batches += 1
+        self._images += images
 
     def stats(self) -> Stats:
         """Up to the last batch."""
-        self._add_up()
         waiting, working, disk, starved = (max(b - a, 0) for a, b in zip(self._before, self._read(), strict=True))
+        seconds = self._now - self._began
         return Stats(
             images=self._images,
             batches=self._batches,
             threads=self._threads,
-            seconds=sum(self._spent.values()),
-            **self._spent,
+            seconds=seconds,
+            training=seconds - self._waiting - self._planning,
+            waiting=self._waiting,
+            planning=self._planning,
             threads_waiting=waiting,
             threads_working=working,
             disk=disk,
