@@ -51,11 +51,11 @@ class Config:
     """How many of the backbone's stem and four stages are not trained."""
     frozen_norm: bool = True
     """Keep the backbone's batch norms as they are."""
-    strides: tuple[int, ...] = (8, 16, 32)
-    """One feature level each: 8 16 32, or 8 16 32 64 128."""
-    channels: int = 96
+    strides: tuple[int, ...] = (8, 16, 32, 64)
+    """One feature level each: 8 16 32, and 64 and 128 after them."""
+    channels: int = 64
     """Of the feature pyramid."""
-    width: int = 96
+    width: int = 64
     """Of the head's towers."""
     depth: int = 2
     """Convolutions of each tower."""
@@ -89,7 +89,7 @@ class Config:
     """SGD with momentum, or AdamW."""
     lr: float = 1.5e-3
     """The highest learning rate; it belongs to `batch_size` and is not scaled with it."""
-    backbone_lr: float = 0.5
+    backbone_lr: float = 0.1
     """The backbone's learning rate, as a share of `lr`."""
     momentum: float = 0.9
     """For SGD."""
@@ -153,6 +153,7 @@ _RT = Config(
     weights="none",
     frozen_stages=0,
     frozen_norm=False,
+    strides=(8, 16, 32),
     channels=256,
     width=256,
     depth=4,
