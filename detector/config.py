@@ -79,7 +79,7 @@ class Config:
     """Where an image lies on its canvas: center, top-left or random."""
 
     # The schedule. One step is one update of the weights.
-    epochs: int = 12
+    epochs: int = 20
     """Times that every training image is seen."""
     batch_size: int = 4
     """Images a step, over all processes and accumulated batches together."""
@@ -89,7 +89,7 @@ class Config:
     """SGD with momentum, or AdamW."""
     lr: float = 1.5e-3
     """The highest learning rate; it belongs to `batch_size` and is not scaled with it."""
-    backbone_lr: float = 0.1
+    backbone_lr: float = 0.2
     """The backbone's learning rate, as a share of `lr`."""
     momentum: float = 0.9
     """For SGD."""
@@ -122,7 +122,7 @@ class Config:
 
     log_every: int = 20
     """Steps between two lines of metrics. Only then does the host wait for the device."""
-    eval_every: int = 6
+    eval_every: int = 10
     """Epochs between two evaluations; the last epoch is always evaluated."""
 
     def __post_init__(self) -> None:

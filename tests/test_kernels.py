@@ -9,23 +9,15 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-KERNELS = ("kernels_scalar", "kernels_neon", "kernels_avx2", "kernels_avx512")
-SOURCES = [
-    ROOT / "tests/native/kernels.cpp",
-    *(ROOT / "fastload/csrc" / f"{name}.cpp" for name in ("simd", "resample", *KERNELS)),
-]
-SANITIZE = ["-std=c++17", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-pthread"]
+from tests.native_programs import CSRC, ROOT, build_program
+
+PARTS = ("simd", "resample", "kernels")
 
 
 @pytest.fixture(scope="session")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """tests/native/kernels.cpp, built with the sanitizers."""
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    assert compiler, "a C++ compiler is needed, as for the package itself"
-    program = tmp_path_factory.mktemp("native") / "kernels"
-    subprocess.run([compiler, *SANITIZE, *SOURCES, "-o", program], check=True, timeout=250)
-    return program
+    return build_program("kernels", tmp_path_factory.mktemp("native"), PARTS)
 
 
 @pytest.mark.long
@@ -44,7 +36,10 @@ def test_neon_kernels_under_emulation(tmp_path: Path) -> None:
     if not compiler or not emulator:
         pytest.skip("needs g++-aarch64-linux-gnu and qemu-user-static")
     program = tmp_path / "kernels"
-    subprocess.run([compiler, "-std=c++17", "-O2", "-static", "-pthread", *SOURCES, "-o", program], check=True)
+    sources = [ROOT / "tests/native/kernels.cpp", *(path for part in PARTS for path in CSRC.glob(f"{part}*.cpp"))]
+    subprocess.run(
+        [compiler, "-std=c++17", "-O2", "-static", "-pthread", f"-I{CSRC}", *sources, "-o", program], check=True
+    )
     environment = {**os.environ, "FASTLOAD_SIMD": "neon"}
     run = subprocess.run([emulator, program, "1000"], capture_output=True, text=True, env=environment)
     assert run.returncode == 0 and run.stdout == "equal\n", run.stderr
