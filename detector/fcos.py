@@ -89,7 +89,7 @@ class FCOS(nn.Module):
     and `std`, as FastLoader does on a device.
 
     Args:
-        strides: of the levels: (8, 16, 32) or (8, 16, 32, 64, 128).
+        strides: of the levels: (8, 16, 32), and 64 and 128 after them.
         frozen_stages: how many of the backbone's stem and four stages are not trained.
         frozen_norm: whether the backbone's batch norms keep their statistics and scales.
     """

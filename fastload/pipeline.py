@@ -129,8 +129,8 @@ class BatchIterator(Iterator[Any]):
 
     `runs` plans them; an error in it is raised when its batch would have come, whatever the depth. `deliver` makes
     what the user gets from an executed job; `prepare`, if given, makes it earlier, for jobs in which all decodes.
-    `ahead`, if given, is called before with the next jobs that happen to be executed without failure. `report` is
-    called once, at the end or when the iterator is dropped.
+    `ahead`, if given instead, is called before with the next jobs that happen to be executed without failure. `report`
+    is called once, at the end or when the iterator is dropped.
     """
 
     def __init__(
@@ -174,9 +174,7 @@ class BatchIterator(Iterator[Any]):
             raise job
         if job.error is not None:
             raise job.error
-        batch = job.batch
-        if batch is None or job.failures or self._ahead is not None:
-            batch = self._finish(job)
+        batch = self._finish(job) if job.failures or job.batch is None else job.batch
         self._meter.handed_out(job.size)
         return batch
 
