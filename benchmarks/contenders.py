@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 
 import cv2
 import numpy as np
-from engines import DecodingEngine
 from numpy.typing import NDArray
 from pictures import AS_IS, Pictures
 from torch.utils.data import Subset
@@ -60,10 +59,6 @@ class Contender:
     def bytes_per_image(self) -> float:
         """What is kept of an image, on average: on disk, unless `note` says otherwise."""
         raise NotImplementedError
-
-    def asleep(self) -> float:
-        """CPU seconds so far that the consuming thread took to fall asleep and wake up, if that is known."""
-        return 0.0
 
 
 class DataLoaderPillow(Contender):
@@ -118,7 +113,6 @@ class FastLoaderOriginal(Contender):
             shuffle=True,
             num_workers=work.threads,
             transforms=[ShortestEdge(SHORT_EDGE, max_size=LONG_EDGE), RandomFlip()],
-            engine="decoding",  # type: ignore[arg-type]  # the native engine with its waits measured, see engines.py
         )
 
     def batches(self) -> Iterable[tuple[Any, Any]]:
@@ -126,9 +120,6 @@ class FastLoaderOriginal(Contender):
 
     def bytes_per_image(self) -> float:
         return float(self.cache.lengths.mean())
-
-    def asleep(self) -> float:
-        return DecodingEngine.waits
 
 
 class FastLoaderDct(FastLoaderOriginal):

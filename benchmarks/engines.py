@@ -1,28 +1,14 @@
-"""Engines for measuring Python's part: they time the calling thread's waits, and one sleeps instead of decoding."""
+"""An engine that sleeps instead of decoding."""
 
 from __future__ import annotations
 
-import time
 from typing import Any, ClassVar
 
 from fastload.engines.native import NativeEngine
 
 
-class DecodingEngine(NativeEngine):
-    """The native engine. `waits` is the CPU time of the calling thread within `wait`, in seconds over all
-    engines: that of falling asleep and waking up, all without the GIL but for a few instructions."""
-
-    waits: ClassVar[float] = 0.0
-
-    def wait(self, ticket: Any, number: int) -> dict[int, str]:
-        start = time.thread_time()
-        failures = super().wait(ticket, number)
-        DecodingEngine.waits += time.thread_time() - start
-        return failures
-
-
-class SleepingEngine(DecodingEngine):
-    """The same with its queue and threads, whose work on an image is `microseconds` of sleep.
+class SleepingEngine(NativeEngine):
+    """The native engine with its queue and threads, whose work on an image is `microseconds` of sleep.
 
     To Python that is a machine with a core for every thread.
     """
@@ -33,5 +19,5 @@ class SleepingEngine(DecodingEngine):
         super().__init__(*settings, **further, emulated_microseconds=self.microseconds)
 
 
-# By the names that FastLoader is to know them by: ENGINES.update(MEASURING)
-MEASURING = {"decoding": (__name__, "DecodingEngine"), "sleeping": (__name__, "SleepingEngine")}
+# By the name that FastLoader is to know it by: ENGINES.update(SLEEPING)
+SLEEPING = {"sleeping": (__name__, "SleepingEngine")}

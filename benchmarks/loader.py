@@ -24,7 +24,7 @@ from statistics import mean, median
 from typing import Any
 
 from contenders import CONTENDERS, Contender, FastLoaderDct, Work
-from engines import MEASURING
+from gil import gil_seconds
 from machine import machine
 from memory import print_memory
 from peers import BY_NAME, PEERS, check_installed
@@ -36,7 +36,6 @@ from rich.table import Table
 
 from fastload import _core
 from fastload.cache.layout import Encoding
-from fastload.loader import ENGINES
 from fastload.usual import LONG_EDGE, SHORT_EDGE
 
 console = Console()
@@ -49,12 +48,11 @@ class Rounds:
     bytes_per_image: float
     speeds: list[float] = field(default_factory=list)  # images/s
     ratios: list[float] = field(default_factory=list)  # to the reference around it
-    python_seconds: list[float] = field(default_factory=list)  # CPU time of the consuming thread, per image
+    gil_seconds: list[float] = field(default_factory=list)  # held by the consuming thread, per image
 
 
 def main() -> None:
     options = _arguments()
-    ENGINES.update(MEASURING)
     kinds = _chosen(options)
     with tempfile.TemporaryDirectory(prefix="fastload-benchmark-") as scratch:
         work = prepare(options, Path(scratch))
@@ -97,12 +95,12 @@ def run(work: Work, kinds: Sequence[type[Contender]], rounds: int) -> tuple[list
         for number in range(1, rounds + 1):
             for contender in contenders:
                 bars.update(task, description=f"Round {number} of {rounds}: {contender.name}")
-                speed, python = epoch(contender, len(work.order))
+                speed, gil = epoch(contender, len(work.order))
                 reference.append(decode_speed(jpegs, work.threads))
                 found = results[contender.name]
                 found.speeds.append(speed)
                 found.ratios.append(speed / mean(reference[-2:]))
-                found.python_seconds.append(python)
+                found.gil_seconds.append(gil)
                 bars.advance(task)
     return reference, results
 
@@ -120,13 +118,13 @@ def measured_how(work: Work, rounds: int) -> str:
 
 
 def epoch(contender: Contender, images: int) -> tuple[float, float]:
-    """Images/s of one epoch, and the CPU seconds per image of this thread, in which Python runs, less its sleep's."""
-    start, python = time.perf_counter(), time.thread_time() - contender.asleep()
+    """Images/s of one epoch, and for how many CPU seconds an image this thread, which runs Python, held the GIL."""
+    start, gil = time.perf_counter(), gil_seconds()
     seen = sum(len(batch) for batch, _ in contender.batches())
-    seconds, python = time.perf_counter() - start, time.thread_time() - contender.asleep() - python
+    seconds, gil = time.perf_counter() - start, gil_seconds() - gil
     if seen != images:
         raise RuntimeError(f"{contender.name} gave {seen} images instead of {images}")
-    return images / seconds, python / images
+    return images / seconds, gil / images
 
 
 def decode_speed(jpegs: list[bytes], threads: int) -> float:
@@ -150,7 +148,7 @@ def as_json(reference: list[float], results: dict[str, Rounds]) -> dict[str, Any
 def print_results(reference: list[float], results: dict[str, Rounds], work: Work) -> None:
     table = Table(title=f"{len(work.order)} images an epoch, batches of {work.batch_size}, {work.threads} threads")
     table.add_column("", no_wrap=True)
-    for heading in ("ratio", "range", "images/s", "KB/image", "Python, µs/image"):
+    for heading in ("ratio", "range", "images/s", "KB/image", "GIL, µs/image"):
         table.add_column(heading, justify="right")
     table.add_row("libjpeg-turbo alone", "1.00", "", f"{median(reference):.0f}", "", "")
     for name, found in results.items():
@@ -160,16 +158,16 @@ def print_results(reference: list[float], results: dict[str, Rounds], work: Work
             f"{min(found.ratios):.2f} to {max(found.ratios):.2f}",
             f"{median(found.speeds):.0f}",
             f"{found.bytes_per_image / 1000:.0f}",
-            f"{1e6 * median(found.python_seconds):.1f}",
+            f"{1e6 * median(found.gil_seconds):.1f}",
         )
     console.print(table)
     for name in results:
         if note := BY_NAME[name].note:
             console.print(f"[dim]{name}: {note}[/]", highlight=False)
     console.print(
-        "[dim]ratio: median over rounds, each to the reference runs before and after it. Python: CPU time of the "
-        "consuming thread (FastLoader's less that of falling asleep and waking up, without the GIL), an upper bound of "
-        "how long the GIL is held for an image. Only FastLoader groups images by shape, as its default is.[/]"
+        "[dim]ratio: median over rounds, each to the reference runs before and after it. GIL: CPU time for which the "
+        "consuming thread holds it (of other loaders that thread's whole CPU time, which may be a little more). Only "
+        "FastLoader groups images by shape, as its default is.[/]"
     )
 
 

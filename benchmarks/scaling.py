@@ -2,10 +2,9 @@
 
     python benchmarks/scaling.py coco/val2017 [--json r.json]
 
-**The GIL** is what all of a process's Python shares, so its time per image bounds images/s whatever the machine. Its
-upper bound is the CPU time of the one Python thread, less that of falling asleep and waking up; what it does in native
-calls is counted, though most of that is done without the GIL. Measured twice: beside sleeping threads, and beside
-threads that decode, which share cores and caches with Python where there are few.
+**The GIL** is what all of a process's Python shares, so its time per image bounds images/s whatever the machine:
+the CPU time of the one Python thread, less what the core does without the GIL. Measured twice: beside sleeping threads,
+and beside threads that decode, which share cores and caches with Python where there are few.
 
 **Threads**: FastLoader with its queue and threads as ever, but an image's native work is a sleep, so that this machine
 stands in for one with a core a thread. The ideal is one image a thread and sleep.
@@ -22,7 +21,8 @@ from statistics import median
 from typing import Annotated, Any
 
 import typer
-from engines import MEASURING, DecodingEngine, SleepingEngine
+from engines import SLEEPING, SleepingEngine
+from gil import gil_seconds
 from machine import machine
 from pictures import open_pictures
 from rich.console import Console
@@ -47,20 +47,20 @@ def loader(cache: Cache, images: int, batch_size: int, threads: int, engine: str
         shuffle=True,
         num_workers=threads,
         transforms=[ShortestEdge(SHORT_EDGE, max_size=LONG_EDGE), RandomFlip()],
-        engine=engine,  # type: ignore[arg-type]  # one of engines.py
+        engine=engine,  # type: ignore[arg-type]  # or that of engines.py
     )
 
 
 def gil_microseconds(cache: Cache, batch_size: int, threads: int, engine: str, rounds: int) -> float:
-    """Upper bound of the time the GIL is held for an image; median over epochs."""
+    """CPU time for which the GIL is held for an image; median over epochs."""
     images = max(len(cache), EPOCH)
     batches = loader(cache, images, batch_size, threads, engine)
     held = []
-    for _ in track(range(rounds), f"Holding the GIL, threads {engine}", console=console, transient=True):
-        DecodingEngine.waits, start = 0.0, time.thread_time()
+    for _ in track(range(rounds), f"Holding the GIL, {engine} engine", console=console, transient=True):
+        start = gil_seconds()
         for _pixels, targets in batches:
             _ = targets.boxes, targets.labels  # as training looks at them
-        held.append(1e6 * (time.thread_time() - start - DecodingEngine.waits) / images)
+        held.append(1e6 * (gil_seconds() - start) / images)
     return median(held)
 
 
@@ -77,8 +77,8 @@ def speed(cache: Cache, batch_size: int, threads: int, seconds: float) -> float:
 
 
 def print_results(found: dict[str, Any], batch_size: int) -> None:
-    for engine, held in found["gil_microseconds_per_image"].items():
-        console.print(f"GIL held for [bold]{held:.1f} µs[/] an image in batches of {batch_size}, threads {engine}")
+    for what, held in found["gil_microseconds_per_image"].items():
+        console.print(f"GIL held for [bold]{held:.1f} µs[/] an image in batches of {batch_size}, threads {what}")
     table = Table(title=f"native work: {found['emulated_microseconds'] / 1000:g} ms of sleep an image")
     for heading in ("threads", "images/s", "ideal", "share"):
         table.add_column(heading, justify="right")
@@ -97,15 +97,15 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="write the results to this file")] = None,
 ) -> None:
     """Print the time the GIL is held for an image, and images/s for 1 to 128 emulated threads."""
-    ENGINES.update(MEASURING)
+    ENGINES.update(SLEEPING)
     SleepingEngine.microseconds = round(1000 * milliseconds)
     for name, value in machine().items():
         console.print(f"[dim]{name}:[/] {value}", highlight=False)
     with tempfile.TemporaryDirectory(prefix="fastload-benchmark-") as scratch:
         cache = open_pictures(data, Path(scratch), console).cache(Encoding.DCT)
         gil = {
-            engine: gil_microseconds(cache, batch_size, threads, engine, rounds)
-            for engine, threads in (("sleeping", 16), ("decoding", 2))
+            what: gil_microseconds(cache, batch_size, threads, engine, rounds)
+            for what, engine, threads in (("sleeping", "sleeping", 16), ("decoding", "native", 2))
         }
         runs: dict[int, list[float]] = {threads: [] for threads in THREADS}
         for _ in track(range(rounds), "Sleeping", console=console, transient=True):

@@ -195,7 +195,7 @@ def test_emulated_threads_sleep_side_by_side(small_cache, scripts, monkeypatch):
     """With 12 threads, 12 images of 50 ms asleep take less than 12 times as long; every batch comes."""
     import engines
 
-    monkeypatch.setitem(ENGINES, "sleeping", engines.MEASURING["sleeping"])
+    monkeypatch.setitem(ENGINES, "sleeping", engines.SLEEPING["sleeping"])
     monkeypatch.setattr(engines.SleepingEngine, "microseconds", 50_000)
     loader = FastLoader(small_cache, batch_size=4, num_workers=12, engine="sleeping")
     start = time.perf_counter()

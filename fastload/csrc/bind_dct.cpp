@@ -11,7 +11,7 @@ py::bytes encode(const py::buffer& buffer, bool entropy) {
     const Bytes bytes(buffer);
     std::vector<uint8_t> packed;
     {
-        py::gil_scoped_release release;
+        WithoutGil without_gil;
         packed = dct_encode(bytes.data(), bytes.size(), entropy);
     }
     return py::bytes(reinterpret_cast<const char*>(packed.data()), packed.size());
@@ -22,7 +22,7 @@ py::list decode(const py::buffer& buffer) {
     Buffer memory;
     Planes planes;
     {
-        py::gil_scoped_release release;
+        WithoutGil without_gil;
         DctDecoder().planes(bytes.data(), bytes.size(), memory, planes);
     }
     return to_arrays(planes);

@@ -42,7 +42,7 @@ struct Ticket {
     Ticket(const Ticket&) = delete;
     ~Ticket() {
         if (process != getpid()) return;  // after a fork the threads are the parent's
-        py::gil_scoped_release release;
+        WithoutGil without_gil;
         for (const auto& job : jobs) pool->cancel(*job);
     }
 
@@ -155,7 +155,7 @@ public:
             new std::shared_ptr<Pool>(std::move(pool_));  // threads do not survive a fork: nothing to join, so leave it
             return;
         }
-        py::gil_scoped_release release;
+        WithoutGil without_gil;
         pool_.reset();
     }
 
@@ -167,7 +167,7 @@ public:
         plan.check_lengths();
         std::vector<std::shared_ptr<Job>> jobs;
         {
-            py::gil_scoped_release release;
+            WithoutGil without_gil;
             py::ssize_t begin = 0, row = 0;
             for (py::ssize_t end : ends) {
                 require(begin < end && end <= canvases.shape(0), "batches must be in order, not empty and of the plan");
@@ -190,7 +190,7 @@ public:
         bool finished = false;
         while (!finished) {
             {
-                py::gil_scoped_release release;
+                WithoutGil without_gil;
                 finished = pool_->wait(job, 100);
             }
             if (PyErr_CheckSignals() != 0) throw py::error_already_set();  // Ctrl-C
@@ -216,7 +216,7 @@ public:
         check_open();
         Times times;
         {
-            py::gil_scoped_release release;
+            WithoutGil without_gil;
             times = pool_->times();
         }
         return py::make_tuple(times.waiting, times.working, times.disk, times.starved);
@@ -270,7 +270,7 @@ py::tuple decode_record_planes(const py::buffer& buffer) {
     Buffer memory;
     Planes planes;
     {
-        py::gil_scoped_release release;
+        WithoutGil without_gil;
         decoder.planes(bytes.data(), bytes.size(), true, memory, planes);
     }
     return py::make_tuple(to_arrays(planes), int(planes.subsampling), planes.rgb);
@@ -280,7 +280,7 @@ py::bytes payload_of(const py::buffer& jpeg, int encoding) {
     const Bytes bytes(jpeg);
     std::vector<uint8_t> payload;
     {
-        py::gil_scoped_release release;
+        WithoutGil without_gil;
         payload = encode_payload(bytes.data(), bytes.size(), static_cast<Encoding>(encoding));
     }
     return py::bytes(reinterpret_cast<const char*>(payload.data()), payload.size());
@@ -289,7 +289,7 @@ py::bytes payload_of(const py::buffer& jpeg, int encoding) {
 uint64_t checksum_of_record(const py::buffer& buffer) {
     const Bytes bytes(buffer);
     const RecordHeader header = read_header(bytes.data(), bytes.size());
-    py::gil_scoped_release release;
+    WithoutGil without_gil;
     return record_checksum(header, bytes.data() + sizeof header);
 }
 

@@ -27,7 +27,7 @@ const char* color_name(const JpegHeader& header) {
 
 JpegHeader header_of(const py::buffer& buffer) {
     const Bytes bytes(buffer);
-    py::gil_scoped_release release;
+    WithoutGil without_gil;
     return thread_decoder().header(bytes.data(), bytes.size());
 }
 
@@ -37,7 +37,7 @@ py::tuple decode_planes(const py::buffer& buffer) {
     Planes planes;
     std::string warning;
     {
-        py::gil_scoped_release release;
+        WithoutGil without_gil;
         warning = thread_decoder().planes(bytes.data(), bytes.size(), memory, planes);
     }
     return py::make_tuple(to_arrays(planes), optional_text(warning));
@@ -49,7 +49,7 @@ py::list decode_sequential(const py::buffer& buffer, const std::string& level) {
     Buffer memory;
     Planes planes;
     {
-        py::gil_scoped_release release;
+        WithoutGil without_gil;
         JpegPlanesDecoder(simd).planes(bytes.data(), bytes.size(), memory, planes);
     }
     return to_arrays(planes);
@@ -62,7 +62,7 @@ py::tuple decode_rgb(const py::buffer& buffer) {
     uint8_t* const pixels = rgb.mutable_data();
     std::string warning;
     {
-        py::gil_scoped_release release;
+        WithoutGil without_gil;
         warning = thread_decoder().rgb(bytes.data(), bytes.size(), header, pixels);
     }
     return py::make_tuple(rgb, optional_text(warning));
@@ -72,7 +72,7 @@ py::bytes transform(const py::buffer& buffer) {
     const Bytes bytes(buffer);
     std::vector<uint8_t> rewritten;
     {
-        py::gil_scoped_release release;
+        WithoutGil without_gil;
         rewritten = jpeg_transform(bytes.data(), bytes.size());
     }
     return py::bytes(reinterpret_cast<const char*>(rewritten.data()), rewritten.size());
@@ -81,7 +81,7 @@ py::bytes transform(const py::buffer& buffer) {
 // Decodes images from a shared counter until none is left: the yardstick of the benchmarks.
 double decode_loop(const std::vector<py::buffer>& images, int threads) {
     std::vector<Bytes> bytes(images.begin(), images.end());
-    py::gil_scoped_release release;
+    WithoutGil without_gil;
     std::atomic<size_t> next{0};
     std::atomic<int> failures{0};
     auto work = [&] {

@@ -9,7 +9,7 @@ py::bytes to_jpeg(const py::buffer& buffer) {
     const Bytes bytes(buffer);
     std::vector<uint8_t> jpeg;
     {
-        py::gil_scoped_release release;
+        WithoutGil without_gil;
         jpeg = write_jpeg(dct_coefficients(bytes.data(), bytes.size()));
     }
     return py::bytes(reinterpret_cast<const char*>(jpeg.data()), jpeg.size());

@@ -29,7 +29,7 @@ py::tuple lmdb_tree(const py::buffer& buffer) {
     std::vector<uint64_t> positions, offsets, sizes;
     uint64_t extent = 0;
     {
-        py::gil_scoped_release release;
+        WithoutGil without_gil;
         extent = walk_lmdb(bytes.data(), bytes.size(), [&](std::string_view key, LmdbValue value) {
             if (key.substr(0, kRecordPrefix.size()) != kRecordPrefix) {
                 values.emplace_back(key, value);

@@ -24,7 +24,7 @@ std::vector<std::string> level_names() {
 // Reads a byte of every cache line.
 double read_loop(const std::vector<py::buffer>& records) {
     const std::vector<Bytes> bytes(records.begin(), records.end());
-    py::gil_scoped_release release;
+    WithoutGil without_gil;
     volatile uint8_t sink = 0;
     const auto start = Clock::now();
     for (const Bytes& record : bytes)
@@ -39,7 +39,7 @@ double entropy_loop(const std::vector<py::buffer>& records, const std::string& l
     DctDecoder packed;
     packed.simd = simd_level_named(level);
     JpegPlanesDecoder jpeg(packed.simd);
-    py::gil_scoped_release release;
+    WithoutGil without_gil;
     const auto start = Clock::now();
     for (const Bytes& record : bytes) {
         const RecordHeader header = read_header(record.data(), record.size());  // throws when it is shorter than one
@@ -55,7 +55,7 @@ double entropy_loop(const std::vector<py::buffer>& records, const std::string& l
 double planes_loop(const std::vector<py::buffer>& records, const std::string& level) {
     const std::vector<Bytes> bytes(records.begin(), records.end());
     RecordDecoder decoder(simd_level_named(level));
-    py::gil_scoped_release release;
+    WithoutGil without_gil;
     Buffer memory;
     Planes planes;
     const auto start = Clock::now();
@@ -105,7 +105,7 @@ double render_loop(const std::vector<py::buffer>& records, const Array<int32_t>&
     TableCache tables;
     Buffer memory, row_memory;
     double seconds = 0;
-    py::gil_scoped_release release;
+    WithoutGil without_gil;
     for (size_t i = 0; i < bytes.size(); ++i) {
         Planes planes;
         decoder.planes(bytes[i].data(), bytes[i].size(), false, memory, planes);
@@ -131,7 +131,7 @@ double store_loop(const Array<int32_t>& sizes, const std::string& level, const A
     const Simd simd = simd_level_named(level);
     Rows rows(out, sizes);
     Buffer memory;
-    py::gil_scoped_release release;
+    WithoutGil without_gil;
     const auto start = Clock::now();
     for (const int32_t* size = sizes.data(); size < sizes.data() + sizes.size(); size += 2) {
         const size_t bytes = Rows::bytes(size[0]);

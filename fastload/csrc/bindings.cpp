@@ -8,10 +8,13 @@ PYBIND11_MODULE(_core, m) {
     m.doc() = "The native core: whatever touches pixels or untrusted bytes.";
     m.def("simd_level", [] { return simd_name(simd_level()); }, "Vector instructions in use: scalar, neon, avx2, avx512.");
     m.def(
+        "cpu_seconds_without_gil", [] { return cpu_seconds_without_gil = std::max(cpu_seconds_without_gil, 0.0); },
+        "CPU seconds that the calling thread has spent in here without the GIL since it first asked. For benchmarks.");
+    m.def(
         "xxh64",
         [](const py::buffer& buffer, uint64_t seed) {
             const Bytes bytes(buffer);
-            py::gil_scoped_release release;
+            WithoutGil without_gil;
             return xxh64(bytes.data(), bytes.size(), seed);
         },
         py::arg("data"), py::arg("seed") = 0, "XXH64 of a buffer's bytes.");

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <stdexcept>
 
+#include "gil.h"
 #include "planes.h"
 
 namespace fastload {

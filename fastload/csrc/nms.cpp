@@ -67,7 +67,7 @@ Ints batched_nms(const Floats& boxes, const Floats& scores, const Ints& labels, 
     const float* score = scores.data();
     const std::int64_t* label = labels.data();
     {
-        py::gil_scoped_release release;
+        WithoutGil without_gil;
         for (std::size_t i = 0; i < batch; ++i)
             nms(box + 4 * i * n, score + i * n, label + i * n, n, threshold, limit, out + i * limit);
     }

@@ -167,7 +167,7 @@ public:
         std::vector<Slot> slots(slot_index.size());
         std::vector<Shown> shown;
         {
-            py::gil_scoped_release release;
+            WithoutGil without_gil;
             check(plan, ends, failed);
             show(plan, failed, slots, shown);
         }
@@ -175,7 +175,7 @@ public:
         Padded padded(slots, ends);
         std::vector<size_t> boxes, sources;
         {
-            py::gil_scoped_release release;
+            WithoutGil without_gil;
             fill(plan, slots, columns);
             padded.fill(slots, shown);
             for (const Slot& one : slots) {
