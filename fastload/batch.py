@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import accumulate, pairwise
+from itertools import count, pairwise, repeat
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -148,7 +148,7 @@ class RunTargets:
         category_ids: Tensor,
         failed: Sequence[int] = (),
     ) -> None:
-        columns, boxes, widths, self._num_boxes, self._num_sources = annotations.place(
+        columns, boxes, self._num_boxes, self._num_sources = annotations.place(
             plan.index,
             plan.slot,
             plan.source,
@@ -162,18 +162,14 @@ class RunTargets:
             failed,
         )
         self._columns = dict(zip(OF_IMAGES, map(torch.from_numpy, columns), strict=True))
-        self._boxes = dict(zip(OF_BOXES, map(torch.from_numpy, boxes), strict=True))
+        self._boxes = dict(zip(OF_BOXES, boxes, strict=True))  # arrays: few are looked at, and a tensor costs more
         self._category_ids = category_ids
         self._slots = list(pairwise([0, *ends]))
-        self._shapes = [(end - start, width) for (start, end), width in zip(self._slots, widths, strict=True)]
-        self._starts = list(accumulate((slots * width for slots, width in self._shapes), initial=0))
 
     def batches(self) -> list[Targets]:
-        """The targets of each batch. Tensors are views of this."""
-        return [
-            Targets.of(self, k, self._of_boxes("boxes", k), self._of_boxes("labels", k))
-            for k in range(len(self._slots))
-        ]
+        """The targets of each batch."""
+        boxes, labels = (map(torch.from_numpy, self._boxes[name]) for name in ("boxes", "labels"))
+        return list(map(Targets.of, repeat(self), count(), boxes, labels))
 
     def part(self, batch: int, name: str) -> Any:
         """A field of the targets of a batch."""
@@ -181,13 +177,7 @@ class RunTargets:
         if name in self._columns:
             return self._columns[name][start:end]
         if name in self._boxes:
-            return self._of_boxes(name, batch)
+            return torch.from_numpy(self._boxes[name][batch])
         if name == "category_ids":
             return self._category_ids
-        return tuple((self._num_boxes if name == "num_boxes" else self._num_sources)[start:end])
-
-    def _of_boxes(self, name: str, batch: int) -> Tensor:
-        flat, shape, start = self._boxes[name], self._shapes[batch], self._starts[batch]
-        if flat.ndim == 1:
-            return flat.as_strided(shape, (shape[1], 1), start)  # a slice and a view in one step
-        return flat.as_strided((*shape, 4), (4 * shape[1], 4, 1), 4 * start)
+        return tuple((self._num_boxes if name == "num_boxes" else self._num_sources)[start:end].tolist())

@@ -171,8 +171,8 @@ class FastLoader(DataLoader[Any]):
         self._meter: Meter | None = None
         self._warned: list[str] = []  # of the bottleneck
         self._preparation: Any = None  # Accelerate's, once it has prepared this loader
-        self._next = Progress(epoch=0, step=0)  # where the next iteration begins
-        self._current = Progress(epoch=0, step=0, done=True)  # how far the latest iteration is
+        self._next = Progress(epoch=0, start=0)  # where the next iteration begins
+        self._current = Progress(epoch=0, start=0, done=True)  # how far the latest iteration is
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # DataLoader promises its own iterator class
         if not self._on_cache:
@@ -184,7 +184,7 @@ class FastLoader(DataLoader[Any]):
         random = EpochRandom(seed, progress.epoch, self._order.ranks.rank)
         order = self._order.batches(seed, progress.epoch, progress.past)
         engine = self._ready_engine()
-        meter = self._meter = Meter(self.num_workers, getattr(engine, "times", None))
+        meter = self._meter = Meter(self.num_workers, getattr(engine, "times", None), progress.tally)
         iterator = BatchIterator(
             runs=Runs(partial(recipe.plan, random), order, progress.step - progress.cut, progress.cut),
             deliver=partial(recipe.deliver, progress.skipped),
@@ -193,7 +193,7 @@ class FastLoader(DataLoader[Any]):
             progress=progress,
             meter=meter,
             depth=self._depth,
-            prepare=recipe.make if recipe.is_plain else None,
+            make=recipe.make if recipe.is_plain else None,
             ahead=recipe.send_ahead if recipe.sends_ahead else None,
         )
         return self._preparation.batches(iterator) if self._preparation else iterator

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastload.batch import Targets
+from fastload import _core
+from fastload.batch import Batch, Targets
 from fastload.engines.engine import Engine
 from fastload.errors import FastloadError
 from fastload.plan.batch_plan import BatchPlan
@@ -33,10 +34,16 @@ class Progress:
     """How far an epoch has come."""
 
     epoch: int
-    step: int  # batches handed out
+    start: int  # the first batch of the iteration
     done: bool = False
     skipped: dict[int, str] = field(default_factory=dict)  # image id: reason
     past: tuple[Share, ...] = ()  # how its first batches were shared, if otherwise than now
+    tally: _core.Tally = field(default_factory=_core.Tally)  # of the iteration
+
+    @property
+    def step(self) -> int:
+        """Batches of the epoch whose turn has come."""
+        return self.start + self.tally.steps
 
     @property
     def cut(self) -> int:
@@ -78,7 +85,6 @@ class Job:
     images: Tensor | None = None  # (B, 3, H, W), not to be looked at before it was waited for
     failures: dict[int, str] | None = None  # {row: reason} of what did not decode; None: it was not waited for
     error: Exception | None = None  # the engine's own
-    batch: Any = None  # what the user gets if all decode, where that can be said beforehand
     sent: Any = None  # its batch, if on its way to the device already
 
     def alone(self) -> Run:
@@ -124,13 +130,15 @@ class Runs(Iterator[Sequence[Run | Exception]]):
         return runs + errors
 
 
-class BatchIterator(Iterator[Any]):
+class BatchIterator(_core.Handout):
     """Keeps at least `depth` batches submitted, and hands them out in order.
 
     `runs` plans them; an error in it is raised when its batch would have come, whatever the depth. `deliver` makes
-    what the user gets from an executed job; `prepare`, if given, makes it earlier, for jobs in which all decodes.
+    what the user gets from an executed job; `make`, if given, makes it earlier, for jobs in which all decodes.
     `ahead`, if given instead, is called before with the next jobs that happen to be executed without failure. `report`
     is called once, at the end or when the iterator is dropped.
+
+    `__next__` is in the core: it hands out what was made earlier, and asks `_next` when there is nothing.
     """
 
     def __init__(
@@ -142,52 +150,60 @@ class BatchIterator(Iterator[Any]):
         progress: Progress,
         meter: Meter,
         depth: int,
-        prepare: Callable[[Job], Any] | None = None,
+        make: Callable[[Job], Any] | None = None,
         ahead: Callable[[Job], None] | None = None,
     ) -> None:
+        super().__init__(progress.tally)
         self._runs = runs
         self._deliver = deliver
         self._engine = engine
         self._progress = progress
         self._meter = meter
         self._depth = depth
-        self._prepare = prepare
+        self._core: _core.Engine | None = getattr(engine, "core", None)
+        self._make = make
         self._ahead = ahead
         self._flight: deque[Job | Exception] = deque()
         self._end = weakref.finalize(self, _end, self._flight, report)
 
-    def __next__(self) -> Any:
-        if len(self._flight) < self._depth:
-            self._top_up()
+    def _next(self) -> Any:
+        """The next batch, when none is made. Those behind it may be made too."""
+        self._top_up()
         if not self._flight:
             self._progress.done = True
             self._end()
             raise StopIteration
+        began = perf_counter()
+        self._find_images()
+        self._meter.planned(began)
+        if self.prepared:
+            return next(self)
         job = self._flight[0]
         if isinstance(job, Job):
             asked = perf_counter()
             self._wait(job)  # Ctrl-C leaves it in its place
-            self._meter.waited(asked)
+            self._progress.tally.waited(asked)
         self._flight.popleft()
-        self._progress.step += 1
+        self._progress.tally.steps += 1
         if isinstance(job, Exception):
             raise job
         if job.error is not None:
             raise job.error
-        batch = self._finish(job) if job.failures or job.batch is None else job.batch
-        self._meter.handed_out(job.size)
-        return batch
+        return self._finish(job)
+
+    def _failed(self, job: Job, batch: Batch, failures: dict[int, str]) -> Any:
+        """What comes instead of a batch that was made and did not turn out well."""
+        job.images, job.failures = batch.images, failures
+        return self._finish(job)
 
     def at_end(self) -> bool:
         """Whether no batch is to come."""
         self._top_up()
-        return not self._flight
+        return not self._flight and not self.prepared
 
     def _wait(self, job: Job) -> None:
         if job.failures is not None or job.error is not None:
             return
-        if job.images is None:
-            self._find_images()
         try:
             job.failures = self._engine.wait(job.ticket, job.number)
             if job.images is None:
@@ -197,21 +213,25 @@ class BatchIterator(Iterator[Any]):
 
     def _find_images(self) -> None:
         """For all that are under way: one tensor alone costs as much, when Python is just awake."""
-        for job in islice(self._flight, self._depth):
-            if isinstance(job, Job) and job.images is None:
+        for job in list(islice(self._flight, self._depth)):
+            if isinstance(job, Exception) or job.failures is not None or job.error is not None:
+                return
+            if job.images is None:
                 job.images = self._engine.images(job.ticket, job.number)
                 if job.images is None:
                     return
-                if self._prepare is not None:
-                    job.batch = self._prepare(job)
+            if self._make is not None and self._core is not None:
+                batch, job.images = self._make(job), None
+                self.prepare(self._core, job.ticket, job.number, batch, self._flight)  # takes the job from there
 
     def _finish(self, job: Job) -> Any:
-        """The batch of a job that was not prepared, or did not turn out as it was."""
+        """The batch of an executed job."""
         began = perf_counter()
         batch = self._deliver(job)
         if self._ahead is not None:
             self._send_ahead(self._ahead)
         self._meter.planned(began)
+        self._progress.tally.handed_out(job.size)
         return batch
 
     def _send_ahead(self, ahead: Callable[[Job], None]) -> None:

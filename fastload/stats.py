@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from fastload import _core
+
 WORTH_A_WARNING = 0.25  # of the epoch spent waiting for data
 LONG_ENOUGH = 10.0  # seconds: shorter epochs say little, and matter little
 TRAINS = 0.05  # of the epoch spent between batches: with less, nothing is trained and the loop only reads
@@ -89,43 +91,33 @@ ADVICE = {
 
 class Meter:
     """Times one iteration, from when it is made. `engine_times` are the threads' since they began, of an engine that
-    tells them."""
+    tells them. `tally` is the iteration's, which waiting and batches are added to."""
 
-    def __init__(self, threads: int, engine_times: Callable[[], ThreadTimes] | None) -> None:
+    def __init__(self, threads: int, engine_times: Callable[[], ThreadTimes] | None, tally: _core.Tally) -> None:
         self._process = os.getpid()
         self._threads = threads
         self._engine_times = engine_times
         self._before = self._read()
-        self._began = self._now = time.perf_counter()
-        self._waiting = self._planning = 0.0
-        self._batches = self._images = 0
+        self._tally = tally
+        self._began = self._planned = time.perf_counter()
+        self._planning = 0.0
 
     def planned(self, since: float) -> None:
         """Planning, or Python functions of the user's, took from `since` until now, by `time.perf_counter`."""
-        self._now = time.perf_counter()
-        self._planning += self._now - since
-
-    def waited(self, since: float) -> None:
-        """Waiting for pixels took from `since` until now."""
-        self._now = time.perf_counter()
-        self._waiting += self._now - since
-
-    def handed_out(self, images: int) -> None:
-        """A batch of so many images."""
-        self._batches += 1
-        self._images += images
+        self._planned = time.perf_counter()
+        self._planning += self._planned - since
 
     def stats(self) -> Stats:
         """Up to the last batch."""
         waiting, working, disk, starved = (max(b - a, 0) for a, b in zip(self._before, self._read(), strict=True))
-        seconds = self._now - self._began
+        tally, seconds = self._tally, max(self._planned, self._tally.last) - self._began
         return Stats(
-            images=self._images,
-            batches=self._batches,
+            images=tally.images,
+            batches=tally.batches,
             threads=self._threads,
             seconds=seconds,
-            training=seconds - self._waiting - self._planning,
-            waiting=self._waiting,
+            training=seconds - tally.waiting - self._planning,
+            waiting=tally.waiting,
             planning=self._planning,
             threads_waiting=waiting,
             threads_working=working,

@@ -1,267 +1,12 @@
-// The native engine for Python: checks a plan's arrays, then hands them to the pool.
-#include <unistd.h>
-
-#include <cmath>
-
+// The engine's class, and records outside any batch.
 #include "bindings.h"
-#include "dlpack.h"
-#include "pool.h"
+#include "engine.h"
+#include "record.h"
 
 #include <pybind11/stl.h>
 
 namespace fastload {
 namespace {
-
-constexpr float color_limit = 8, offset_limit = 2048;  // beyond these the kernels' fixed point would saturate
-
-void check(const Placement& row, const Canvas& canvas) {
-    const int32_t* rect = row.rect;
-    require(rect[0] >= 0 && rect[1] >= 0 && rect[2] >= 1 && rect[3] >= 1 && rect[2] <= canvas.width - rect[0] &&
-                rect[3] <= canvas.height - rect[1],
-            "a row's rect is empty or reaches beyond its canvas");
-    bool sound = std::isfinite(row.crop[0]) && std::isfinite(row.crop[1]) && row.crop[2] > 0 && row.crop[3] > 0 &&
-                 row.crop[2] <= 1e6f && row.crop[3] <= 1e6f;
-    require(sound, "a row's crop is empty, not finite or absurdly large");
-    for (const auto& channel : row.color) {
-        for (int p = 0; p < 3; ++p) sound = sound && std::abs(channel[p]) <= color_limit;
-        sound = sound && std::abs(channel[3]) <= offset_limit;
-    }
-    require(sound, "a row's colour matrix exceeds +-8, or its offset +-2048");
-}
-
-// Batches under way, which are never abandoned while threads write to them.
-struct Ticket {
-    std::shared_ptr<Pool> pool;
-    std::vector<std::shared_ptr<Job>> jobs;
-    std::vector<bool> shown, waited_for;  // by batch
-    pid_t process;
-
-    Ticket(std::shared_ptr<Pool> pool, std::vector<std::shared_ptr<Job>> jobs, pid_t process)
-        : pool(std::move(pool)), jobs(std::move(jobs)), shown(this->jobs.size()), waited_for(this->jobs.size()),
-          process(process) {}
-    Ticket(const Ticket&) = delete;
-    ~Ticket() {
-        if (process != getpid()) return;  // after a fork the threads are the parent's
-        WithoutGil without_gil;
-        for (const auto& job : jobs) pool->cancel(*job);
-    }
-
-    // A finished batch that is seen belongs to those who see it.
-    void hand_out(size_t number) {
-        if (shown[number] && waited_for[number]) pool->hand_out(*jobs[number]);
-    }
-};
-
-// A batch as a tensor (B, 3, height, width) in channels_last, which keeps its memory.
-struct Images {
-    DLManagedTensor managed;
-    int64_t shape[4], strides[4];
-    std::shared_ptr<CanvasRing::Lease> memory;
-
-    Images(const Job& job, std::shared_ptr<CanvasRing::Lease> lease)
-        : shape{job.slots(), 3, job.canvas.height, job.canvas.width},
-          strides{int64_t(job.canvas_bytes()), 1, int64_t{3} * job.canvas.width, 3},
-          memory(std::move(lease)) {
-        managed.tensor = {memory->data(), dl_cpu, 0, 4, dl_unsigned, 8, 1, shape, strides, 0};
-        managed.context = this;
-        managed.deleter = [](DLManagedTensor* tensor) { delete static_cast<Images*>(tensor->context); };
-    }
-};
-
-constexpr char dltensor[] = "dltensor";
-
-py::capsule to_capsule(std::unique_ptr<Images> images) {
-    py::capsule capsule(&images->managed, dltensor, [](PyObject* object) {
-        if (!PyCapsule_IsValid(object, dltensor)) return;  // its user renames it when it takes the tensor over
-        auto* const managed = static_cast<DLManagedTensor*>(PyCapsule_GetPointer(object, dltensor));
-        managed->deleter(managed);
-    });
-    images.release();
-    return capsule;
-}
-
-// The arrays of a plan of several batches.
-struct PlanArrays {
-    const Array<int64_t>& index;     // (N)
-    const Array<int32_t>& slot;      // (N)
-    const Array<float>& crop;        // (N, 4)
-    const Array<int32_t>& rect;      // (N, 4)
-    const Array<bool>& flip;         // (N)
-    const Array<float>& color;       // (N, 3, 4)
-    const Array<uint8_t>& fill;      // (3)
-    const Array<int32_t>& canvases;  // (B, 2) height, width
-
-    void check_lengths() const {
-        const py::ssize_t n = index.size();
-        require(index.ndim() == 1 && slot.size() == n && flip.size() == n && crop.size() == 4 * n &&
-                    rect.size() == 4 * n && color.size() == 12 * n && fill.size() == 3 && canvases.ndim() == 2 &&
-                    canvases.shape(1) == 2,
-                "the plan's arrays disagree in length");
-    }
-
-    // The batch of the slots from `begin` to `end`; its rows begin at `row`, which is moved past them.
-    std::shared_ptr<Job> batch(py::ssize_t begin, py::ssize_t end, py::ssize_t& row, size_t records) const {
-        auto job = std::make_shared<Job>();
-        const int32_t* const size = canvases.data() + 2 * begin;
-        require(size[0] >= 1 && size[1] >= 1 && size[0] <= 65535 && size[1] <= 65535, "an impossible canvas");
-        for (py::ssize_t s = begin; s < end; ++s)
-            require(std::equal(size, size + 2, canvases.data() + 2 * s), "a batch has canvases of one size");
-        job->canvas = {size[0], size[1], {fill.data()[0], fill.data()[1], fill.data()[2]}};
-        job->first_row.assign(size_t(end - begin) + 1, 0);
-        for (; row < index.size() && slot.data()[row] < end; ++row) {
-            require(index.data()[row] >= 0 && size_t(index.data()[row]) < records, "no record of that index");
-            require(slot.data()[row] >= (row ? slot.data()[row - 1] : 0), "rows must be sorted by slot");
-            job->index.push_back(index.data()[row]);
-            job->placements.push_back(placement(row));
-            check(job->placements.back(), job->canvas);
-            ++job->first_row[slot.data()[row] - begin + 1];
-        }
-        for (size_t s = 1; s < job->first_row.size(); ++s) job->first_row[s] += job->first_row[s - 1];
-        return job;
-    }
-
-private:
-    Placement placement(py::ssize_t row) const {
-        Placement result;
-        std::copy_n(crop.data() + 4 * row, 4, result.crop);
-        std::copy_n(rect.data() + 4 * row, 4, result.rect);
-        std::copy_n(color.data() + 12 * row, 12, result.color[0]);
-        result.flip = flip.data()[row];
-        return result;
-    }
-};
-
-class Engine {
-public:
-    Engine(const Array<uint64_t>& addresses, const Array<uint64_t>& lengths, const Array<uint64_t>& checksums,
-           int threads, int check, py::object owner, int in_flight, py::object allocate, int emulated_microseconds)
-        : process_(getpid()), owner_(std::move(owner)), allocate_(std::move(allocate)) {
-        require(addresses.ndim() == 1 && lengths.size() == addresses.size() && checksums.size() == addresses.size(),
-                "addresses, lengths and checksums must be of one length");
-        require(check >= 0 && check <= int(Check::always), "no such way of checking");
-        require(threads >= 0, "the number of threads must not be negative");
-        require(in_flight >= 1, "a batch at least must be in flight");
-        std::vector<Record> records(addresses.size());
-        for (py::ssize_t i = 0; i < addresses.size(); ++i)
-            records[i] = {reinterpret_cast<const uint8_t*>(addresses.data()[i]), lengths.data()[i], checksums.data()[i]};
-        pool_ = std::make_shared<Pool>(std::move(records), threads, static_cast<Check>(check),
-                                       std::make_shared<CanvasRing>(in_flight),
-                                       std::chrono::microseconds(emulated_microseconds));
-    }
-    ~Engine() { close(); }
-
-    void close() {
-        if (process_ != getpid()) {
-            new std::shared_ptr<Pool>(std::move(pool_));  // threads do not survive a fork: nothing to join, so leave it
-            return;
-        }
-        WithoutGil without_gil;
-        pool_.reset();
-    }
-
-    std::unique_ptr<Ticket> submit(const Array<int64_t>& index, const Array<int32_t>& slot, const Array<float>& crop,
-                    const Array<int32_t>& rect, const Array<bool>& flip, const Array<float>& color,
-                    const Array<uint8_t>& fill, const Array<int32_t>& canvases, const std::vector<py::ssize_t>& ends) {
-        check_open();
-        const PlanArrays plan{index, slot, crop, rect, flip, color, fill, canvases};
-        plan.check_lengths();
-        std::vector<std::shared_ptr<Job>> jobs;
-        {
-            WithoutGil without_gil;
-            py::ssize_t begin = 0, row = 0;
-            for (py::ssize_t end : ends) {
-                require(begin < end && end <= canvases.shape(0), "batches must be in order, not empty and of the plan");
-                jobs.push_back(plan.batch(begin, end, row, pool_->records().size()));
-                begin = end;
-            }
-            require(row == index.size(), "a row's slot is beyond the batches");
-        }
-        for (const auto& job : jobs) largest_ = std::max(largest_, job->slots() * job->canvas_bytes());
-        supply();
-        pool_->submit(jobs);
-        return std::make_unique<Ticket>(pool_, std::move(jobs), process_);
-    }
-
-    py::dict wait(Ticket& ticket, size_t number) {
-        Job& job = usable(ticket, number);
-        require(!ticket.waited_for[number], "the batch was waited for before");
-        supply();
-        while (!pool_->canvas(job)) add_canvas();
-        bool finished = false;
-        while (!finished) {
-            {
-                WithoutGil without_gil;
-                finished = pool_->wait(job, 100);
-            }
-            if (PyErr_CheckSignals() != 0) throw py::error_already_set();  // Ctrl-C
-        }
-        ticket.waited_for[number] = true;
-        ticket.hand_out(number);
-        py::dict failures;
-        for (const Failure& failure : pool_->failures(job)) failures[py::int_(failure.row)] = failure.reason;
-        return failures;
-    }
-
-    py::object images(Ticket& ticket, size_t number) {
-        Job& job = usable(ticket, number);
-        require(!ticket.shown[number], "the batch's images were asked for before");
-        std::shared_ptr<CanvasRing::Lease> memory = pool_->canvas(job);
-        if (!memory) return py::none();
-        ticket.shown[number] = true;
-        ticket.hand_out(number);
-        return to_capsule(std::make_unique<Images>(job, std::move(memory)));
-    }
-
-    py::tuple times() {
-        check_open();
-        Times times;
-        {
-            WithoutGil without_gil;
-            times = pool_->times();
-        }
-        return py::make_tuple(times.waiting, times.working, times.disk, times.starved);
-    }
-
-    bool done(const Ticket& ticket, size_t number) { return pool_->done(usable(ticket, number)); }
-
-private:
-    void check_open() const {
-        require(pool_ != nullptr && process_ == getpid(), "the engine is closed or belongs to another process");
-    }
-
-    Job& usable(const Ticket& ticket, size_t number) const {
-        check_open();
-        require(pool_ == ticket.pool, "the batch is of another engine");
-        require(number < ticket.jobs.size(), "there is no batch of that number");
-        return *ticket.jobs[number];
-    }
-
-    // Makes and frees canvases, as the ring wants it.
-    void supply() {
-        for (int lacking = pool_->ring().lacking(); lacking > 0; --lacking) add_canvas();
-        pool_->ring().discarded();
-    }
-
-    void add_canvas() {
-        const py::array_t<uint8_t> memory = allocate_(largest_);
-        require(memory.writeable() && size_t(memory.nbytes()) >= largest_, "canvases need writeable memory");
-        auto* const data = const_cast<uint8_t*>(memory.data());
-        pool_->ring().add({data, size_t(memory.nbytes()), owned(memory)});
-    }
-
-    static std::shared_ptr<void> owned(py::object object) {
-        return {object.release().ptr(), [](void* owner) {
-                    if (!Py_IsInitialized()) return;  // the process is ending
-                    py::gil_scoped_acquire acquire;
-                    Py_DECREF(static_cast<PyObject*>(owner));
-                }};
-    }
-
-    pid_t process_;
-    py::object owner_, allocate_;
-    std::shared_ptr<Pool> pool_;
-    size_t largest_ = 0;  // batch so far, in bytes
-};
 
 // One record outside any batch: for Cache, verify and the reference engine.
 py::tuple decode_record_planes(const py::buffer& buffer) {
@@ -298,7 +43,7 @@ uint64_t checksum_of_record(const py::buffer& buffer) {
 void bind_engine(py::module_& m) {
     py::register_exception<RecordError>(m, "RecordError", PyExc_ValueError);
     py::class_<Ticket>(m, "Ticket");
-    py::class_<Engine>(m, "Engine")
+    py::class_<Engine, std::shared_ptr<Engine>>(m, "Engine")
         .def(py::init<const Array<uint64_t>&, const Array<uint64_t>&, const Array<uint64_t>&, int, int, py::object, int,
                       py::object, int>(),
              py::arg("addresses"), py::arg("lengths"), py::arg("checksums"), py::arg("threads"), py::arg("check"),
@@ -307,7 +52,7 @@ void bind_engine(py::module_& m) {
              py::arg("crop").noconvert(), py::arg("rect").noconvert(), py::arg("flip").noconvert(),
              py::arg("color").noconvert(), py::arg("fill").noconvert(), py::arg("canvases").noconvert(),
              py::arg("ends"))
-        .def("wait", &Engine::wait)
+        .def("wait", py::overload_cast<Ticket&, size_t>(&Engine::wait))
         .def("images", &Engine::images)
         .def("times", &Engine::times)
         .def("done", &Engine::done)

@@ -46,10 +46,13 @@ void Pool::submit(const std::vector<std::shared_ptr<Job>>& jobs) {
     work_.notify_all();
 }
 
-std::shared_ptr<CanvasRing::Lease> Pool::canvas(Job& job) {
+std::shared_ptr<CanvasRing::Lease> Pool::show(Job& job) {
     std::lock_guard<std::mutex> lock(mutex_);
-    if (!job.memory && has_canvas(job)) work_.notify_all();
-    return job.memory;
+    if (job.shown) throw std::invalid_argument("the batch's images were asked for before");
+    job.shown = has_canvas(job);  // threads without work are told when something is waited for
+    std::shared_ptr<CanvasRing::Lease> memory = job.memory;
+    hand_out(job);
+    return memory;
 }
 
 bool Pool::has_canvas(Job& job) {
@@ -97,7 +100,7 @@ void Pool::finish(Job& job, std::vector<Failure> failures, const Times& times) {
     times_ += times;
     --job.running;
     job.failures.insert(job.failures.end(), failures.begin(), failures.end());
-    if (job.next == job.slots() && !job.running) job.done.notify_all();
+    if (is_finished(job)) job.done.notify_all();
 }
 
 void Pool::work() {
@@ -123,11 +126,15 @@ void Pool::work() {
     }
 }
 
-bool Pool::wait(Job& job, int milliseconds) {
+Waited Pool::wait(Job& job, int milliseconds) {
     std::unique_lock<std::mutex> lock(mutex_);
-    if (threads_.empty()) {
+    if (job.waited_for) throw std::invalid_argument("the batch was waited for before");
+    if (!has_canvas(job)) return Waited::no_canvas;
+    if (!threads_.empty()) {
+        if (next()) work_.notify_all();  // the user may have let go of a canvas
+        job.done.wait_for(lock, std::chrono::milliseconds(milliseconds), [&] { return is_finished(job); });
+    } else if (job.next < job.slots()) {
         if (!own_) own_ = std::make_unique<Workspace>();
-        if (job.next == job.slots()) return true;
         const int slot = take(job);
         uint8_t* const out = job.memory->data();
         lock.unlock();
@@ -135,22 +142,22 @@ bool Pool::wait(Job& job, int milliseconds) {
         std::vector<Failure> failures = write(job, slot, out, *own_);
         finish(job, std::move(failures), watch.lap());
         lock.lock();
-        return job.next == job.slots();
     }
-    if (next()) work_.notify_all();  // the user may have let go of a canvas
-    return job.done.wait_for(lock, std::chrono::milliseconds(milliseconds),
-                          [&] { return job.next == job.slots() && !job.running; });
+    if (!is_finished(job)) return Waited::unfinished;
+    job.waited_for = true;
+    hand_out(job);
+    return Waited::finished;
 }
 
 void Pool::hand_out(Job& job) {
-    std::lock_guard<std::mutex> lock(mutex_);
+    if (!job.shown || !job.waited_for) return;
     job.memory->hand_out();
     job.memory = nullptr;
 }
 
 bool Pool::done(const Job& job) {
     std::lock_guard<std::mutex> lock(mutex_);
-    return job.next == job.slots() && !job.running;
+    return is_finished(job);
 }
 
 void Pool::cancel(Job& job) {

@@ -65,7 +65,10 @@ private:
     std::vector<Failure> failures;
     std::condition_variable done;
     bool announced = false;
+    bool shown = false, waited_for = false;  // to and by the user, whose canvas it then is
 };
+
+enum class Waited { finished, unfinished, no_canvas };
 
 class Pool {
 public:
@@ -78,15 +81,14 @@ public:
     CanvasRing& ring() { return *ring_; }
     // Each is begun as soon as there is a canvas for it, in this order.
     void submit(const std::vector<std::shared_ptr<Job>>& jobs);
-    // Finds a canvas, (B, height, width, 3) bytes, for a batch out of turn. Null when there is none now.
-    std::shared_ptr<CanvasRing::Lease> canvas(Job& job);
-    // True when the job is finished; waits up to `milliseconds`. With no threads, does the work itself.
-    bool wait(Job& job, int milliseconds);
+    // Where a batch is, (B, height, width, 3) bytes. Null, to be asked again, as long as there is no canvas for it.
+    std::shared_ptr<CanvasRing::Lease> show(Job& job);
+    // Waits up to `milliseconds` for the job to be finished. With no threads, does the work itself. Finds a canvas for a
+    // batch out of turn, if there is one at all.
+    Waited wait(Job& job, int milliseconds);
     bool done(const Job& job);
     // Gives up the slots not begun and waits for those being written: then nobody touches the canvas any more.
     void cancel(Job& job);
-    // The canvas of a finished batch is nobody's any more but of those who have asked for it.
-    void hand_out(Job& job);
     std::vector<Failure> failures(const Job& job);
     // Since the pool began. What a thread is at now is not yet counted.
     Times times();
@@ -102,6 +104,8 @@ private:
     void work();
     // The mutex is held in these.
     bool has_canvas(Job& job);           // if there is one
+    bool is_finished(const Job& job) const { return job.next == job.slots() && !job.running; }
+    void hand_out(Job& job);             // a finished batch belongs to those who see it, and to nobody else
     std::shared_ptr<Job> next();         // the first queued batch that has a canvas, or none
     int take(Job& job);                  // the next slot
     std::shared_ptr<Job> unannounced();  // a batch soon to be begun, now marked as announced, or none

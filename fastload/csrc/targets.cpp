@@ -64,38 +64,39 @@ struct Slot {
 struct Columns {
     explicit Columns(py::ssize_t b)
         : image_id(b), size({b, py::ssize_t(2)}), original_size({b, py::ssize_t(2)}), scale({b, py::ssize_t(2)}),
-          offset({b, py::ssize_t(2)}), flip(b) {}
+          offset({b, py::ssize_t(2)}), flip(b), num_boxes(b), num_sources(b) {}
     py::tuple result() const { return py::make_tuple(image_id, scale, offset, flip, size, original_size); }
 
     Array<int64_t> image_id, size, original_size;
     Array<float> scale, offset;
     Array<bool> flip;
+    Array<int64_t> num_boxes, num_sources;
 };
 
-// The boxes of several batches, one batch after another, each padded to the fullest of its slots.
+// The boxes of batches, which are the slots up to each of `ends`; padded to the fullest slot of the batch.
 class Padded {
 public:
     Padded(const std::vector<Slot>& slots, const std::vector<size_t>& ends) : ends_(ends) {
-        size_t begin = 0, total = 0;
+        size_t begin = 0;
         for (size_t end : ends) {
             size_t width = 0;
             for (size_t s = begin; s < end; ++s) width = std::max(width, slots[s].boxes);
-            widths_.push_back(width);
-            total += width * (end - begin);
+            const auto b = py::ssize_t(end - begin), g = py::ssize_t(width);
+            boxes_.emplace_back(std::vector{b, g, py::ssize_t(4)});
+            labels_.emplace_back(std::vector{b, g});
+            crowd_.emplace_back(std::vector{b, g});
+            area_.emplace_back(std::vector{b, g});
             begin = end;
         }
-        box_ = Array<float>({py::ssize_t(total), py::ssize_t(4)});
-        label_ = Array<int64_t>(py::ssize_t(total));
-        crowd_ = Array<bool>(py::ssize_t(total));
-        area_ = Array<float>(py::ssize_t(total));
     }
 
     void fill(const std::vector<Slot>& slots, const std::vector<Shown>& shown) {
-        Box* box = reinterpret_cast<Box*>(box_.mutable_data());
-        int64_t* label = label_.mutable_data();
-        bool* crowd = crowd_.mutable_data();
-        float* area = area_.mutable_data();
-        for (size_t k = 0, s = 0; k < ends_.size(); ++k)
+        for (size_t k = 0, s = 0; k < ends_.size(); ++k) {
+            const size_t width = size_t(labels_[k].shape(1));
+            Box* box = reinterpret_cast<Box*>(boxes_[k].mutable_data());
+            int64_t* label = labels_[k].mutable_data();
+            bool* crowd = crowd_[k].mutable_data();
+            float* area = area_[k].mutable_data();
             for (; s < ends_[k]; ++s) {
                 const Shown* const first = shown.data() + slots[s].first_box;
                 for (const Shown* one = first; one < first + slots[s].boxes; ++one) {
@@ -104,23 +105,22 @@ public:
                     *crowd++ = one->crowd;
                     *area++ = one->area;
                 }
-                const size_t rest = widths_[k] - slots[s].boxes;
+                const size_t rest = width - slots[s].boxes;
                 box = std::fill_n(box, rest, Box{0, 0, 0, 0});
                 label = std::fill_n(label, rest, int64_t(-1));
                 crowd = std::fill_n(crowd, rest, false);
                 area = std::fill_n(area, rest, 0.f);
             }
+        }
     }
 
-    py::tuple result() const { return py::make_tuple(box_, label_, crowd_, area_); }
-    const std::vector<size_t>& widths() const { return widths_; }
+    py::tuple result() const { return py::make_tuple(boxes_, labels_, crowd_, area_); }
 
 private:
     const std::vector<size_t>& ends_;
-    std::vector<size_t> widths_;
-    Array<float> box_, area_;
-    Array<int64_t> label_;
-    Array<bool> crowd_;
+    std::vector<Array<float>> boxes_, area_;
+    std::vector<Array<int64_t>> labels_;
+    std::vector<Array<bool>> crowd_;
 };
 
 struct Plan {
@@ -173,17 +173,12 @@ public:
         }
         Columns columns(slot_index.size());
         Padded padded(slots, ends);
-        std::vector<size_t> boxes, sources;
         {
             WithoutGil without_gil;
             fill(plan, slots, columns);
             padded.fill(slots, shown);
-            for (const Slot& one : slots) {
-                boxes.push_back(one.boxes);
-                sources.push_back(size_t(one.sources));
-            }
         }
-        return py::make_tuple(columns.result(), padded.result(), padded.widths(), boxes, sources);
+        return py::make_tuple(columns.result(), padded.result(), columns.num_boxes, columns.num_sources);
     }
 
 private:
@@ -257,6 +252,8 @@ private:
             const int64_t index = plan.slot_index.data()[s];
             to.image_id.mutable_data()[s] = image_ids_.data()[index];
             to.flip.mutable_data()[s] = slots[s].flip;
+            to.num_boxes.mutable_data()[s] = int64_t(slots[s].boxes);
+            to.num_sources.mutable_data()[s] = slots[s].sources;
             for (int axis = 0; axis < 2; ++axis) {
                 to.scale.mutable_data()[2 * s + axis] = slots[s].scale[axis];
                 to.offset.mutable_data()[2 * s + axis] = slots[s].offset[axis];
@@ -291,9 +288,9 @@ void bind_targets(py::module_& m) {
              py::arg("flip").noconvert(), py::arg("size").noconvert(), py::arg("slot_index").noconvert(),
              py::arg("min_visible"), py::arg("ends"), py::arg("failed"),
              "The targets of a placed plan, whose slots show the images `slot_index`: image_id, scale, offset, flip, size, "
-             "original_size as in `Targets`; boxes, labels, crowd, area of one batch after another, which are the slots up "
-             "to each of `ends`; how many boxes each batch is padded to; and for each slot the number of boxes and of "
-             "sources. Slots of `failed` get no boxes.");
+             "original_size as in `Targets`; boxes, labels, crowd, area likewise, a list of batches each, which are the "
+             "slots up to each of `ends`; and for each slot the number of boxes and of sources. Slots of `failed` get no "
+             "boxes.");
 }
 
 }  // namespace fastload

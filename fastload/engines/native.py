@@ -41,14 +41,14 @@ class NativeEngine:
     ) -> None:
         places = cache.addresses, cache.lengths, cache.checksums
         number = get_args(Check).index(check)
-        self._core = _core.Engine(
+        self.core = _core.Engine(
             *places, threads, number, cache, in_flight, allocate or aligned_memory, emulated_microseconds
         )
 
     def submit(self, plan: BatchPlan, ends: Sequence[int]) -> _core.Ticket:
         """See `Engine.submit`."""
         try:
-            return self._core.submit(
+            return self.core.submit(
                 plan.index, plan.slot, plan.crop, plan.rect, plan.flip, plan.color, plan.fill, plan.canvases, ends
             )
         except ValueError as error:
@@ -56,24 +56,24 @@ class NativeEngine:
 
     def wait(self, ticket: _core.Ticket, number: int) -> dict[int, str]:
         """See `Engine.wait`. Ctrl-C gets through, after which it may be waited for again."""
-        return self._core.wait(ticket, number)
+        return self.core.wait(ticket, number)
 
     def images(self, ticket: _core.Ticket, number: int) -> Tensor | None:
         """See `Engine.images`. They are there as soon as there is memory for them, and then written."""
-        capsule = self._core.images(ticket, number)
+        capsule = self.core.images(ticket, number)
         return None if capsule is None else from_dlpack(capsule)
 
     def times(self) -> ThreadTimes:
         """Seconds that all threads together have spent since the engine began: see `stats.Stats`."""
-        return self._core.times()
+        return self.core.times()
 
     def done(self, ticket: _core.Ticket, number: int) -> bool:
         """See `Engine.done`."""
-        return self._core.done(ticket, number)
+        return self.core.done(ticket, number)
 
     def close(self) -> None:
         """End all threads."""
-        self._core.close()
+        self.core.close()
 
 
 def aligned_memory(size: int) -> NDArray[np.uint8]:

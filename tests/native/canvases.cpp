@@ -59,12 +59,10 @@ void use(Pool& pool, unsigned seed) {
         const size_t wanted = random() % 7;  // the others are given up
         for (size_t k = 0; k < jobs.size(); ++k) {
             if (k < wanted) {
-                std::shared_ptr<CanvasRing::Lease> lease;
-                while (!(lease = pool.canvas(*jobs[k]))) pool.ring().add(memory(3 * 8 * 32 * 3));
-                while (!pool.wait(*jobs[k], 5)) {
-                }
-                pool.hand_out(*jobs[k]);
-                kept.push_back(std::make_unique<Seen>(std::move(lease)));
+                auto lease = pool.show(*jobs[k]);
+                for (auto waited = Waited::unfinished; waited != Waited::finished; waited = pool.wait(*jobs[k], 5))
+                    if (waited == Waited::no_canvas) pool.ring().add(memory(3 * 8 * 32 * 3));
+                kept.push_back(std::make_unique<Seen>(lease ? std::move(lease) : pool.show(*jobs[k])));
             }
             pool.cancel(*jobs[k]);
             if (kept.size() > 3) kept.erase(kept.begin() + random() % kept.size());

@@ -1,0 +1,61 @@
+// The native engine as Python sees it: plans as arrays in, batches as tensors out.
+#pragma once
+
+#include <sys/types.h>
+
+#include <memory>
+#include <vector>
+
+#include "bindings.h"
+#include "pool.h"
+
+namespace fastload {
+
+// Batches under way, which are never abandoned while threads write to them.
+struct Ticket {
+    std::shared_ptr<Pool> pool;
+    std::vector<std::shared_ptr<Job>> jobs;
+    pid_t process;
+
+    Ticket(std::shared_ptr<Pool> pool, std::vector<std::shared_ptr<Job>> jobs, pid_t process)
+        : pool(std::move(pool)), jobs(std::move(jobs)), process(process) {}
+    Ticket(const Ticket&) = delete;
+    ~Ticket() {
+        if (process != getpid()) return;  // after a fork the threads are the parent's
+        WithoutGil without_gil;
+        for (const auto& job : jobs) pool->cancel(*job);
+    }
+};
+
+class Engine {
+public:
+    Engine(const Array<uint64_t>& addresses, const Array<uint64_t>& lengths, const Array<uint64_t>& checksums,
+           int threads, int check, py::object owner, int in_flight, py::object allocate, int emulated_microseconds);
+    ~Engine() { close(); }
+    void close();
+
+    // These are as in `engines.engine.Engine`. Errors of the user's are std::invalid_argument.
+    std::unique_ptr<Ticket> submit(const Array<int64_t>& index, const Array<int32_t>& slot, const Array<float>& crop,
+                                   const Array<int32_t>& rect, const Array<bool>& flip, const Array<float>& color,
+                                   const Array<uint8_t>& fill, const Array<int32_t>& canvases,
+                                   const std::vector<py::ssize_t>& ends);
+    py::dict wait(Ticket& ticket, size_t number) { return wait(job(ticket, number)); }
+    py::dict wait(std::shared_ptr<Job> job);
+    py::object images(Ticket& ticket, size_t number);
+    bool done(const Ticket& ticket, size_t number) { return pool_->done(*job(ticket, number)); }
+    py::tuple times();
+
+    // A batch of a ticket of this engine.
+    std::shared_ptr<Job> job(const Ticket& ticket, size_t number) const;
+
+private:
+    void check_open() const;
+    void add_canvas(Pool& pool);
+
+    pid_t process_;
+    py::object owner_, allocate_;
+    std::shared_ptr<Pool> pool_;
+    size_t largest_ = 0;  // batch so far, in bytes
+};
+
+}  // namespace fastload
