@@ -86,22 +86,22 @@ def run(work: Work, kinds: Sequence[type[Contender]], rounds: int) -> tuple[list
     jpegs = [files[i] for i in work.order]
     contenders = [kind(work) for kind in kinds]
     results = {contender.name: Rounds(contender.bytes_per_image()) for contender in contenders}
-    with Progress(console=console, transient=True) as bars:
+    with Progress(console=console, transient=True, auto_refresh=False) as bars:  # it would take the GIL, and caches
         task = bars.add_task("Warming up", total=(rounds + 2) * len(contenders))
         for contender in contenders * 2:  # once more, since worker processes started late share pages, copied on write
-            epoch(contender, len(work.order))
-            bars.advance(task)
+            warm_up(contender, len(work.order))
+            bars.update(task, advance=1, refresh=True)
         reference = [decode_speed(jpegs, work.threads)]
         for number in range(1, rounds + 1):
             for contender in contenders:
-                bars.update(task, description=f"Round {number} of {rounds}: {contender.name}")
+                bars.update(task, description=f"Round {number} of {rounds}: {contender.name}", refresh=True)
                 speed, gil = epoch(contender, len(work.order))
                 reference.append(decode_speed(jpegs, work.threads))
                 found = results[contender.name]
                 found.speeds.append(speed)
                 found.ratios.append(speed / mean(reference[-2:]))
                 found.gil_seconds.append(gil)
-                bars.advance(task)
+                bars.update(task, advance=1)
     return reference, results
 
 
@@ -117,14 +117,19 @@ def measured_how(work: Work, rounds: int) -> str:
     )
 
 
+def warm_up(contender: Contender, images: int) -> None:
+    """An epoch in which all images have to come."""
+    seen = sum(len(batch) for batch, _ in contender.batches())
+    if seen != images:
+        raise RuntimeError(f"{contender.name} gave {seen} images instead of {images}")
+
+
 def epoch(contender: Contender, images: int) -> tuple[float, float]:
     """Images/s of one epoch, and for how many CPU seconds an image this thread, which runs Python, held the GIL."""
     start, gil = time.perf_counter(), gil_seconds()
-    seen = sum(len(batch) for batch, _ in contender.batches())
-    seconds, gil = time.perf_counter() - start, gil_seconds() - gil
-    if seen != images:
-        raise RuntimeError(f"{contender.name} gave {seen} images instead of {images}")
-    return images / seconds, gil / images
+    for _batch, _targets in contender.batches():
+        pass
+    return images / (time.perf_counter() - start), (gil_seconds() - gil) / images
 
 
 def decode_speed(jpegs: list[bytes], threads: int) -> float:

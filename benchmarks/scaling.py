@@ -56,7 +56,9 @@ def gil_microseconds(cache: Cache, batch_size: int, threads: int, engine: str, r
     images = max(len(cache), EPOCH)
     batches = loader(cache, images, batch_size, threads, engine)
     held = []
-    for _ in track(range(rounds), f"Holding the GIL, {engine} engine", console=console, transient=True):
+    for _ in track(
+        range(rounds), f"Holding the GIL, {engine} engine", console=console, transient=True, auto_refresh=False
+    ):
         start = gil_seconds()
         for _pixels, targets in batches:
             _ = targets.boxes, targets.labels  # as training looks at them
@@ -108,7 +110,7 @@ def main(
             for what, engine, threads in (("sleeping", "sleeping", 16), ("decoding", "native", 2))
         }
         runs: dict[int, list[float]] = {threads: [] for threads in THREADS}
-        for _ in track(range(rounds), "Sleeping", console=console, transient=True):
+        for _ in track(range(rounds), "Sleeping", console=console, transient=True, auto_refresh=False):
             for threads in THREADS:
                 runs[threads].append(speed(cache, batch_size, threads, seconds))
     found: dict[str, Any] = {

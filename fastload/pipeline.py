@@ -153,15 +153,15 @@ class BatchIterator(_core.Handout):
         make: Callable[[Job], Any] | None = None,
         ahead: Callable[[Job], None] | None = None,
     ) -> None:
-        super().__init__(progress.tally)
+        core: _core.Engine | None = getattr(engine, "core", None)
+        super().__init__(progress.tally, core)
         self._runs = runs
         self._deliver = deliver
         self._engine = engine
         self._progress = progress
         self._meter = meter
         self._depth = depth
-        self._core: _core.Engine | None = getattr(engine, "core", None)
-        self._make = make
+        self._make = make if core else None
         self._ahead = ahead
         self._flight: deque[Job | Exception] = deque()
         self._end = weakref.finalize(self, _end, self._flight, report)
@@ -220,9 +220,9 @@ class BatchIterator(_core.Handout):
                 job.images = self._engine.images(job.ticket, job.number)
                 if job.images is None:
                     return
-            if self._make is not None and self._core is not None:
+            if self._make is not None:
                 batch, job.images = self._make(job), None
-                self.prepare(self._core, job.ticket, job.number, batch, self._flight)  # takes the job from there
+                self.prepare(job.ticket, job.number, batch, self._flight)  # takes the job from there
 
     def _finish(self, job: Job) -> Any:
         """The batch of an executed job."""

@@ -32,18 +32,20 @@ struct Tally {
 // one, and when one has failures, `_failed(job, batch, failures)` is to give what comes instead: both are Python's.
 class Handout {
 public:
-    explicit Handout(std::shared_ptr<Tally> tally) : tally_(std::move(tally)) {}
+    Handout(std::shared_ptr<Tally> tally, std::shared_ptr<Engine> engine)
+        : tally_(std::move(tally)), engine_(std::move(engine)) {}
 
     // The first of `flight`, a Python job, is moved to those that are ready: Ctrl-C comes before or after.
-    void prepare(const std::shared_ptr<Engine>& engine, const Ticket& ticket, size_t number, py::object batch,
-                 const py::object& flight) {
-        ready_.push_back({engine, engine->job(ticket, number), std::move(batch), flight.attr("popleft")()});
+    void prepare(const Ticket& ticket, size_t number, py::object batch, const py::object& flight) {
+        require(engine_ != nullptr, "only batches of the native engine can be prepared");
+        ready_.push_back({engine_->job(ticket, number), std::move(batch), flight.attr("popleft")()});
     }
     size_t prepared() const { return ready_.size(); }
 
     py::object next(const py::handle& self) {
         if (ready_.empty()) {
             handed_out_.clear();
+            if (engine_) engine_->wake();
             return self.attr("_next")();
         }
         require(!waiting_, "another thread is waiting for the next batch");
@@ -59,7 +61,6 @@ public:
 
 private:
     struct Ready {
-        std::shared_ptr<Engine> engine;
         std::shared_ptr<Job> job;
         py::object batch, python_job;
     };
@@ -75,10 +76,11 @@ private:
             Handout& handout;
             const double since;
         } const waiting(*this);
-        return ready.engine->wait(ready.job);
+        return engine_->wait(ready.job);
     }
 
     const std::shared_ptr<Tally> tally_;
+    const std::shared_ptr<Engine> engine_;
     std::deque<Ready> ready_;
     std::vector<py::object> handed_out_;  // jobs, to be freed together
     bool waiting_ = false;
@@ -118,7 +120,7 @@ void bind_handout(py::module_& m) {
         type->ht_type.tp_iternext = next;  // a method would take as long as all the rest
     };
     py::class_<Handout>(m, "Handout", py::custom_type_setup(as_iterator))
-        .def(py::init<std::shared_ptr<Tally>>(), py::arg("tally"))
+        .def(py::init<std::shared_ptr<Tally>, std::shared_ptr<Engine>>(), py::arg("tally"), py::arg("engine"))
         .def("prepare", &Handout::prepare)
         .def_property_readonly("prepared", &Handout::prepared);
 }

@@ -193,6 +193,12 @@ py::object Engine::images(Ticket& ticket, size_t number) {
     return to_capsule(std::make_unique<Images>(*job, std::move(memory)));
 }
 
+void Engine::wake() const {
+    if (pool_ == nullptr || process_ != getpid()) return;
+    WithoutGil without_gil;
+    pool_->wake();
+}
+
 py::tuple Engine::times() {
     check_open();
     Times times;

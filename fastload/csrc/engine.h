@@ -45,6 +45,8 @@ public:
     bool done(const Ticket& ticket, size_t number) { return pool_->done(*job(ticket, number)); }
     py::tuple times();
 
+    // To be called now and then: batches that waited for memory are begun.
+    void wake() const;
     // A batch of a ticket of this engine.
     std::shared_ptr<Job> job(const Ticket& ticket, size_t number) const;
 

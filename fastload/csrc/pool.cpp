@@ -46,10 +46,19 @@ void Pool::submit(const std::vector<std::shared_ptr<Job>>& jobs) {
     work_.notify_all();
 }
 
+void Pool::wake() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    wake_up();
+}
+
+void Pool::wake_up() {
+    if (next()) work_.notify_all();
+}
+
 std::shared_ptr<CanvasRing::Lease> Pool::show(Job& job) {
     std::lock_guard<std::mutex> lock(mutex_);
     if (job.shown) throw std::invalid_argument("the batch's images were asked for before");
-    job.shown = has_canvas(job);  // threads without work are told when something is waited for
+    job.shown = has_canvas(job);
     std::shared_ptr<CanvasRing::Lease> memory = job.memory;
     hand_out(job);
     return memory;
@@ -131,7 +140,7 @@ Waited Pool::wait(Job& job, int milliseconds) {
     if (job.waited_for) throw std::invalid_argument("the batch was waited for before");
     if (!has_canvas(job)) return Waited::no_canvas;
     if (!threads_.empty()) {
-        if (next()) work_.notify_all();  // the user may have let go of a canvas
+        wake_up();
         job.done.wait_for(lock, std::chrono::milliseconds(milliseconds), [&] { return is_finished(job); });
     } else if (job.next < job.slots()) {
         if (!own_) own_ = std::make_unique<Workspace>();

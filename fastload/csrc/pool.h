@@ -81,6 +81,8 @@ public:
     CanvasRing& ring() { return *ring_; }
     // Each is begun as soon as there is a canvas for it, in this order.
     void submit(const std::vector<std::shared_ptr<Job>>& jobs);
+    // Tells threads without work that the user may have let go of a canvas.
+    void wake();
     // Where a batch is, (B, height, width, 3) bytes. Null, to be asked again, as long as there is no canvas for it.
     std::shared_ptr<CanvasRing::Lease> show(Job& job);
     // Waits up to `milliseconds` for the job to be finished. With no threads, does the work itself. Finds a canvas for a
@@ -103,6 +105,7 @@ private:
     };
     void work();
     // The mutex is held in these.
+    void wake_up();                      // as `wake`
     bool has_canvas(Job& job);           // if there is one
     bool is_finished(const Job& job) const { return job.next == job.slots() && !job.running; }
     void hand_out(Job& job);             // a finished batch belongs to those who see it, and to nobody else
