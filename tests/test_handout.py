@@ -27,7 +27,7 @@ class SlowEngine(NativeEngine):
 
 @pytest.fixture
 def slow(monkeypatch):
-    """A loader of 12 images, 4 to a batch of 0.4 s; six batches are in flight, so all are ready but for their pixels."""
+    """A loader of 12 images, 4 to a batch of 0.4 s; all are ready at once but for their pixels."""
     monkeypatch.setitem(ENGINES, "slow", (__name__, "SlowEngine"))
     return loader(MemoryCache(12), 4, num_workers=1, engine="slow")
 
