@@ -25,7 +25,7 @@ from fastload.plan.batch_plan import BatchPlan
 from fastload.plan.ranks import Share
 from fastload.stats import Meter
 
-RUN = 64  # batches planned at once: most of what that costs is the same for one and for many
+RUN = 128  # batches planned at once: most of what that costs is the same for one and for many
 AHEAD = 2  # batches on their way to the device while one is in use
 
 
