@@ -52,7 +52,10 @@ void bind_engine(py::module_& m) {
              py::arg("crop").noconvert(), py::arg("rect").noconvert(), py::arg("flip").noconvert(),
              py::arg("color").noconvert(), py::arg("fill").noconvert(), py::arg("canvases").noconvert(),
              py::arg("ends"))
-        .def("wait", py::overload_cast<Ticket&, size_t>(&Engine::wait))
+        .def("wait",
+             [](Engine& engine, const Ticket& ticket, size_t number) {
+                 return to_dict(engine.wait(engine.job(ticket, number)));
+             })
         .def("images", &Engine::images)
         .def("times", &Engine::times)
         .def("done", &Engine::done)

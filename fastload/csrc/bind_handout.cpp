@@ -49,11 +49,11 @@ public:
             return self.attr("_next")();
         }
         require(!waiting_, "another thread is waiting for the next batch");
-        const py::dict failures = wait(ready_.front());
+        const std::vector<Failure> failures = wait(ready_.front().job);
         Ready ready = std::move(ready_.front());
         ready_.pop_front();
         ++tally_->steps;
-        if (!failures.empty()) return self.attr("_failed")(ready.python_job, ready.batch, failures);
+        if (!failures.empty()) return self.attr("_failed")(ready.python_job, ready.batch, to_dict(failures));
         tally_->handed_out(ready.job->slots());
         handed_out_.push_back(std::move(ready.python_job));
         return std::move(ready.batch);
@@ -66,7 +66,7 @@ private:
     };
 
     // Ctrl-C leaves all as it was.
-    py::dict wait(const Ready& ready) {
+    std::vector<Failure> wait(const std::shared_ptr<Job> job) {
         struct Waiting {
             explicit Waiting(Handout& handout) : handout(handout), since(now()) { handout.waiting_ = true; }
             ~Waiting() {
@@ -76,7 +76,7 @@ private:
             Handout& handout;
             const double since;
         } const waiting(*this);
-        return engine_->wait(ready.job);
+        return engine_->wait(job);
     }
 
     const std::shared_ptr<Tally> tally_;

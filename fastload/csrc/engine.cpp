@@ -164,7 +164,7 @@ std::unique_ptr<Ticket> Engine::submit(const Array<int64_t>& index, const Array<
     return std::make_unique<Ticket>(pool_, std::move(jobs), process_);
 }
 
-py::dict Engine::wait(std::shared_ptr<Job> job) {
+std::vector<Failure> Engine::wait(const std::shared_ptr<Job>& job) {
     check_open();
     const std::shared_ptr<Pool> pool = pool_;  // it may be closed meanwhile
     std::vector<Failure> failures;
@@ -181,6 +181,10 @@ py::dict Engine::wait(std::shared_ptr<Job> job) {
         for (; lacking > 0; --lacking) add_canvas(*pool);
         if (waited != Waited::finished && PyErr_CheckSignals() != 0) throw py::error_already_set();  // Ctrl-C
     }
+    return failures;
+}
+
+py::dict to_dict(const std::vector<Failure>& failures) {
     py::dict reasons;
     for (const Failure& failure : failures) reasons[py::int_(failure.row)] = failure.reason;
     return reasons;

@@ -39,8 +39,7 @@ public:
                                    const Array<int32_t>& rect, const Array<bool>& flip, const Array<float>& color,
                                    const Array<uint8_t>& fill, const Array<int32_t>& canvases,
                                    const std::vector<py::ssize_t>& ends);
-    py::dict wait(Ticket& ticket, size_t number) { return wait(job(ticket, number)); }
-    py::dict wait(std::shared_ptr<Job> job);
+    std::vector<Failure> wait(const std::shared_ptr<Job>& job);
     py::object images(Ticket& ticket, size_t number);
     bool done(const Ticket& ticket, size_t number) { return pool_->done(*job(ticket, number)); }
     py::tuple times();
@@ -59,5 +58,8 @@ private:
     std::shared_ptr<Pool> pool_;
     size_t largest_ = 0;  // batch so far, in bytes
 };
+
+// {row: reason}
+py::dict to_dict(const std::vector<Failure>& failures);
 
 }  // namespace fastload
