@@ -167,17 +167,18 @@ class BatchIterator(_core.Handout):
         self._end = weakref.finalize(self, _end, self._flight, report)
 
     def _next(self) -> Any:
-        """The next batch, when none is made. Those behind it may be made too."""
-        self._top_up()
+        """Makes some batches, or gives the next one."""
+        began = perf_counter()
+        if len(self._flight) < self._depth:
+            self._top_up()
+        if self._flight and self._find_images():
+            self._meter.planned(began)
+            return None
+        self._meter.planned(began)
         if not self._flight:
             self._progress.done = True
             self._end()
             raise StopIteration
-        began = perf_counter()
-        self._find_images()
-        self._meter.planned(began)
-        if self.prepared:
-            return next(self)
         job = self._flight[0]
         if isinstance(job, Job):
             asked = perf_counter()
@@ -198,7 +199,9 @@ class BatchIterator(_core.Handout):
 
     def at_end(self) -> bool:
         """Whether no batch is to come."""
+        began = perf_counter()
         self._top_up()
+        self._meter.planned(began)
         return not self._flight and not self.prepared
 
     def _wait(self, job: Job) -> None:
@@ -211,18 +214,22 @@ class BatchIterator(_core.Handout):
         except FastloadError as error:
             job.error = error
 
-    def _find_images(self) -> None:
-        """For all that are under way: one tensor alone costs as much, when Python is just awake."""
+    def _find_images(self) -> bool:
+        """For all that are under way: one tensor alone costs as much, when Python is just awake. Makes their batches,
+        if possible, and says whether there was one."""
+        made = False
         for job in list(islice(self._flight, self._depth)):
             if isinstance(job, Exception) or job.failures is not None or job.error is not None:
-                return
+                break
             if job.images is None:
                 job.images = self._engine.images(job.ticket, job.number)
                 if job.images is None:
-                    return
+                    break
             if self._make is not None:
                 batch, job.images = self._make(job), None
                 self.prepare(job.ticket, job.number, batch, self._flight)  # takes the job from there
+                made = True
+        return made
 
     def _finish(self, job: Job) -> Any:
         """The batch of an executed job."""
@@ -246,11 +253,9 @@ class BatchIterator(_core.Handout):
             ahead(later)
 
     def _top_up(self) -> None:
-        began = perf_counter()
         while len(self._flight) < self._depth and (runs := next(self._runs, None)) is not None:
             for run in runs:
                 self._flight.extend([run] if isinstance(run, Exception) else self._submit(run))
-        self._meter.planned(began)
 
     def _submit(self, run: Run) -> Sequence[Job | Exception]:
         try:

@@ -28,8 +28,8 @@ struct Tally {
     }
 };
 
-// An iterator over batches that are ready but for their pixels. When there are none, `_next()` is to make some or give
-// one, and when one has failures, `_failed(job, batch, failures)` is to give what comes instead: both are Python's.
+// An iterator over batches that are ready but for their pixels. When there are none, `_next()` is to prepare some or
+// give one, and when one has failures, `_failed(job, batch, failures)` is to give what comes instead: both are Python's.
 class Handout {
 public:
     Handout(std::shared_ptr<Tally> tally, std::shared_ptr<Engine> engine)
@@ -46,7 +46,8 @@ public:
         if (ready_.empty()) {
             handed_out_.clear();
             if (engine_) engine_->wake();
-            return self.attr("_next")();
+            py::object batch = self.attr("_next")();
+            if (ready_.empty()) return batch;
         }
         require(!waiting_, "another thread is waiting for the next batch");
         const std::vector<Failure> failures = wait(ready_.front().job);
