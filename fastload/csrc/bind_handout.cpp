@@ -2,6 +2,7 @@
 // so what happens once a batch is here, and the rest in Python, for several batches at a time.
 #include <chrono>
 #include <deque>
+#include <utility>
 
 #include "bindings.h"
 #include "engine.h"
@@ -44,7 +45,7 @@ public:
 
     py::object next(const py::handle& self) {
         if (ready_.empty()) {
-            handed_out_.clear();
+            std::exchange(handed_out_, {});  // which may let others run
             if (engine_) engine_->wake();
             py::object batch = self.attr("_next")();
             if (ready_.empty()) return batch;
@@ -67,7 +68,7 @@ private:
     };
 
     // Ctrl-C leaves all as it was.
-    std::vector<Failure> wait(const std::shared_ptr<Job> job) {
+    std::vector<Failure> wait(const std::shared_ptr<Job> job) {  // a copy, since others run meanwhile
         struct Waiting {
             explicit Waiting(Handout& handout) : handout(handout), since(now()) { handout.waiting_ = true; }
             ~Waiting() {

@@ -159,7 +159,7 @@ Waited Pool::wait(Job& job, int milliseconds) {
 }
 
 void Pool::hand_out(Job& job) {
-    if (!job.shown || !job.waited_for) return;
+    if (!job.shown || !job.waited_for || !job.memory) return;
     job.memory->hand_out();
     job.memory = nullptr;
 }
