@@ -10,6 +10,6 @@ from fastload import _core
 def gil_seconds() -> float:
     """CPU seconds that the calling thread has held the GIL for, of which two readings tell a difference.
 
-    The core counts what itself does without the GIL; what others do without it is not told apart.
+    The core counts what it does without the GIL itself; what others do without it is not told apart.
     """
     return time.thread_time() - _core.cpu_seconds_without_gil()

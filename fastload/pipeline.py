@@ -169,12 +169,11 @@ class BatchIterator(_core.Handout):
     def _next(self) -> Any:
         """Makes some batches, or gives the next one."""
         began = perf_counter()
-        if len(self._flight) < self._depth:
-            self._top_up()
-        if self._flight and self._find_images():
-            self._meter.planned(began)
-            return None
+        self._top_up()
+        made = self._find_images()
         self._meter.planned(began)
+        if made:
+            return None
         if not self._flight:
             self._progress.done = True
             self._end()

@@ -11,25 +11,21 @@ from collections import deque
 
 import pytest
 
+from benchmarks.engines import SLEEPING, SleepingEngine
 from fastload import _core
-from fastload.engines.native import NativeEngine
 from fastload.loader import ENGINES
+from tests.engines import submit
 from tests.loaders import ids, loader
 from tests.memory_cache import MemoryCache
-
-
-class SlowEngine(NativeEngine):
-    """The native engine, each image of which takes 100 ms."""
-
-    def __init__(self, *settings, **further) -> None:
-        super().__init__(*settings, **further, emulated_microseconds=100_000)
+from tests.test_canvas_ring import engine, plan_of
 
 
 @pytest.fixture
 def slow(monkeypatch):
     """A loader of 12 images, 4 to a batch of 0.4 s; all are ready at once but for their pixels."""
-    monkeypatch.setitem(ENGINES, "slow", (__name__, "SlowEngine"))
-    return loader(MemoryCache(12), 4, num_workers=1, engine="slow")
+    monkeypatch.setitem(ENGINES, "sleeping", SLEEPING["sleeping"])
+    monkeypatch.setattr(SleepingEngine, "microseconds", 100_000)
+    return loader(MemoryCache(12), 4, num_workers=1, engine="sleeping")
 
 
 @pytest.mark.parametrize("behind", [0, 1])
@@ -62,11 +58,15 @@ def test_two_threads_cannot_wait_at_a_time(slow):
 
 
 def test_only_the_native_engine_prepares():
-    """A batch is refused by an iterator without an engine, and stays where it was."""
-    handout, flight = _core.Handout(_core.Tally(), None), deque([1])
-    with pytest.raises(TypeError):
-        handout.prepare(None, 0, "batch", flight)
-    assert handout.prepared == 0 and list(flight) == [1]
+    """A batch is refused by an iterator without an engine, or with another, and stays where it was."""
+    ticket = submit(engine()[0], plan_of())
+    for core, why in ((None, "only batches of the native engine"), (engine()[0].core, "of another engine")):
+        handout, flight = _core.Handout(_core.Tally(), core), deque([1])
+        with pytest.raises(ValueError, match=why):
+            handout.prepare(ticket, 0, "batch", flight)
+        with pytest.raises(TypeError):
+            handout.prepare(None, 0, "batch", flight)
+        assert handout.prepared == 0 and list(flight) == [1]
 
 
 def test_the_core_has_the_clock_of_python():

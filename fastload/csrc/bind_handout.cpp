@@ -1,5 +1,5 @@
-// Hands out batches to a for loop. Python is slow just after it was woken up, as all that it needs has left the caches;
-// so what happens once a batch is here, and the rest in Python, for several batches at a time.
+// Hands out batches to a for loop. Python is slow just after it was woken up, as all that it needs has left the caches.
+// So what has to be done for each batch is done here, and in Python what can be done for several at a time.
 #include <chrono>
 #include <deque>
 #include <utility>
