@@ -1,12 +1,12 @@
 """The native core: whatever touches pixels or untrusted bytes. `data` may be any contiguous buffer."""
 
 import mmap
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 _Bytes: TypeAlias = bytes | bytearray | memoryview | mmap.mmap | NDArray[Any]
 
@@ -35,7 +35,12 @@ class Annotations:
         min_visible: float,
         ends: Sequence[int],
         failed: Sequence[int],
-    ) -> tuple[tuple[NDArray[Any], ...], tuple[list[NDArray[Any]], ...], NDArray[np.int64], NDArray[np.int64]]: ...
+    ) -> tuple[
+        tuple[NDArray[Any], ...],
+        tuple[list[Any], list[Any], NDArray[np.bool_], NDArray[np.float32], NDArray[np.int64]],
+        NDArray[np.int64],
+        NDArray[np.int64],
+    ]: ...
 
 class JpegError(ValueError): ...
 class RecordError(ValueError): ...
@@ -71,12 +76,19 @@ class Tally:
     def handed_out(self, count: int) -> None: ...
 
 class Handout:
-    def __init__(self, tally: Tally, engine: Engine | None) -> None: ...
+    def __init__(
+        self,
+        tally: Tally,
+        engine: Engine | None,
+        depth: int,
+        to_tensor: Callable[[Any], Tensor],
+        batch: type[tuple[Any, ...]],
+    ) -> None: ...
     def __iter__(self) -> Iterator[Any]: ...
     def __next__(self) -> Any: ...
-    def prepare(self, ticket: Ticket, number: int, batch: Any, flight: deque[Any]) -> None: ...
+    def keep(self, ticket: Ticket, run: Any, targets: list[Any]) -> None: ...
     @property
-    def prepared(self) -> int: ...
+    def kept(self) -> int: ...
 
 class Engine:
     def __init__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import count, pairwise, repeat
 from typing import Any, NamedTuple, overload
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 import fastload._core as _core
 from fastload.errors import PlanError
@@ -63,19 +64,19 @@ class Targets(Sequence[dict[str, Any]]):
     num_boxes: tuple[int, ...]  # (B) on the host
     num_sources: tuple[int, ...]  # (B) on the host: images shown by each canvas, more than one for a mosaic
 
+    # Which batch of a run this is; batches that were moved or unpickled are of none.
+    _run: RunTargets = field(init=False, repr=False)
+    _number: int = field(init=False, repr=False)
+
     @classmethod
     def of(cls, run: RunTargets, number: int, boxes: Tensor, labels: Tensor) -> Targets:
-        """Batch `number` of `run`, of which all training looks at these two. The rest is made when first asked for."""
+        """Batch `number` of `run`, of which all training looks at these two. See `_Later` for the others."""
         targets = cls.__new__(cls)
-        targets.__dict__ = {"_batch": (run, number), "boxes": boxes, "labels": labels}
+        targets._run = run
+        targets._number = number
+        targets.boxes = boxes
+        targets.labels = labels
         return targets
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in FIELDS or "_batch" not in self.__dict__:
-            raise AttributeError(f"Targets have no {name!r}")
-        run, number = self._batch
-        value = self.__dict__[name] = run.part(number, name)
-        return value
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in FIELDS}  # not what other batches have
@@ -127,57 +128,80 @@ class Targets(Sequence[dict[str, Any]]):
         return replace(self, **changed)
 
 
+class _Later:
+    """A field of the targets of a batch of a run, which is made when first asked for. Once there is a value, Python
+    looks no further: not so with `__getattr__`, which would make every look at the targets slower."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, targets: Targets | None, owner: type[Targets]) -> Any:
+        if targets is None or "_run" not in targets.__dict__:
+            raise AttributeError(f"Targets have no {self._name!r}")
+        value = targets.__dict__[self._name] = targets._run.part(targets._number, self._name)
+        return value
+
+
 OF_IMAGES = ("image_id", "scale", "offset", "flip", "size", "original_size")
-OF_BOXES = ("boxes", "labels", "crowd", "area")
-FIELDS = tuple(field.name for field in fields(Targets))
+FIELDS = tuple(each.name for each in fields(Targets) if each.init)
+for _name in FIELDS[2:]:
+    setattr(Targets, _name, _Later(_name))
 
 
-class RunTargets:
-    """The targets of a placed plan, several batches in a row: what `Targets` has, not yet cut into batches.
+def targets_of(
+    plan: BatchPlan,
+    index: NDArray[np.int64],
+    ends: Sequence[int],
+    annotations: _core.Annotations,
+    category_ids: Tensor,
+    failed: Sequence[int] = (),
+) -> list[Targets]:
+    """The targets of each batch of a placed plan, several batches in a row.
 
     The plan shows the records `index`, one a slot; the slots up to each of `ends` are a batch. Those in `failed` get no
     boxes.
     """
+    columns, (boxes, labels, crowd, area, starts), num_boxes, num_sources = annotations.place(
+        plan.index,
+        plan.slot,
+        plan.source,
+        plan.crop,
+        plan.rect,
+        plan.flip,
+        plan.size,
+        index,
+        plan.min_visible,
+        ends,
+        failed,
+    )
+    run = RunTargets(
+        images=dict(zip(OF_IMAGES, map(torch.from_numpy, columns), strict=True)),
+        boxes={"crowd": crowd, "area": area},
+        box_starts=starts,
+        counts={"num_boxes": num_boxes, "num_sources": num_sources},
+        category_ids=category_ids,
+        slots=list(pairwise([0, *ends])),
+    )
+    return list(map(Targets.of, repeat(run), count(), map(from_dlpack, boxes), map(from_dlpack, labels)))
 
-    def __init__(
-        self,
-        plan: BatchPlan,
-        index: NDArray[np.int64],
-        ends: Sequence[int],
-        annotations: _core.Annotations,
-        category_ids: Tensor,
-        failed: Sequence[int] = (),
-    ) -> None:
-        columns, boxes, self._num_boxes, self._num_sources = annotations.place(
-            plan.index,
-            plan.slot,
-            plan.source,
-            plan.crop,
-            plan.rect,
-            plan.flip,
-            plan.size,
-            index,
-            plan.min_visible,
-            ends,
-            failed,
-        )
-        self._columns = dict(zip(OF_IMAGES, map(torch.from_numpy, columns), strict=True))
-        self._boxes = dict(zip(OF_BOXES, boxes, strict=True))  # arrays: few are looked at, and a tensor costs more
-        self._category_ids = category_ids
-        self._slots = list(pairwise([0, *ends]))
 
-    def batches(self) -> list[Targets]:
-        """The targets of each batch."""
-        boxes, labels = (map(torch.from_numpy, self._boxes[name]) for name in ("boxes", "labels"))
-        return list(map(Targets.of, repeat(self), count(), boxes, labels))
+@dataclass(eq=False)
+class RunTargets:
+    """What `Targets` has beside boxes and labels, of several batches and not yet cut into them."""
+
+    images: dict[str, Tensor]  # a row each
+    boxes: dict[str, NDArray[Any]]  # padded, a value each: arrays, since few look at them, and a tensor costs more
+    box_starts: NDArray[np.int64]  # (batches + 1) where those of each begin
+    counts: dict[str, NDArray[np.int64]]  # one an image
+    category_ids: Tensor
+    slots: list[tuple[int, int]]  # (batches) its images
 
     def part(self, batch: int, name: str) -> Any:
         """A field of the targets of a batch."""
-        start, end = self._slots[batch]
-        if name in self._columns:
-            return self._columns[name][start:end]
-        if name in self._boxes:
-            return torch.from_numpy(self._boxes[name][batch])
-        if name == "category_ids":
-            return self._category_ids
-        return tuple((self._num_boxes if name == "num_boxes" else self._num_sources)[start:end].tolist())
+        start, end = self.slots[batch]
+        if name in self.images:
+            return self.images[name][start:end]
+        if name in self.boxes:
+            values = self.boxes[name][self.box_starts[batch] : self.box_starts[batch + 1]]
+            return torch.from_numpy(values.reshape(end - start, -1))
+        return self.category_ids if name == "category_ids" else tuple(self.counts[name][start:end].tolist())

@@ -193,7 +193,7 @@ class FastLoader(DataLoader[Any]):
             progress=progress,
             meter=meter,
             depth=self._depth,
-            make=recipe.make if recipe.is_plain else None,
+            plain=recipe.is_plain,
             ahead=recipe.send_ahead if recipe.sends_ahead else None,
         )
         return self._preparation.batches(iterator) if self._preparation else iterator

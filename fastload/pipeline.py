@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 from fastload import _core
 from fastload.batch import Batch, Targets
@@ -58,7 +59,7 @@ class Run:
     plan: BatchPlan
     index: NDArray[np.int64]  # (slots) the only or first record that each shows
     ends: Sequence[int]  # (batches)
-    targets: Sequence[Targets]  # (batches)
+    targets: list[Targets]  # (batches)
     seeds: Sequence[int]  # (batches) for what chance is left when the pixels are there
 
     def part(self, begin: int, end: int) -> Run:
@@ -82,7 +83,7 @@ class Job:
     size: int  # B
     targets: Targets
     ticket: Any  # of its run
-    images: Tensor | None = None  # (B, 3, H, W), not to be looked at before it was waited for
+    images: Tensor | None = None  # (B, 3, H, W), once it was waited for
     failures: dict[int, str] | None = None  # {row: reason} of what did not decode; None: it was not waited for
     error: Exception | None = None  # the engine's own
     sent: Any = None  # its batch, if on its way to the device already
@@ -134,11 +135,13 @@ class BatchIterator(_core.Handout):
     """Keeps at least `depth` batches submitted, and hands them out in order.
 
     `runs` plans them; an error in it is raised when its batch would have come, whatever the depth. `deliver` makes
-    what the user gets from an executed job; `make`, if given, makes it earlier, for jobs in which all decodes.
-    `ahead`, if given instead, is called before with the next jobs that happen to be executed without failure. `report`
+    what the user gets from an executed job. `plain`: from one without failures, that is a `Batch` of its images and
+    targets. `ahead`, if given, is called before with the next jobs that happen to be executed without failure. `report`
     is called once, at the end or when the iterator is dropped.
 
-    `__next__` is in the core: it hands out what was made earlier, and asks `_next` when there is nothing.
+    `__next__` is in the core. It keeps whole runs of plain batches, makes these and hands them out, and calls `_plan`
+    for more. Other batches, and what stands in a batch's place, are in `_flight`, whose turn is after the core's:
+    `_next`.
     """
 
     def __init__(
@@ -150,30 +153,35 @@ class BatchIterator(_core.Handout):
         progress: Progress,
         meter: Meter,
         depth: int,
-        make: Callable[[Job], Any] | None = None,
+        plain: bool = False,
         ahead: Callable[[Job], None] | None = None,
     ) -> None:
         core: _core.Engine | None = getattr(engine, "core", None)
-        super().__init__(progress.tally, core)
+        super().__init__(progress.tally, core, depth, from_dlpack, Batch)
         self._runs = runs
         self._deliver = deliver
         self._engine = engine
         self._progress = progress
         self._meter = meter
         self._depth = depth
-        self._make = make if core else None
+        self._plain = plain and core is not None
         self._ahead = ahead
         self._flight: deque[Job | Exception] = deque()
         self._end = weakref.finalize(self, _end, self._flight, report)
 
-    def _next(self) -> Any:
-        """Makes some batches, or gives the next one."""
+    def _plan(self) -> None:
+        """Submits runs until enough is under way."""
         began = perf_counter()
-        self._top_up()
-        made = self._find_images()
+        while self.kept + len(self._flight) < self._depth and (runs := next(self._runs, None)) is not None:
+            for run in runs:
+                if isinstance(run, Exception):
+                    self._flight.append(run)
+                else:
+                    self._submit(run)
         self._meter.planned(began)
-        if made:
-            return None
+
+    def _next(self) -> Any:
+        """The first batch in flight."""
         if not self._flight:
             self._progress.done = True
             self._end()
@@ -191,44 +199,25 @@ class BatchIterator(_core.Handout):
             raise job.error
         return self._finish(job)
 
-    def _failed(self, job: Job, batch: Batch, failures: dict[int, str]) -> Any:
-        """What comes instead of a batch that was made and did not turn out well."""
-        job.images, job.failures = batch.images, failures
+    def _failed(self, run: Run, number: int, batch: Batch, failures: dict[int, str]) -> Any:
+        """What comes instead of a plain batch that did not turn out well."""
+        job = Job(run, number, len(batch.images), batch.targets, None, batch.images, failures)
         return self._finish(job)
 
     def at_end(self) -> bool:
         """Whether no batch is to come."""
-        began = perf_counter()
-        self._top_up()
-        self._meter.planned(began)
-        return not self._flight and not self.prepared
+        self._plan()
+        return not self._flight and not self.kept
 
     def _wait(self, job: Job) -> None:
-        if job.failures is not None or job.error is not None:
+        if job.images is not None or job.error is not None:
             return
         try:
-            job.failures = self._engine.wait(job.ticket, job.number)
-            if job.images is None:
-                job.images = self._engine.images(job.ticket, job.number)
+            if job.failures is None:
+                job.failures = self._engine.wait(job.ticket, job.number)
+            job.images = self._engine.images(job.ticket, job.number)
         except FastloadError as error:
             job.error = error
-
-    def _find_images(self) -> bool:
-        """For all that are under way: one tensor alone costs as much, when Python is just awake. Makes their batches,
-        if possible, and says whether there was one."""
-        made = False
-        for job in list(islice(self._flight, self._depth)):
-            if isinstance(job, Exception) or job.failures is not None or job.error is not None:
-                break
-            if job.images is None:
-                job.images = self._engine.images(job.ticket, job.number)
-                if job.images is None:
-                    break
-            if self._make is not None:
-                batch, job.images = self._make(job), None
-                self.prepare(job.ticket, job.number, batch, self._flight)  # takes the job from there
-                made = True
-        return made
 
     def _finish(self, job: Job) -> Any:
         """The batch of an executed job."""
@@ -251,21 +240,21 @@ class BatchIterator(_core.Handout):
                 return
             ahead(later)
 
-    def _top_up(self) -> None:
-        while len(self._flight) < self._depth and (runs := next(self._runs, None)) is not None:
-            for run in runs:
-                self._flight.extend([run] if isinstance(run, Exception) else self._submit(run))
-
-    def _submit(self, run: Run) -> Sequence[Job | Exception]:
+    def _submit(self, run: Run) -> None:
         try:
             ticket = self._engine.submit(run.plan, run.ends)
         except Exception as error:
             if len(run.ends) == 1:
-                return [_without_our_frame(error)]
-            # One of its batches is to blame: each by itself, then.
-            return [job for k in range(len(run.ends)) for job in self._submit(run.part(k, k + 1))]
+                self._flight.append(_without_our_frame(error))
+            else:  # one of its batches is to blame: each by itself, then
+                for k in range(len(run.ends)):
+                    self._submit(run.part(k, k + 1))
+            return
+        if self._plain and not self._flight:
+            self.keep(ticket, run, run.targets)
+            return
         sizes = [end - start for start, end in pairwise([0, *run.ends])]
-        return list(map(Job, repeat(run), count(), sizes, run.targets, repeat(ticket)))
+        self._flight.extend(map(Job, repeat(run), count(), sizes, run.targets, repeat(ticket)))
 
 
 def _without_our_frame(error: Exception) -> Exception:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from fastload.batch import Batch, RunTargets
+from fastload.batch import Batch, targets_of
 from fastload.cache.reader import Cache
 from fastload.device import Feed
 from fastload.errors import DecodeError, DeviceError, PlanError
@@ -50,7 +50,7 @@ class Recipe:
 
     @property
     def is_plain(self) -> bool:
-        """Whether nothing is done to a batch once its pixels are there: `make` says what it will be."""
+        """Whether nothing is done to a batch once its pixels are there: it is a `Batch` of images and targets."""
         return self._fused and self.feed is None and not self.pin
 
     @property
@@ -87,8 +87,8 @@ class Recipe:
         self._aligner.place(plan, rng, ends)
         seeds = [0] * len(batches) if self._fused else rng.integers(2**63, size=len(batches)).tolist()
         index = self.records.index.take(positions)
-        targets = RunTargets(plan, index, ends, self.cache.annotations, self._category_ids)
-        return Run(plan, index, ends, targets.batches(), seeds)
+        targets = targets_of(plan, index, ends, self.cache.annotations, self._category_ids)
+        return Run(plan, index, ends, targets, seeds)
 
     def deliver(self, skipped: dict[int, str], job: Job) -> Any:
         """What the user receives for an executed job. Failures raise DecodeError, or are added to `skipped`."""
@@ -121,8 +121,7 @@ class Recipe:
             raise DecodeError(self._complaint(records))
         skipped.update({int(self.cache.image_ids[record]): reason for record, reason in records.items()})
         failed = run.plan.slot[list(failures)].tolist()
-        targets = RunTargets(run.plan, run.index, run.ends, self.cache.annotations, self._category_ids, failed)
-        (job.targets,) = targets.batches()
+        (job.targets,) = targets_of(run.plan, run.index, run.ends, self.cache.annotations, self._category_ids, failed)
 
     def _complaint(self, records: dict[int, str]) -> str:
         record, reason = next(iter(records.items()))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastload import Batch, Mosaic, PlanError, RandomAlign, RandomFlip, ScaleJitterCrop, ShortestEdge, _core
-from fastload.batch import RunTargets, Targets
+from fastload.batch import Targets, targets_of
 from fastload.plan.batch_plan import BatchPlan
 from fastload.plan.records import Records
 from tests.memory_cache import MemoryCache
@@ -36,7 +36,7 @@ def made(transforms, index, seed=0, failed=()) -> Targets:
 
 def only_targets(plan: BatchPlan, index: np.ndarray, failed=()) -> Targets:
     """Of a plan of one batch."""
-    (targets,) = RunTargets(plan, index, [len(index)], CACHE.annotations, IDS, failed).batches()
+    (targets,) = targets_of(plan, index, [len(index)], CACHE.annotations, IDS, failed)
     return targets
 
 
@@ -289,7 +289,7 @@ def test_several_batches_planned_at_once_are_each_as_by_itself(recipe, batches, 
     for transform in recipe:
         transform(plan, rng, RECORDS)
     RandomAlign().place(plan, rng, ends)
-    together = RunTargets(plan, index, ends, CACHE.annotations, IDS).batches()
+    together = targets_of(plan, index, ends, CACHE.annotations, IDS)
     for part, targets, batch in zip(plan.split(ends), together, batches, strict=True):
         assert len(part.size) == len(batch) and (part.canvases == part.canvas).all()
         assert part.canvas == RandomAlign().canvas(part.size)

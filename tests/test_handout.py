@@ -7,12 +7,12 @@ import pickle
 import signal
 import threading
 import time
-from collections import deque
 
 import pytest
+from torch.utils.dlpack import from_dlpack
 
 from benchmarks.engines import SLEEPING, SleepingEngine
-from fastload import _core
+from fastload import Batch, _core
 from fastload.loader import ENGINES
 from tests.engines import submit
 from tests.loaders import ids, loader
@@ -57,16 +57,21 @@ def test_two_threads_cannot_wait_at_a_time(slow):
     assert [*found, *ids(batches)] == expected
 
 
-def test_only_the_native_engine_prepares():
-    """A batch is refused by an iterator without an engine, or with another, and stays where it was."""
-    ticket = submit(engine()[0], plan_of())
-    for core, why in ((None, "only batches of the native engine"), (engine()[0].core, "of another engine")):
-        handout, flight = _core.Handout(_core.Tally(), core), deque([1])
+def test_only_the_native_engine_keeps():
+    """Batches are refused by an iterator without an engine, or with another, or without targets for each."""
+    own, other = engine()[0], engine()[0]
+    ticket = submit(own, plan_of())
+    for core, targets, why in (
+        (None, [()], "only batches of the native engine"),
+        (other.core, [()], "of another engine"),
+        (own.core, [], "each batch needs targets"),
+    ):
+        handout = _core.Handout(_core.Tally(), core, 1, from_dlpack, Batch)
         with pytest.raises(ValueError, match=why):
-            handout.prepare(ticket, 0, "batch", flight)
-        with pytest.raises(TypeError):
-            handout.prepare(None, 0, "batch", flight)
-        assert handout.prepared == 0 and list(flight) == [1]
+            handout.keep(ticket, "run", targets)
+        assert handout.kept == 0
+    with pytest.raises(ValueError, match="a batch is a tuple"):
+        _core.Handout(_core.Tally(), None, 1, from_dlpack, int)
 
 
 def test_the_core_has_the_clock_of_python():

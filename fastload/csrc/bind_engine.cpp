@@ -54,9 +54,12 @@ void bind_engine(py::module_& m) {
              py::arg("ends"))
         .def("wait",
              [](Engine& engine, const Ticket& ticket, size_t number) {
-                 return to_dict(engine.wait(engine.job(ticket, number)));
+                 return to_dict(engine.wait(*engine.job(ticket, number)));
              })
-        .def("images", &Engine::images)
+        .def("images",
+             [](Engine& engine, const Ticket& ticket, size_t number) {
+                 return engine.images(*engine.job(ticket, number));
+             })
         .def("times", &Engine::times)
         .def("done", &Engine::done)
         .def("close", &Engine::close);

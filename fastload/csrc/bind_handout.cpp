@@ -29,63 +29,105 @@ struct Tally {
     }
 };
 
-// An iterator over batches that are ready but for their pixels. When there are none, `_next()` is to prepare some or
-// give one, and when one has failures, `_failed(job, batch, failures)` is to give what comes instead: both are Python's.
+// An iterator over batches. Those that need nothing but their pixels are kept here, run by run; `_plan()` is asked for
+// more of them. When it gives none, the next batch, or the end, is what `_next()` says; and when one has failures,
+// `_failed(run, number, batch, failures)` gives what comes instead. All three are Python's.
 class Handout {
 public:
-    Handout(std::shared_ptr<Tally> tally, std::shared_ptr<Engine> engine)
-        : tally_(std::move(tally)), engine_(std::move(engine)) {}
-
-    // The first of `flight`, a Python job, is moved to those that are ready: Ctrl-C comes before or after.
-    void prepare(const Ticket& ticket, size_t number, py::object batch, const py::object& flight) {
-        require(engine_ != nullptr, "only batches of the native engine can be prepared");
-        ready_.push_back({engine_->job(ticket, number), std::move(batch), flight.attr("popleft")()});
+    // `depth` batches are under way at a time. `to_tensor` makes one of a DLPack capsule, and `batch`, a NamedTuple, holds
+    // it and the targets.
+    Handout(std::shared_ptr<Tally> tally, std::shared_ptr<Engine> engine, size_t depth, py::function to_tensor,
+            py::type batch)
+        : tally_(std::move(tally)), engine_(std::move(engine)), depth_(depth), to_tensor_(std::move(to_tensor)),
+          batch_(std::move(batch)) {
+        require(PyType_IsSubtype(reinterpret_cast<PyTypeObject*>(batch_.ptr()), &PyTuple_Type), "a batch is a tuple");
     }
-    size_t prepared() const { return ready_.size(); }
+
+    // Hand out the batches of a submitted run in their turn, each with its `targets`.
+    void keep(const py::object& ticket, py::object run, py::list targets) {
+        require(engine_ != nullptr, "only batches of the native engine can be kept");
+        const auto& jobs = ticket.cast<const Ticket&>();
+        require(jobs.jobs.size() == targets.size(), "each batch needs targets");
+        const auto shared = std::make_shared<const Run>(Run{ticket, std::move(run), std::move(targets)});
+        for (size_t k = 0; k < jobs.jobs.size(); ++k) queue_.push_back({engine_->job(jobs, k), shared, k, {}});
+    }
+    size_t kept() const { return queue_.size(); }
 
     py::object next(const py::handle& self) {
-        if (ready_.empty()) {
+        require(!busy_, "another thread is waiting for the next batch");
+        const Busy busy(busy_);
+        if (!ready_) {
             std::exchange(handed_out_, {});  // which may let others run
             if (engine_) engine_->wake();
-            py::object batch = self.attr("_next")();
-            if (ready_.empty()) return batch;
+            if (queue_.size() < depth_) self.attr("_plan")();
+            if (queue_.empty()) return self.attr("_next")();
+            prepare();
         }
-        require(!waiting_, "another thread is waiting for the next batch");
-        const std::vector<Failure> failures = wait(ready_.front().job);
-        Ready ready = std::move(ready_.front());
-        ready_.pop_front();
+        const std::vector<Failure> failures = wait(*queue_.front().job);
+        if (!ready_) prepare();  // there was no canvas before
+        Kept first = std::move(queue_.front());
+        queue_.pop_front();
+        --ready_;
         ++tally_->steps;
-        if (!failures.empty()) return self.attr("_failed")(ready.python_job, ready.batch, to_dict(failures));
-        tally_->handed_out(ready.job->slots());
-        handed_out_.push_back(std::move(ready.python_job));
-        return std::move(ready.batch);
+        if (!failures.empty())
+            return self.attr("_failed")(first.run->run, first.number, first.batch, to_dict(failures));
+        tally_->handed_out(first.job->slots());
+        py::object batch = std::move(first.batch);
+        handed_out_.push_back(std::move(first));
+        return batch;
     }
 
 private:
-    struct Ready {
+    struct Run {
+        py::object ticket, run;
+        py::list targets;
+    };
+    struct Kept {
         std::shared_ptr<Job> job;
-        py::object batch, python_job;
+        std::shared_ptr<const Run> run;
+        size_t number;
+        py::object batch;  // once there is a canvas
+    };
+    struct Busy {
+        explicit Busy(bool& flag) : flag(flag) { flag = true; }
+        ~Busy() { flag = false; }
+        bool& flag;
     };
 
+    // Makes the batches of all that have a canvas: the first of several costs most.
+    void prepare() {
+        for (; ready_ < std::min(depth_, queue_.size()); ++ready_) {
+            Kept& next = queue_[ready_];
+            const py::object images = engine_->images(*next.job);
+            if (images.is_none()) return;
+            const py::tuple values = py::make_tuple(py::make_tuple(to_tensor_(images), next.run->targets[next.number]));
+            PyObject* const batch =
+                PyTuple_Type.tp_new(reinterpret_cast<PyTypeObject*>(batch_.ptr()), values.ptr(), nullptr);
+            if (batch == nullptr) throw py::error_already_set();
+            next.batch = py::reinterpret_steal<py::object>(batch);
+        }
+    }
+
     // Ctrl-C leaves all as it was.
-    std::vector<Failure> wait(const std::shared_ptr<Job> job) {  // a copy, since others run meanwhile
+    std::vector<Failure> wait(Job& job) {
         struct Waiting {
-            explicit Waiting(Handout& handout) : handout(handout), since(now()) { handout.waiting_ = true; }
-            ~Waiting() {
-                handout.waiting_ = false;
-                handout.tally_->waited(since);
-            }
-            Handout& handout;
+            explicit Waiting(Tally& tally) : tally(tally), since(now()) {}
+            ~Waiting() { tally.waited(since); }
+            Tally& tally;
             const double since;
-        } const waiting(*this);
+        } const waiting(*tally_);
         return engine_->wait(job);
     }
 
     const std::shared_ptr<Tally> tally_;
     const std::shared_ptr<Engine> engine_;
-    std::deque<Ready> ready_;
-    std::vector<py::object> handed_out_;  // jobs, to be freed together
-    bool waiting_ = false;
+    const size_t depth_;
+    const py::function to_tensor_;
+    const py::type batch_;
+    std::deque<Kept> queue_;
+    size_t ready_ = 0;               // batches at the front of the queue that are made
+    std::vector<Kept> handed_out_;   // to be freed together
+    bool busy_ = false;
 };
 
 PyObject* next(PyObject* self) {
@@ -122,9 +164,10 @@ void bind_handout(py::module_& m) {
         type->ht_type.tp_iternext = next;  // a method would take as long as all the rest
     };
     py::class_<Handout>(m, "Handout", py::custom_type_setup(as_iterator))
-        .def(py::init<std::shared_ptr<Tally>, std::shared_ptr<Engine>>(), py::arg("tally"), py::arg("engine"))
-        .def("prepare", &Handout::prepare)
-        .def_property_readonly("prepared", &Handout::prepared);
+        .def(py::init<std::shared_ptr<Tally>, std::shared_ptr<Engine>, size_t, py::function, py::type>(),
+             py::arg("tally"), py::arg("engine"), py::arg("depth"), py::arg("to_tensor"), py::arg("batch"))
+        .def("keep", &Handout::keep, py::arg("ticket"), py::arg("run"), py::arg("targets"))
+        .def_property_readonly("kept", &Handout::kept);
 }
 
 }  // namespace fastload

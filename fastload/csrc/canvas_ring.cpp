@@ -1,8 +1,8 @@
 #include "canvas_ring.h"
 
-#include <unistd.h>
-
 #include <utility>
+
+#include "process.h"
 
 namespace fastload {
 
@@ -10,7 +10,7 @@ CanvasRing::Lease::Lease(CanvasMemory memory, std::shared_ptr<CanvasRing> ring)
     : memory_(std::move(memory)), ring_(std::move(ring)) {}
 
 CanvasRing::Lease::~Lease() {
-    if (ring_->process_ == getpid())
+    if (ring_->process_ == this_process())
         ring_->take_back(std::move(memory_), handed_out_);
     else  // after a fork somebody may have held the lock, and nothing is made here any more
         new CanvasMemory(std::move(memory_));
@@ -22,7 +22,7 @@ void CanvasRing::Lease::hand_out() {
     handed_out_ = true;
 }
 
-CanvasRing::CanvasRing(int in_flight) : in_flight_(in_flight), process_(getpid()) {}
+CanvasRing::CanvasRing(int in_flight) : in_flight_(in_flight), process_(this_process()) {}
 
 std::shared_ptr<CanvasRing::Lease> CanvasRing::lease(size_t size) {
     std::lock_guard<std::mutex> lock(mutex_);

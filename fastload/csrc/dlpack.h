@@ -1,4 +1,4 @@
-// How a tensor is handed over without either side knowing the other: DLPack 0, as far as bytes on the host need it.
+// How a tensor is handed over without either side knowing the other: DLPack 0, as far as tensors on the host need it.
 // https://dmlc.github.io/dlpack/latest/c_api.html
 #pragma once
 
@@ -7,7 +7,7 @@
 namespace fastload {
 
 constexpr int32_t dl_cpu = 1;
-constexpr uint8_t dl_unsigned = 1;
+constexpr uint8_t dl_int = 0, dl_unsigned = 1, dl_float = 2;
 
 struct DLTensor {
     void* data;

@@ -1,10 +1,8 @@
 #include "engine.h"
 
-#include <unistd.h>
-
 #include <cmath>
 
-#include "dlpack.h"
+#include "tensor.h"
 
 namespace fastload {
 namespace {
@@ -24,34 +22,6 @@ void check(const Placement& row, const Canvas& canvas) {
         sound = sound && std::abs(channel[3]) <= offset_limit;
     }
     require(sound, "a row's colour matrix exceeds +-8, or its offset +-2048");
-}
-
-// A batch as a tensor (B, 3, height, width) in channels_last, which keeps its memory.
-struct Images {
-    DLManagedTensor managed;
-    int64_t shape[4], strides[4];
-    std::shared_ptr<CanvasRing::Lease> memory;
-
-    Images(const Job& job, std::shared_ptr<CanvasRing::Lease> lease)
-        : shape{job.slots(), 3, job.canvas.height, job.canvas.width},
-          strides{int64_t(job.canvas_bytes()), 1, int64_t{3} * job.canvas.width, 3},
-          memory(std::move(lease)) {
-        managed.tensor = {memory->data(), dl_cpu, 0, 4, dl_unsigned, 8, 1, shape, strides, 0};
-        managed.context = this;
-        managed.deleter = [](DLManagedTensor* tensor) { delete static_cast<Images*>(tensor->context); };
-    }
-};
-
-constexpr char dltensor[] = "dltensor";
-
-py::capsule to_capsule(std::unique_ptr<Images> images) {
-    py::capsule capsule(&images->managed, dltensor, [](PyObject* object) {
-        if (!PyCapsule_IsValid(object, dltensor)) return;  // its user renames it when it takes the tensor over
-        auto* const managed = static_cast<DLManagedTensor*>(PyCapsule_GetPointer(object, dltensor));
-        managed->deleter(managed);
-    });
-    images.release();
-    return capsule;
 }
 
 // The arrays of a plan of several batches.
@@ -117,7 +87,7 @@ std::shared_ptr<void> owned(py::object object) {
 
 Engine::Engine(const Array<uint64_t>& addresses, const Array<uint64_t>& lengths, const Array<uint64_t>& checksums,
                int threads, int check, py::object owner, int in_flight, py::object allocate, int emulated_microseconds)
-    : process_(getpid()), owner_(std::move(owner)), allocate_(std::move(allocate)) {
+    : process_(this_process()), owner_(std::move(owner)), allocate_(std::move(allocate)) {
     require(addresses.ndim() == 1 && lengths.size() == addresses.size() && checksums.size() == addresses.size(),
             "addresses, lengths and checksums must be of one length");
     require(check >= 0 && check <= int(Check::always), "no such way of checking");
@@ -132,7 +102,7 @@ Engine::Engine(const Array<uint64_t>& addresses, const Array<uint64_t>& lengths,
 }
 
 void Engine::close() {
-    if (process_ != getpid()) {
+    if (process_ != this_process()) {
         new std::shared_ptr<Pool>(std::move(pool_));  // threads do not survive a fork: nothing to join, so leave it
         return;
     }
@@ -160,11 +130,14 @@ std::unique_ptr<Ticket> Engine::submit(const Array<int64_t>& index, const Array<
     }
     for (const auto& job : jobs) largest_ = std::max(largest_, job->slots() * job->canvas_bytes());
     for (int lacking = pool_->ring().lacking(); lacking > 0; --lacking) add_canvas(*pool_);
-    pool_->submit(jobs);
+    {
+        WithoutGil without_gil;  // waking threads takes time
+        pool_->submit(jobs);
+    }
     return std::make_unique<Ticket>(pool_, std::move(jobs), process_);
 }
 
-std::vector<Failure> Engine::wait(const std::shared_ptr<Job>& job) {
+std::vector<Failure> Engine::wait(Job& job) {
     check_open();
     const std::shared_ptr<Pool> pool = pool_;  // it may be closed meanwhile
     std::vector<Failure> failures;
@@ -174,8 +147,8 @@ std::vector<Failure> Engine::wait(const std::shared_ptr<Job>& job) {
             WithoutGil without_gil;
             pool->ring().discarded();
             lacking = pool->ring().lacking();
-            if (lacking <= 0) waited = pool->wait(*job, 100);
-            if (waited == Waited::finished) failures = pool->failures(*job);
+            if (lacking <= 0) waited = pool->wait(job, 100);
+            if (waited == Waited::finished) failures = pool->failures(job);
             if (waited == Waited::no_canvas) lacking = 1;
         }
         for (; lacking > 0; --lacking) add_canvas(*pool);
@@ -190,15 +163,18 @@ py::dict to_dict(const std::vector<Failure>& failures) {
     return reasons;
 }
 
-py::object Engine::images(Ticket& ticket, size_t number) {
-    const std::shared_ptr<Job> job = this->job(ticket, number);
-    std::shared_ptr<CanvasRing::Lease> memory = pool_->show(*job);
+py::object Engine::images(Job& job) {
+    check_open();
+    std::shared_ptr<CanvasRing::Lease> memory = pool_->show(job);
     if (!memory) return py::none();
-    return to_capsule(std::make_unique<Images>(*job, std::move(memory)));
+    const Canvas& canvas = job.canvas;
+    uint8_t* const data = memory->data();
+    return to_capsule<uint8_t, 4>(data, {job.slots(), 3, canvas.height, canvas.width},
+                                  {int64_t(job.canvas_bytes()), 1, int64_t{3} * canvas.width, 3}, std::move(memory));
 }
 
 void Engine::wake() const {
-    if (pool_ == nullptr || process_ != getpid()) return;
+    if (pool_ == nullptr || process_ != this_process()) return;
     WithoutGil without_gil;
     pool_->wake();
 }
@@ -221,7 +197,7 @@ std::shared_ptr<Job> Engine::job(const Ticket& ticket, size_t number) const {
 }
 
 void Engine::check_open() const {
-    require(pool_ != nullptr && process_ == getpid(), "the engine is closed or belongs to another process");
+    require(pool_ != nullptr && process_ == this_process(), "the engine is closed or belongs to another process");
 }
 
 // Makes memory for a batch, as the ring wants it.

@@ -8,6 +8,7 @@
 
 #include "bindings.h"
 #include "pool.h"
+#include "process.h"
 
 namespace fastload {
 
@@ -21,7 +22,7 @@ struct Ticket {
         : pool(std::move(pool)), jobs(std::move(jobs)), process(process) {}
     Ticket(const Ticket&) = delete;
     ~Ticket() {
-        if (process != getpid()) return;  // after a fork the threads are the parent's
+        if (process != this_process()) return;  // after a fork the threads are the parent's
         WithoutGil without_gil;
         for (const auto& job : jobs) pool->cancel(*job);
     }
@@ -39,8 +40,8 @@ public:
                                    const Array<int32_t>& rect, const Array<bool>& flip, const Array<float>& color,
                                    const Array<uint8_t>& fill, const Array<int32_t>& canvases,
                                    const std::vector<py::ssize_t>& ends);
-    std::vector<Failure> wait(const std::shared_ptr<Job>& job);
-    py::object images(Ticket& ticket, size_t number);
+    std::vector<Failure> wait(Job& job);
+    py::object images(Job& job);  // (B, 3, height, width) in channels_last, as a DLPack capsule; None without a canvas
     bool done(const Ticket& ticket, size_t number) { return pool_->done(*job(ticket, number)); }
     py::tuple times();
 

@@ -1,7 +1,7 @@
 // The GIL is let go while native code works.
 #pragma once
 
-#include <pybind11/pybind11.h>
+#include <Python.h>
 #include <time.h>
 
 namespace fastload {
@@ -12,9 +12,11 @@ inline thread_local double cpu_seconds_without_gil = -1;
 // Lets go of the GIL for its lifetime.
 class WithoutGil {
 public:
-    WithoutGil() : began_(cpu_seconds_without_gil < 0 ? 0 : now()) {}
+    WithoutGil() : thread_(PyEval_SaveThread()), began_(cpu_seconds_without_gil < 0 ? 0 : now()) {}
+    WithoutGil(const WithoutGil&) = delete;
     ~WithoutGil() {
         if (cpu_seconds_without_gil >= 0) cpu_seconds_without_gil += now() - began_;
+        PyEval_RestoreThread(thread_);
     }
 
 private:
@@ -24,7 +26,7 @@ private:
         return double(time.tv_sec) + 1e-9 * double(time.tv_nsec);
     }
 
-    pybind11::gil_scoped_release release_;  // before the clock is read, and until after
+    PyThreadState* const thread_;
     const double began_;
 };
 

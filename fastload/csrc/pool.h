@@ -102,6 +102,7 @@ private:
         std::vector<Buffer> planes;
         std::vector<Picture> pictures;
         Buffer row;
+        std::chrono::nanoseconds overslept{};  // when emulating
     };
     void work();
     // The mutex is held in these.

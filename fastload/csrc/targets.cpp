@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "bindings.h"
+#include "tensor.h"
 
 #include <pybind11/stl.h>
 
@@ -73,30 +74,34 @@ struct Columns {
     Array<int64_t> num_boxes, num_sources;
 };
 
-// The boxes of batches, which are the slots up to each of `ends`; padded to the fullest slot of the batch.
+// The boxes of batches, which are the slots up to each of `ends`; padded to the fullest slot of the batch. Of all batches,
+// one after another.
 class Padded {
 public:
-    Padded(const std::vector<Slot>& slots, const std::vector<size_t>& ends) : ends_(ends) {
+    Padded(const std::vector<Slot>& slots, const std::vector<size_t>& ends) : ends_(ends), starts_(ends.size() + 1) {
+        int64_t* start = starts_.mutable_data();
+        *start = 0;
         size_t begin = 0;
         for (size_t end : ends) {
             size_t width = 0;
             for (size_t s = begin; s < end; ++s) width = std::max(width, slots[s].boxes);
-            const auto b = py::ssize_t(end - begin), g = py::ssize_t(width);
-            boxes_.emplace_back(std::vector{b, g, py::ssize_t(4)});
-            labels_.emplace_back(std::vector{b, g});
-            crowd_.emplace_back(std::vector{b, g});
-            area_.emplace_back(std::vector{b, g});
+            start[1] = *start + int64_t((end - begin) * width);
+            ++start;
             begin = end;
         }
+        boxes_.reset(new Box[*start]);
+        labels_.reset(new int64_t[*start]);
+        crowd_ = Array<bool>(*start);
+        area_ = Array<float>(*start);
     }
 
     void fill(const std::vector<Slot>& slots, const std::vector<Shown>& shown) {
+        Box* box = boxes_.get();
+        int64_t* label = labels_.get();
+        bool* crowd = crowd_.mutable_data();
+        float* area = area_.mutable_data();
         for (size_t k = 0, s = 0; k < ends_.size(); ++k) {
-            const size_t width = size_t(labels_[k].shape(1));
-            Box* box = reinterpret_cast<Box*>(boxes_[k].mutable_data());
-            int64_t* label = labels_[k].mutable_data();
-            bool* crowd = crowd_[k].mutable_data();
-            float* area = area_[k].mutable_data();
+            const size_t width = size_t(this->width(k));
             for (; s < ends_[k]; ++s) {
                 const Shown* const first = shown.data() + slots[s].first_box;
                 for (const Shown* one = first; one < first + slots[s].boxes; ++one) {
@@ -114,13 +119,30 @@ public:
         }
     }
 
-    py::tuple result() const { return py::make_tuple(boxes_, labels_, crowd_, area_); }
+    // What training always looks at comes as a tensor a batch, the rest as arrays of all.
+    py::tuple result() const {
+        py::list boxes(ends_.size()), labels(ends_.size());
+        for (size_t k = 0; k < ends_.size(); ++k) {
+            const int64_t b = slots(k), g = width(k), start = starts_.data()[k];
+            boxes[k] = to_capsule<float, 3>(&boxes_[start].x0, {b, g, 4}, {4 * g, 4, 1}, boxes_);
+            labels[k] = to_capsule<int64_t, 2>(&labels_[start], {b, g}, {g, 1}, labels_);
+        }
+        return py::make_tuple(boxes, labels, crowd_, area_, starts_);
+    }
 
 private:
+    int64_t slots(size_t batch) const { return int64_t(ends_[batch] - (batch ? ends_[batch - 1] : 0)); }
+    // G of a batch
+    int64_t width(size_t batch) const {
+        return slots(batch) ? (starts_.data()[batch + 1] - starts_.data()[batch]) / slots(batch) : 0;
+    }
+
     const std::vector<size_t>& ends_;
-    std::vector<Array<float>> boxes_, area_;
-    std::vector<Array<int64_t>> labels_;
-    std::vector<Array<bool>> crowd_;
+    Array<int64_t> starts_;  // of each batch's boxes
+    std::shared_ptr<Box[]> boxes_;
+    std::shared_ptr<int64_t[]> labels_;
+    Array<bool> crowd_;
+    Array<float> area_;
 };
 
 struct Plan {
@@ -288,9 +310,9 @@ void bind_targets(py::module_& m) {
              py::arg("flip").noconvert(), py::arg("size").noconvert(), py::arg("slot_index").noconvert(),
              py::arg("min_visible"), py::arg("ends"), py::arg("failed"),
              "The targets of a placed plan, whose slots show the images `slot_index`: image_id, scale, offset, flip, size, "
-             "original_size as in `Targets`; boxes, labels, crowd, area likewise, a list of batches each, which are the "
-             "slots up to each of `ends`; and for each slot the number of boxes and of sources. Slots of `failed` get no "
-             "boxes.");
+             "original_size as in `Targets`; boxes and labels likewise, DLPack capsules for each batch, which are the slots "
+             "up to each of `ends`; crowd and area of all batches, and where each batch's begin; for each slot the number of "
+             "boxes and of sources. Slots of `failed` get no boxes.");
 }
 
 }  // namespace fastload

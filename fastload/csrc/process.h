@@ -1,0 +1,18 @@
+// Which process this is: what was made before a fork must know.
+#pragma once
+
+#include <pthread.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+#include <atomic>
+
+namespace fastload {
+
+inline std::atomic<pid_t> process_id{getpid()};
+inline const int process_id_follows = pthread_atfork(nullptr, nullptr, [] { process_id = getpid(); });
+
+// getpid(), which would ask the kernel each time.
+inline pid_t this_process() { return process_id.load(std::memory_order_relaxed); }
+
+}  // namespace fastload

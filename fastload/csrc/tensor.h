@@ -1,0 +1,52 @@
+// Memory of the core's as tensors.
+#pragma once
+
+#include <array>
+#include <memory>
+#include <utility>
+
+#include "bindings.h"
+#include "dlpack.h"
+
+namespace fastload {
+
+constexpr char dltensor[] = "dltensor";
+
+template <size_t N>
+struct ManagedTensor {
+    DLManagedTensor managed;
+    std::array<int64_t, N> shape, strides;
+    std::shared_ptr<void> memory;
+};
+
+// A DLPack capsule of (shape) elements at `data`, which keeps `memory`. Strides are in elements. torch.from_dlpack makes a
+// tensor of it, which costs little and, unlike one of an array, is dropped without a look at Python.
+template <class T, size_t N>
+py::capsule to_capsule(T* data, std::array<int64_t, N> shape, std::array<int64_t, N> strides,
+                       std::shared_ptr<void> memory) {
+    auto tensor = std::make_unique<ManagedTensor<N>>();
+    tensor->shape = shape;
+    tensor->strides = strides;
+    tensor->memory = std::move(memory);
+    tensor->managed.tensor = {data,
+                              dl_cpu,
+                              0,
+                              int32_t(N),
+                              std::is_floating_point_v<T> ? dl_float : std::is_signed_v<T> ? dl_int : dl_unsigned,
+                              8 * sizeof(T),
+                              1,
+                              tensor->shape.data(),
+                              tensor->strides.data(),
+                              0};
+    tensor->managed.context = tensor.get();
+    tensor->managed.deleter = [](DLManagedTensor* managed) { delete static_cast<ManagedTensor<N>*>(managed->context); };
+    py::capsule capsule(&tensor->managed, dltensor, [](PyObject* object) {
+        if (!PyCapsule_IsValid(object, dltensor)) return;  // its user renames it when it takes the tensor over
+        auto* const managed = static_cast<DLManagedTensor*>(PyCapsule_GetPointer(object, dltensor));
+        managed->deleter(managed);
+    });
+    tensor.release();
+    return capsule;
+}
+
+}  // namespace fastload
