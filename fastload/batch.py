@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.dlpack import from_dlpack
+from torch._C import _from_dlpack as from_capsule  # all that torch.from_dlpack does with a DLPack capsule but one look
 
 import fastload._core as _core
 from fastload.errors import PlanError
@@ -182,7 +182,7 @@ def targets_of(
         category_ids=category_ids,
         slots=list(pairwise([0, *ends])),
     )
-    return list(map(Targets.of, repeat(run), count(), map(from_dlpack, boxes), map(from_dlpack, labels)))
+    return list(map(Targets.of, repeat(run), count(), map(from_capsule, boxes), map(from_capsule, labels)))
 
 
 @dataclass(eq=False)

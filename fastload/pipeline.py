@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.dlpack import from_dlpack
 
 from fastload import _core
-from fastload.batch import Batch, Targets
+from fastload.batch import Batch, Targets, from_capsule
 from fastload.engines.engine import Engine
 from fastload.errors import FastloadError
 from fastload.plan.batch_plan import BatchPlan
@@ -157,7 +156,7 @@ class BatchIterator(_core.Handout):
         ahead: Callable[[Job], None] | None = None,
     ) -> None:
         core: _core.Engine | None = getattr(engine, "core", None)
-        super().__init__(progress.tally, core, depth, from_dlpack, Batch)
+        super().__init__(progress.tally, core, depth, from_capsule, Batch)
         self._runs = runs
         self._deliver = deliver
         self._engine = engine

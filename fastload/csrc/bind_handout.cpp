@@ -132,7 +132,11 @@ private:
 
 PyObject* next(PyObject* self) {
     try {
-        return py::handle(self).cast<Handout&>().next(self).release().ptr();
+        // It is one, or `next` would not have been called: a cast would look for that in pybind11's tables.
+        auto* const handout =
+            reinterpret_cast<py::detail::instance*>(self)->get_value_and_holder().value_ptr<Handout>();
+        require(handout != nullptr, "__init__ was not called");
+        return handout->next(self).release().ptr();
     } catch (py::error_already_set& error) {
         error.restore();
     } catch (const std::exception& error) {

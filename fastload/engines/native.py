@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.dlpack import from_dlpack
 
 from fastload import _core
+from fastload.batch import from_capsule
 from fastload.errors import PlanError
 from fastload.plan.batch_plan import BatchPlan
 from fastload.stats import ThreadTimes
@@ -61,7 +61,7 @@ class NativeEngine:
     def images(self, ticket: _core.Ticket, number: int) -> Tensor | None:
         """See `Engine.images`. They are there as soon as there is memory for them, and then written."""
         capsule = self.core.images(ticket, number)
-        return None if capsule is None else from_dlpack(capsule)
+        return None if capsule is None else from_capsule(capsule)
 
     def times(self) -> ThreadTimes:
         """Seconds that all threads together have spent since the engine began: see `stats.Stats`."""

@@ -64,8 +64,6 @@ class Ranks:
     def part(self, batch: NDArray[np.int64]) -> NDArray[np.int64]:
         """This rank's part of a batch of all ranks, dealt out as by a DistributedSampler; else in one piece each, so
         that what ranks gather is in order."""
-        if self.world == 1:
-            return batch
         if self.sampler is not None:
             return batch[self.rank :: self.world]
         each = len(batch) // self.world

@@ -67,6 +67,8 @@ class EpochOrder:
         for share in past:
             behind = islice(self._cut_for_ranks(rest, share, rng), share.steps)
             rest = rest[~np.isin(rest, np.concatenate([rest[:0], *behind]))]
+        if self.ranks.world == 1:
+            return self._cut(rest, self.batch_size or 1, self.drop_last, rng)
         return map(self.ranks.part, self._cut_for_ranks(rest, self.share, rng))
 
     def _whole(self, rng: np.random.Generator, epoch: int) -> NDArray[np.int64]:
@@ -144,7 +146,8 @@ def cut_batches_by_aspect(
     or are dropped by `drop_last`, are the last of `order`, so a random choice and not the widest ones.
     """
     for window in _pieces(order, WINDOW * batch_size):
-        whole, rest = np.split(window, [len(window) - len(window) % batch_size])
+        cut = len(window) - len(window) % batch_size
+        whole, rest = window[:cut], window[cut:]
         batches = whole[np.argsort(aspect[whole], kind="stable")].reshape(-1, batch_size)
         yield from batches if rng is None else rng.permutation(batches)
         if len(rest) and not drop_last:
