@@ -7,8 +7,8 @@ the CPU time of the one Python thread, less what the core does without the GIL. 
 and beside threads that decode, which share cores and caches with Python where there are few.
 
 **Threads**: FastLoader with its queue and threads as ever, but an image's native work is a sleep, so that this machine
-stands in for one with a core a thread. The ideal is one image a thread and sleep. What timers oversleep is taken off the
-next sleep.
+stands in for one with a core a thread. What a timer oversleeps is taken off the thread's next sleep. The ideal is one
+image a thread and sleep.
 """
 
 from __future__ import annotations

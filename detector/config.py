@@ -65,13 +65,13 @@ class Config:
     """What scores are multiplied with: centerness or iou, the predicted overlap."""
 
     # Images. Edges are in pixels.
-    sizes: tuple[int, ...] = (256, 288, 320, 352, 384, 416, 448)
+    sizes: tuple[int, ...] = (192, 224, 256, 288, 320, 352, 384)
     """Short edges to train at; each batch draws one."""
-    max_size: int = 640
+    max_size: int = 576
     """The long edge may not be longer."""
-    test_size: int = 512
+    test_size: int = 448
     """The short edge to evaluate at."""
-    test_max_size: int = 768
+    test_max_size: int = 672
     """The longest long edge to evaluate at."""
     flip: float = 0.5
     """The share of images that are mirrored."""
@@ -79,7 +79,7 @@ class Config:
     """Where an image lies on its canvas: center, top-left or random."""
 
     # The schedule. One step is one update of the weights.
-    epochs: int = 20
+    epochs: int = 22
     """Times that every training image is seen."""
     batch_size: int = 4
     """Images a step, over all processes and accumulated batches together."""
@@ -122,7 +122,7 @@ class Config:
 
     log_every: int = 20
     """Steps between two lines of metrics. Only then does the host wait for the device."""
-    eval_every: int = 10
+    eval_every: int = 11
     """Epochs between two evaluations; the last epoch is always evaluated."""
 
     def __post_init__(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from itertools import count, pairwise, repeat
 from typing import Any, NamedTuple, overload
 
@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch._C import _from_dlpack as from_capsule  # all that torch.from_dlpack does with a DLPack capsule but one look
+from torch._C import _from_dlpack
 
 import fastload._core as _core
 from fastload.errors import PlanError
 from fastload.plan.batch_plan import BatchPlan
+
+from_capsule = _from_dlpack  # what torch.from_dlpack ends in, after it has looked what it was given
 
 
 class Batch(NamedTuple):
@@ -33,8 +35,15 @@ class Batch(NamedTuple):
         return Batch(self.images.pin_memory(), self.targets.pin_memory())
 
 
+class _OfRun:
+    """Which batch of a run targets are; those that were moved or unpickled are of none."""
+
+    _run: RunTargets
+    _number: int
+
+
 @dataclass(eq=False)
-class Targets(Sequence[dict[str, Any]]):
+class Targets(_OfRun, Sequence[dict[str, Any]]):
     """The annotations of B images, padded to the G boxes of the fullest one (G may be 0).
 
     As tensors: made for training on whole batches. **`labels` here are contiguous**: 0 to K - 1, the order of the
@@ -63,10 +72,6 @@ class Targets(Sequence[dict[str, Any]]):
     category_ids: Tensor  # (K) int64
     num_boxes: tuple[int, ...]  # (B) on the host
     num_sources: tuple[int, ...]  # (B) on the host: images shown by each canvas, more than one for a mosaic
-
-    # Which batch of a run this is; batches that were moved or unpickled are of none.
-    _run: RunTargets = field(init=False, repr=False)
-    _number: int = field(init=False, repr=False)
 
     @classmethod
     def of(cls, run: RunTargets, number: int, boxes: Tensor, labels: Tensor) -> Targets:
@@ -143,7 +148,7 @@ class _Later:
 
 
 OF_IMAGES = ("image_id", "scale", "offset", "flip", "size", "original_size")
-FIELDS = tuple(each.name for each in fields(Targets) if each.init)
+FIELDS = tuple(field.name for field in fields(Targets))
 for _name in FIELDS[2:]:
     setattr(Targets, _name, _Later(_name))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -199,8 +201,11 @@ def test_batches_move_and_pickle_whole():
     assert images is batch.images and targets is batch.targets
     meta = batch.to("meta")
     assert meta.images.is_meta and meta.targets.boxes.is_meta and meta.targets.num_boxes == (1, 3)
-    again = pickle.loads(pickle.dumps(batch))
-    assert torch.equal(again.targets.boxes, targets.boxes) and again.targets.num_sources == (1, 1)
+    for again in (pickle.loads(pickle.dumps(batch)).targets, copy.copy(targets), Targets(**asdict(targets))):
+        assert torch.equal(again.boxes, targets.boxes) and torch.equal(again.area, targets.area)
+        assert again.num_sources == (1, 1)
+    with pytest.raises(AttributeError, match="Targets have no 'area'"):
+        _ = Targets.__new__(Targets).area
 
 
 def core_place(annotations=None, **changes):

@@ -124,8 +124,9 @@ public:
         py::list boxes(ends_.size()), labels(ends_.size());
         for (size_t k = 0; k < ends_.size(); ++k) {
             const int64_t b = slots(k), g = width(k), start = starts_.data()[k];
-            boxes[k] = to_capsule<float, 3>(&boxes_[start].x0, {b, g, 4}, {4 * g, 4, 1}, boxes_);
-            labels[k] = to_capsule<int64_t, 2>(&labels_[start], {b, g}, {g, 1}, labels_);
+            auto* const first = reinterpret_cast<float*>(boxes_.get() + start);
+            boxes[k] = to_capsule<float, 3>(first, {b, g, 4}, {4 * g, 4, 1}, boxes_);
+            labels[k] = to_capsule<int64_t, 2>(labels_.get() + start, {b, g}, {g, 1}, labels_);
         }
         return py::make_tuple(boxes, labels, crowd_, area_, starts_);
     }
