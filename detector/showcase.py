@@ -15,7 +15,7 @@ from detector.data import Split, evaluation_batch
 from fastload.contact_sheet import draw
 
 PICTURES = 8  # each beside its twin: four columns
-SHOWN_SCORE = 0.3
+SHOWN_SCORE = 0.5  # of class and quality together: what is below clutters the picture
 
 
 def draw_predictions(path: Path, split: Split, results: Results, config: Config) -> None:
