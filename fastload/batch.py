@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import count, pairwise, repeat
+from itertools import count, repeat
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -149,7 +149,7 @@ class _Later:
 
 OF_IMAGES = ("image_id", "scale", "offset", "flip", "size", "original_size")
 FIELDS = tuple(field.name for field in fields(Targets))
-for _name in FIELDS[2:]:
+for _name in FIELDS[2:]:  # all but boxes and labels
     setattr(Targets, _name, _Later(_name))
 
 
@@ -185,7 +185,7 @@ def targets_of(
         box_starts=starts,
         counts={"num_boxes": num_boxes, "num_sources": num_sources},
         category_ids=category_ids,
-        slots=list(pairwise([0, *ends])),
+        ends=ends,
     )
     return list(map(Targets.of, repeat(run), count(), map(from_capsule, boxes), map(from_capsule, labels)))
 
@@ -199,11 +199,11 @@ class RunTargets:
     box_starts: NDArray[np.int64]  # (batches + 1) where those of each begin
     counts: dict[str, NDArray[np.int64]]  # one an image
     category_ids: Tensor
-    slots: list[tuple[int, int]]  # (batches) its images
+    ends: Sequence[int]  # (batches) their images are those up to here
 
     def part(self, batch: int, name: str) -> Any:
         """A field of the targets of a batch."""
-        start, end = self.slots[batch]
+        start, end = self.ends[batch - 1] if batch else 0, self.ends[batch]
         if name in self.images:
             return self.images[name][start:end]
         if name in self.boxes:

@@ -125,8 +125,8 @@ private:
     const py::function to_tensor_;
     const py::type batch_;
     std::deque<Kept> queue_;
-    size_t ready_ = 0;               // batches at the front of the queue that are made
-    std::vector<Kept> handed_out_;   // to be freed together
+    size_t ready_ = 0;              // batches at the front of the queue that are made
+    std::vector<Kept> handed_out_;  // to be freed together
     bool busy_ = false;
 };
 

@@ -106,15 +106,16 @@ void Engine::close() {
         new std::shared_ptr<Pool>(std::move(pool_));  // threads do not survive a fork: nothing to join, so leave it
         return;
     }
+    std::shared_ptr<Pool> pool = std::move(pool_);
     WithoutGil without_gil;
-    pool_.reset();
+    pool.reset();
 }
 
 std::unique_ptr<Ticket> Engine::submit(const Array<int64_t>& index, const Array<int32_t>& slot, const Array<float>& crop,
                                        const Array<int32_t>& rect, const Array<bool>& flip, const Array<float>& color,
                                        const Array<uint8_t>& fill, const Array<int32_t>& canvases,
                                        const std::vector<py::ssize_t>& ends) {
-    check_open();
+    const std::shared_ptr<Pool> pool = open_pool();
     const PlanArrays plan{index, slot, crop, rect, flip, color, fill, canvases};
     plan.check_lengths();
     std::vector<std::shared_ptr<Job>> jobs;
@@ -123,23 +124,22 @@ std::unique_ptr<Ticket> Engine::submit(const Array<int64_t>& index, const Array<
         py::ssize_t begin = 0, row = 0;
         for (py::ssize_t end : ends) {
             require(begin < end && end <= canvases.shape(0), "batches must be in order, not empty and of the plan");
-            jobs.push_back(plan.batch(begin, end, row, pool_->records().size()));
+            jobs.push_back(plan.batch(begin, end, row, pool->records().size()));
             begin = end;
         }
         require(row == index.size(), "a row's slot is beyond the batches");
     }
     for (const auto& job : jobs) largest_ = std::max(largest_, job->slots() * job->canvas_bytes());
-    for (int lacking = pool_->ring().lacking(); lacking > 0; --lacking) add_canvas(*pool_);
+    for (int lacking = pool->ring().lacking(); lacking > 0; --lacking) add_canvas(*pool);
     {
         WithoutGil without_gil;  // waking threads takes time
-        pool_->submit(jobs);
+        pool->submit(jobs);
     }
-    return std::make_unique<Ticket>(pool_, std::move(jobs), process_);
+    return std::make_unique<Ticket>(pool, std::move(jobs), process_);
 }
 
 std::vector<Failure> Engine::wait(Job& job) {
-    check_open();
-    const std::shared_ptr<Pool> pool = pool_;  // it may be closed meanwhile
+    const std::shared_ptr<Pool> pool = open_pool();
     std::vector<Failure> failures;
     for (auto waited = Waited::unfinished; waited != Waited::finished;) {
         int lacking;
@@ -164,8 +164,7 @@ py::dict to_dict(const std::vector<Failure>& failures) {
 }
 
 py::object Engine::images(Job& job) {
-    check_open();
-    std::shared_ptr<CanvasRing::Lease> memory = pool_->show(job);
+    std::shared_ptr<CanvasRing::Lease> memory = open_pool()->show(job);
     if (!memory) return py::none();
     const Canvas& canvas = job.canvas;
     uint8_t* const data = memory->data();
@@ -175,29 +174,30 @@ py::object Engine::images(Job& job) {
 
 void Engine::wake() const {
     if (pool_ == nullptr || process_ != this_process()) return;
+    const std::shared_ptr<Pool> pool = open_pool();
     WithoutGil without_gil;
-    pool_->wake();
+    pool->wake();
 }
 
 py::tuple Engine::times() {
-    check_open();
+    const std::shared_ptr<Pool> pool = open_pool();
     Times times;
     {
         WithoutGil without_gil;
-        times = pool_->times();
+        times = pool->times();
     }
     return py::make_tuple(times.waiting, times.working, times.disk, times.starved);
 }
 
 std::shared_ptr<Job> Engine::job(const Ticket& ticket, size_t number) const {
-    check_open();
-    require(pool_ == ticket.pool, "the batch is of another engine");
+    require(open_pool() == ticket.pool, "the batch is of another engine");
     require(number < ticket.jobs.size(), "there is no batch of that number");
     return ticket.jobs[number];
 }
 
-void Engine::check_open() const {
+std::shared_ptr<Pool> Engine::open_pool() const {
     require(pool_ != nullptr && process_ == this_process(), "the engine is closed or belongs to another process");
+    return pool_;
 }
 
 // Makes memory for a batch, as the ring wants it.

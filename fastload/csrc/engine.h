@@ -51,7 +51,8 @@ public:
     std::shared_ptr<Job> job(const Ticket& ticket, size_t number) const;
 
 private:
-    void check_open() const;
+    // The pool, which lasts as long as this: without the GIL, others may close the engine.
+    std::shared_ptr<Pool> open_pool() const;
     void add_canvas(Pool& pool);
 
     pid_t process_;
