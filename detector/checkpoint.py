@@ -12,7 +12,7 @@ from detector.config import Config
 from detector.errors import CheckpointError
 from detector.fcos import FCOS
 
-FORMAT, VERSION = "fastload-detector", 1
+FORMAT, VERSION = "fastload-detector", 2
 Categories = list[tuple[int, str]]  # (the dataset's id, name) of each class, in the order of labels
 
 

@@ -85,8 +85,8 @@ class Config:
     """Images a step, over all processes and accumulated batches together."""
     accumulate: int = 1
     """Batches a step is made of."""
-    optimizer: Literal["sgd", "adamw"] = "adamw"
-    """SGD with momentum, or AdamW."""
+    optimizer: Literal["sgd", "adamw", "muon"] = "adamw"
+    """SGD with momentum, AdamW, or Muon for the convolutions of pyramid and towers and AdamW for all else."""
     lr: float = 1.5e-3
     """The highest learning rate; it belongs to `batch_size` and is not scaled with it."""
     backbone_lr: float = 0.2

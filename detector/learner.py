@@ -1,4 +1,4 @@
-"""What learns: the network, its averaged copy, the optimiser; and how one step is made."""
+"""What learns: the network, its averaged copy, the optimisers; and how one step is made."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from detector.config import Config
 from detector.errors import ConfigError, TrainingError
 from detector.fcos import FCOS, grid_of
 from detector.losses import Losses, fcos_loss
-from detector.optim import EMA, learning_rate, make_optimizer, set_learning_rate
+from detector.optim import EMA, learning_rate, make_optimizers, set_learning_rate
 from detector.precision import autocast, pick_format, pick_layout
 
 
@@ -43,7 +43,7 @@ class Learner:
         self.shared = distributed.wrap(model, device)
         self.network: nn.Module = torch.compile(self.shared) if config.compile else self.shared
         self.averaged = EMA(model, config.ema) if config.ema else None
-        self.optimizer = make_optimizer(model, config, device)
+        self.optimizers = make_optimizers(model, config, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
 
     @property
@@ -59,19 +59,21 @@ class Learner:
     def update(self, batches: list[Any]) -> Tensor:
         """One step on the gradients of `batches` together: (4) total, classification, box and quality loss."""
         self.model.train()
-        set_learning_rate(self.optimizer, self.lr)
+        set_learning_rate(self.optimizers, self.lr)
         losses = []
         for i, batch in enumerate(batches):
             with distributed.sharing_gradients(self.shared, i == len(batches) - 1):
                 loss = self.loss(*batch)
                 self.scaler.scale(loss.total / len(batches)).backward()
             losses.append(torch.stack([loss.total, loss.classification, loss.box, loss.quality]).detach())
-        self.scaler.unscale_(self.optimizer)
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
         if self.config.clip_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-        self.scaler.step(self.optimizer)
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         self.step += 1
         if self.averaged:
             self.averaged.update(self.model, self.step)
@@ -99,7 +101,7 @@ class Learner:
             "step": self.step,
             "model": self.model.state_dict(),
             "ema": self.averaged.model.state_dict() if self.averaged else None,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "scaler": self.scaler.state_dict(),
             "rng": {"cpu": torch.get_rng_state()},
         }
@@ -113,7 +115,8 @@ class Learner:
         self.model.load_state_dict(state["model"])
         if self.averaged:
             self.averaged.model.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["rng"]["cpu"])
         if self.device.type == "cuda" and "cuda" in state["rng"]:

@@ -1,37 +1,56 @@
-"""Optimiser, learning rate and averaged weights."""
+"""Optimisers, learning rate and averaged weights."""
 
 from __future__ import annotations
 
 import copy
 import math
 from bisect import bisect_right
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from detector.config import Config
 from detector.fcos import FCOS
+from detector.muon import Muon
 
 
-def make_optimizer(model: FCOS, config: Config, device: torch.device) -> torch.optim.Optimizer:
-    """SGD or AdamW in four groups: backbone or not, decayed (convolutions) or not (norms, biases, scales)."""
+def make_optimizers(model: FCOS, config: Config, device: torch.device) -> list[torch.optim.Optimizer]:
+    """SGD, or AdamW, or AdamW and Muon.
+
+    Muon takes the convolutions of the feature pyramid and of the towers: not what was learnt before, nor what makes the
+    predictions.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    fused = device.type in ("cpu", "cuda")
+    if config.optimizer == "sgd":
+        return [torch.optim.SGD(_groups(model, trained, config), config.lr, config.momentum, fused=fused)]
+    if config.optimizer == "adamw":
+        return [torch.optim.AdamW(_groups(model, trained, config), config.lr, fused=fused)]
+    hidden = nn.ModuleList([model.fpn, model.head.class_tower, model.head.box_tower])
+    matrices = [weight for weight in hidden.parameters() if weight.ndim == 4]
+    theirs = {id(weight) for weight in matrices}
+    others = [parameter for parameter in trained if id(parameter) not in theirs]
+    return [
+        torch.optim.AdamW(_groups(model, others, config), config.lr, fused=fused),
+        Muon(_groups(model, matrices, config), config.lr),
+    ]
+
+
+def _groups(model: FCOS, parameters: list[Tensor], config: Config) -> list[dict[str, Any]]:
+    """Up to four: backbone or not, decayed (convolutions) or not (norms, biases, scales)."""
     backbone = {id(parameter) for parameter in model.backbone.parameters()}
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            groups.setdefault((id(parameter) in backbone, parameter.ndim > 1), []).append(parameter)
-    settings = [
+    for parameter in parameters:
+        groups.setdefault((id(parameter) in backbone, parameter.ndim > 1), []).append(parameter)
+    return [
         {
-            "params": parameters,
+            "params": members,
             "share": config.backbone_lr if in_backbone else 1.0,
             "weight_decay": config.weight_decay if decayed else 0.0,
         }
-        for (in_backbone, decayed), parameters in groups.items()
+        for (in_backbone, decayed), members in groups.items()
     ]
-    fused = device.type in ("cpu", "cuda")
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(settings, lr=config.lr, fused=fused)
-    return torch.optim.SGD(settings, lr=config.lr, momentum=config.momentum, fused=fused)
 
 
 def learning_rate(config: Config, step: int, steps: int) -> float:
@@ -44,9 +63,10 @@ def learning_rate(config: Config, step: int, steps: int) -> float:
     return config.lr * factor * min(1.0, (step + 1) / (config.warmup + 1))
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = lr * group["share"]
+def set_learning_rate(optimizers: list[torch.optim.Optimizer], lr: float) -> None:
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = lr * group["share"]
 
 
 class EMA:

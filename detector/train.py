@@ -143,7 +143,7 @@ class Run:
                 "leave --resume out to begin anew."
             )
         checkpoint.check_categories(path, state["categories"], self.categories)
-        if "optimizer" not in state:
+        if "optimizers" not in state:
             raise CheckpointError(f"{path} holds weights only and cannot be resumed.")
         self.learner.load_state_dict(state)
         own = self.loader.state_dict()  # the seed differs between processes
