@@ -22,6 +22,7 @@ from detector.config import Align, Config
 from detector.data import Split, evaluation_loader, open_split
 from detector.fcos import Predictions
 from detector.fuse import fuse_batch_norm
+from detector.memory import keep_freed_memory
 from detector.postprocess import Settings
 from detector.precision import pick_device, pick_format
 from detector.stream import PredictStream, Timing, compiled
@@ -107,6 +108,7 @@ def evaluate(
 
 def run(options: Options, console: Console) -> Evaluation:
     """Evaluate a checkpoint as the command line asks."""
+    keep_freed_memory()
     with distributed.processes(pick_device(options.device)) as device:
         model, config, categories = checkpoint.load_model(options.checkpoint)
         config = replace(

@@ -25,6 +25,7 @@ from detector.config import Config
 from detector.errors import DataError
 from detector.evaluate import settings_of
 from detector.fcos import SIZE_DIVISOR
+from detector.memory import keep_freed_memory
 from detector.postprocess import Detections
 from detector.precision import pick_device, pick_format
 from detector.stream import PredictStream
@@ -53,6 +54,7 @@ class Options:
 
 def run(options: Options, console: Console) -> None:
     """Predict as the command line asks."""
+    keep_freed_memory()
     pictures = find_pictures(options.images)
     device = pick_device(options.device)
     model, config, categories = checkpoint.load_model(options.checkpoint)

@@ -32,21 +32,30 @@ def test_averaged_weights_follow_at_once_and_then_decay_as_told(decay):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts pages as Linux does")
 @pytest.mark.parametrize("keep", [False, True])
-def test_memory_that_is_kept_is_not_mapped_anew(keep):
-    """Ten tensors of 64 MB, one after another, touch fresh pages ten times over, or hardly any once memory is warm."""
+@pytest.mark.parametrize("threaded", [False, True])
+def test_memory_that_is_kept_is_not_mapped_anew(keep, threaded):
+    """Ten tensors of 64 MB, one after another, touch fresh pages ten times over, or hardly any once memory is warm;
+    in a thread beside the main one too."""
     code = f"""
-import ctypes, resource, torch
+import ctypes, resource, threading, torch
 from detector.memory import keep_freed_memory
 if {keep}:
     keep_freed_memory()
 torch.set_num_threads(1)
-for _ in range(20):
-    torch.ones(1 << 24)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
-    torch.ones(1 << 24)
-pages = (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.getpagesize()
-print(pages / (1 << 26), hasattr(ctypes.CDLL(None), "mallopt"))
+def touch():
+    for _ in range(20):
+        torch.ones(1 << 24)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.ones(1 << 24)
+    pages = (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.getpagesize()
+    print(pages / (1 << 26), hasattr(ctypes.CDLL(None), "mallopt"))
+if {threaded}:
+    thread = threading.Thread(target=touch)
+    thread.start()
+    thread.join()
+else:
+    touch()
 """
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
     shares, is_glibc = out.split()
