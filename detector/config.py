@@ -57,7 +57,7 @@ class Config:
     """Of the feature pyramid."""
     width: int = 64
     """Of the head's towers."""
-    depth: int = 2
+    depth: int = 3
     """Convolutions of each tower."""
     norm: Norm = "bn"
     """In the towers: gn, bn (statistics of its own for each level) or none."""
@@ -79,16 +79,16 @@ class Config:
     """Where an image lies on its canvas: center, top-left or random."""
 
     # The schedule. One step is one update of the weights.
-    epochs: int = 22
+    epochs: int = 12
     """Times that every training image is seen."""
     batch_size: int = 4
     """Images a step, over all processes and accumulated batches together."""
     accumulate: int = 1
     """Batches a step is made of."""
-    optimizer: Literal["sgd", "adamw", "muon"] = "adamw"
+    optimizer: Literal["sgd", "adamw", "muon"] = "muon"
     """SGD with momentum, AdamW, or Muon for the convolutions of pyramid and towers and AdamW for all else."""
     lr: float = 1.5e-3
-    """The highest learning rate; it belongs to `batch_size` and is not scaled with it."""
+    """The highest learning rate (Muon's is twice that); it belongs to `batch_size` and is not scaled with it."""
     backbone_lr: float = 0.2
     """The backbone's learning rate, as a share of `lr`."""
     momentum: float = 0.9
@@ -122,7 +122,7 @@ class Config:
 
     log_every: int = 20
     """Steps between two lines of metrics. Only then does the host wait for the device."""
-    eval_every: int = 11
+    eval_every: int = 6
     """Epochs between two evaluations; the last epoch is always evaluated."""
 
     def __post_init__(self) -> None:

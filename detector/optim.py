@@ -14,6 +14,8 @@ from detector.config import Config
 from detector.fcos import FCOS
 from detector.muon import Muon
 
+MUON_SHARE = 2.0  # of the learning rate: its steps may be longer than AdamW's
+
 
 def make_optimizers(model: FCOS, config: Config, device: torch.device) -> list[torch.optim.Optimizer]:
     """SGD, or AdamW, or AdamW and Muon.
@@ -31,10 +33,8 @@ def make_optimizers(model: FCOS, config: Config, device: torch.device) -> list[t
     matrices = [weight for weight in hidden.parameters() if weight.ndim == 4]
     theirs = {id(weight) for weight in matrices}
     others = [parameter for parameter in trained if id(parameter) not in theirs]
-    return [
-        torch.optim.AdamW(_groups(model, others, config), config.lr, fused=fused),
-        Muon(_groups(model, matrices, config), config.lr),
-    ]
+    groups = [{**group, "share": MUON_SHARE} for group in _groups(model, matrices, config)]
+    return [torch.optim.AdamW(_groups(model, others, config), config.lr, fused=fused), Muon(groups, config.lr)]
 
 
 def _groups(model: FCOS, parameters: list[Tensor], config: Config) -> list[dict[str, Any]]:

@@ -45,7 +45,7 @@ def test_steps_are_those_of_torch_on_matrices():
 @pytest.mark.parametrize("name, muons", [("sgd", 0), ("adamw", 0), ("muon", 11)])
 def test_every_weight_that_is_trained_has_one_optimiser(name, muons):
     """No parameter is left out or taken twice; Muon has the convolutions of pyramid and towers, and no output."""
-    config = Config(optimizer=name)
+    config = Config(optimizer=name, depth=2)
     model = FCOS.from_config(config, 8)
     optimizers = make_optimizers(model, config, torch.device("cpu"))
     taken = [[id(p) for group in optimizer.param_groups for p in group["params"]] for optimizer in optimizers]
