@@ -32,16 +32,16 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            weights = [weight for weight in group["params"] if weight.grad is not None]
-            torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
             alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
-            for weight in weights:
-                alike[weight.shape].append(weight)
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    alike[weight.shape].append(weight)
+            kept = 1 - group["lr"] * group["weight_decay"]
             for same in alike.values():
                 steps = orthogonal(torch.stack([self._direction(weight).flatten(1) for weight in same]))
                 scale = -group["lr"] * ADAM_RMS * max(steps.shape[1:]) ** 0.5
                 for weight, step in zip(same, steps, strict=True):
-                    weight.add_(step.view(weight.shape), alpha=scale)
+                    weight.mul_(kept).add_(step.view(weight.shape), alpha=scale)
 
     def _direction(self, weight: Tensor) -> Tensor:
         """Where the gradient's running average will be after one more step of the same gradient."""
