@@ -13,6 +13,7 @@ def conv_bn(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
     they save a pass over the result and one over its gradient, and the gradients of all weights stay what they were.
     """
     if isinstance(norm, _BatchNorm) and conv.training and not norm.training:
+        assert norm.running_mean is not None and norm.running_var is not None
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         bias = norm.bias - norm.running_mean * scale
         return conv._conv_forward(x, conv.weight * scale.view(-1, 1, 1, 1), bias)
@@ -25,5 +26,6 @@ class ConvBN(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         conv, norm, *activation = self
+        assert isinstance(conv, nn.Conv2d)
         x = conv_bn(conv, norm, x)
         return activation[0](x) if activation else x

@@ -31,7 +31,7 @@ from fastload import (
 )
 from fastload.cache.build import BuildOptions, build_cache
 from fastload.sample import make_sample
-from fastload.sources.detect import Dataset, find_datasets
+from fastload.sources.detect import Dataset, Format, find_datasets
 
 SAMPLE_FOLDER = Path("fastload-demo/sample")
 ALIGNERS: dict[Align, type[Collator]] = {"center": CenterAlign, "top-left": TopLeftAlign, "random": RandomAlign}
@@ -77,7 +77,7 @@ def _prepare(folder: Path | None, split: str, prefix: str) -> tuple[Path, Path]:
 
 
 def _choose(folder: Path, split: str, prefix: str) -> Dataset:
-    found = {dataset.split: dataset for dataset in find_datasets(folder, "coco")}
+    found = {dataset.split: dataset for dataset in find_datasets(folder, Format.COCO)}
     names = [split] if split else [name for name in found if name.startswith(prefix)]
     if len(names) != 1 or names[0] not in found:
         raise DataError(

@@ -121,7 +121,7 @@ def run(options: Options, console: Console) -> Evaluation:
         split = open_split(options.data, options.split, "val")
         checkpoint.check_categories(options.checkpoint, categories, split.categories)
         model = fuse_batch_norm(model) if options.fuse_bn else model
-        model = model.to(device, memory_format=torch.channels_last)
+        model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack it
         dtype = pick_format(config, device)
         network = compiled(model, device) if options.compile else model
         outcome = evaluate(

@@ -63,9 +63,9 @@ class Head(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.01)
-                nn.init.zeros_(module.bias)
-        nn.init.constant_(self.classify.bias, -math.log(99))  # every class starts at a score of 0.01
-        nn.init.constant_(self.locate.bias[:4], BOX_START)
+                nn.init.zeros_(module.get_parameter("bias"))
+        nn.init.constant_(self.classify.get_parameter("bias"), -math.log(99))  # every class starts at a score of 0.01
+        nn.init.constant_(self.locate.get_parameter("bias")[:4], BOX_START)
 
     def forward(self, pyramid: list[Tensor]) -> Predictions:
         out = Predictions([], [], [])

@@ -18,7 +18,7 @@ class FPN(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_uniform_(module.weight, a=1)
-                nn.init.zeros_(module.bias)
+                nn.init.zeros_(module.get_parameter("bias"))
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         laterals = [lateral(feature) for lateral, feature in zip(self.lateral, features, strict=True)]

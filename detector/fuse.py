@@ -33,8 +33,8 @@ def fuse_batch_norm(model: FCOS) -> FCOS:
     for tower in (fused.head.class_tower, fused.head.box_tower):
         for i, block in enumerate(tower):
             assert isinstance(block, ConvNorm)
-            if isinstance(block.norms[0], nn.BatchNorm2d):
-                tower[i] = PerLevelConv([fuse_conv_bn_eval(block.conv, norm) for norm in block.norms])
+            if norms := [norm for norm in block.norms if isinstance(norm, nn.BatchNorm2d)]:
+                tower[i] = PerLevelConv([fuse_conv_bn_eval(block.conv, norm) for norm in norms])
     return fused
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from detector.assign import assign
 from detector.backbone import load_pretrained
 from detector.config import Config
 from detector.errors import ConfigError, TrainingError
-from detector.fcos import FCOS, grid_of
+from detector.fcos import FCOS, Predictions, grid_of
 from detector.losses import Losses, fcos_loss
 from detector.optim import EMA, learning_rate, make_optimizers, set_learning_rate
 from detector.precision import autocast, pick_format, pick_layout
@@ -36,12 +37,13 @@ class Learner:
             load_pretrained(model.backbone, config.weights)
         self.dtype = pick_format(config, device)
         self.layout = pick_layout(config, device, self.dtype)
-        model = distributed.synchronised(model, device).to(device, memory_format=self.layout)
+        model = distributed.synchronised(model, device)
+        model = model.to(device, memory_format=self.layout)  # type: ignore[call-overload]  # torch's types lack it
         self.config, self.steps, self.device = config, steps, device
         self.step = 0
         self.model = model
         self.shared = distributed.wrap(model, device)
-        self.network: nn.Module = torch.compile(self.shared) if config.compile else self.shared
+        self.network: Callable[[Tensor], Predictions] = torch.compile(self.shared) if config.compile else self.shared
         self.averaged = EMA(model, config.ema) if config.ema else None
         self.optimizers = make_optimizers(model, config, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)

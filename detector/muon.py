@@ -47,9 +47,10 @@ class Muon(torch.optim.Optimizer):
         """Where the gradient's running average will be after one more step of the same gradient."""
         if weight not in self.state:
             self.state[weight] = {"average": torch.zeros_like(weight)}
-        average = self.state[weight]["average"]
-        average.lerp_(weight.grad, 1 - MOMENTUM)
-        return weight.grad.lerp(average, MOMENTUM)
+        average, gradient = self.state[weight]["average"], weight.grad
+        assert gradient is not None
+        average.lerp_(gradient, 1 - MOMENTUM)
+        return gradient.lerp(average, MOMENTUM)
 
 
 def orthogonal(matrices: Tensor) -> Tensor:

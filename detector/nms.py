@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fastload import _core
@@ -21,9 +24,14 @@ def nms(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float, limit: 
         (B, min(limit, N)) int64 indices, best first and the lower index first among equals, filled up with -1.
     """
     if boxes.device.type == "cpu":
-        arrays = (t.detach().contiguous().numpy() for t in (boxes.float(), scores.float(), labels))
-        return torch.from_numpy(_core.nms(*arrays, threshold, limit))
+        return torch.from_numpy(
+            _core.nms(_array(boxes.float()), _array(scores.float()), _array(labels), threshold, limit)
+        )
     return nms_torch(boxes, scores, labels, threshold, limit)
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    return tensor.detach().contiguous().numpy()
 
 
 def nms_torch(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float, limit: int) -> Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 from bisect import bisect_right
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from detector.config import Config
 from detector.fcos import FCOS
 from detector.muon import Muon
+
+M = TypeVar("M", bound=nn.Module)
 
 MUON_SHARE = 2.0  # of the learning rate: its steps may be longer than AdamW's
 
@@ -37,7 +40,7 @@ def make_optimizers(model: FCOS, config: Config, device: torch.device) -> list[t
     return [torch.optim.AdamW(_groups(model, others, config), config.lr, fused=fused), Muon(groups, config.lr)]
 
 
-def _groups(model: FCOS, parameters: list[Tensor], config: Config) -> list[dict[str, Any]]:
+def _groups(model: FCOS, parameters: Sequence[Tensor], config: Config) -> list[dict[str, Any]]:
     """Up to four: backbone or not, decayed (convolutions) or not (norms, biases, scales)."""
     backbone = {id(parameter) for parameter in model.backbone.parameters()}
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
@@ -69,16 +72,16 @@ def set_learning_rate(optimizers: list[torch.optim.Optimizer], lr: float) -> Non
             group["lr"] = lr * group["share"]
 
 
-class EMA:
+class EMA(Generic[M]):
     """Exponentially averaged weights, in a model of their own. The decay rises from 0.2 to `decay` as
     (1 + updates) / (10 + updates), so that a short run averages too, without its random start."""
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: M, decay: float) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
 
     @torch.no_grad()
-    def update(self, model: nn.Module, updates: int) -> None:
+    def update(self, model: M, updates: int) -> None:
         """Follow `model` after its update number `updates` (from 1)."""
         weight = 1 - min(self.decay, (1 + updates) / (10 + updates))
         pairs = zip(self.model.state_dict().values(), model.state_dict().values(), strict=True)

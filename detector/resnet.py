@@ -58,6 +58,10 @@ class ResNet(nn.Module):
 
     mean = (123.675, 116.28, 103.53)
     std = (58.395, 57.12, 57.375)
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
 
     def __init__(self, name: str) -> None:
         super().__init__()

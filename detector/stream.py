@@ -188,7 +188,7 @@ class _Run:
     def _load(self) -> Any:
         device, lane = self.owner.device, self.lanes[0]
         with lane.work():
-            batch = next(self.batches, END)
+            batch: Any = next(self.batches, END)
             if batch is END:
                 return END
             images, targets = batch

@@ -44,7 +44,7 @@ def find_datasets(root: Path, format: Format | None = None, splits: Sequence[str
     format = format or detect_format(root)
     found = _FINDERS[format](root)
     if not found:
-        raise SourceError(f"no {format.value} dataset found in {root}.")
+        raise SourceError(f"no {format.value} dataset found in {root}: looked for {_SIGNS[format]}.")
     if unknown := set(splits) - {dataset.split for dataset in found}:
         names = ", ".join(dataset.split for dataset in found)
         raise SourceError(f"{root} has no split {' or '.join(sorted(unknown))}. It has: {names}.")
@@ -79,8 +79,8 @@ def detect_format(root: Path) -> Format:
         names = " and ".join(format.value for format in formats)
         raise SourceError(f"{root} looks like {names}: say which with --format.")
     raise SourceError(
-        f"no dataset found in {root}: looked for annotations/instances_*.json (COCO), Annotations/*.xml (VOC) and "
-        f"images/ with labels/ (YOLO). {_about_pictures(root)}"
+        f"no dataset found in {root}: looked for {_SIGNS[Format.COCO]} (COCO), {_SIGNS[Format.VOC]} (VOC) and "
+        f"{_SIGNS[Format.YOLO]} (YOLO). {_about_pictures(root)}"
     )
 
 
@@ -151,4 +151,11 @@ _FINDERS: dict[Format, Callable[[Path], list[Dataset]]] = {
     Format.VOC: _find_voc,
     Format.YOLO: _find_yolo,
     Format.FOLDER: _find_folder,
+}
+# What each is known by, in words.
+_SIGNS = {
+    Format.COCO: "annotations/instances_*.json",
+    Format.VOC: "Annotations/*.xml",
+    Format.YOLO: "images/ with labels/",
+    Format.FOLDER: "pictures",
 }
