@@ -29,9 +29,10 @@ def parse(kind: type[T], arguments: Sequence[str] | None = None, default: T | No
 
 
 def tell_errors(work: Callable[[], object]) -> None:
-    """Run a command. Errors that it raises on purpose are printed without a traceback and exit with status 1."""
+    """Run a command. Errors that it raises on purpose, and the system's about files, are printed without a traceback
+    and exit with status 1."""
     try:
         work()
-    except (DetectorError, FastloadError) as error:
+    except (DetectorError, FastloadError, OSError) as error:
         Console(stderr=True).print(f"[bold red]error:[/] {error}", soft_wrap=True, highlight=False)
         sys.exit(1)

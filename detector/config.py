@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -17,6 +18,18 @@ from detector.losses import QualityKind
 
 PresetName = Literal["fcos_tiny", "fcos_r18_rt", "fcos_r50"]
 Align = Literal["center", "top-left", "random"]
+
+
+# What a setting may be. Some are used for the first time when an epoch is over: too late to complain.
+RANGES = {
+    **dict.fromkeys(("channels", "width", "sizes", "max_size", "test_size", "test_max_size"), (1, math.inf)),
+    **dict.fromkeys(("epochs", "batch_size", "accumulate", "log_every", "eval_every"), (1, math.inf)),
+    **dict.fromkeys(("candidates", "max_detections"), (1, math.inf)),
+    **dict.fromkeys(("workers", "depth", "warmup", "lr", "backbone_lr", "weight_decay", "clip_norm"), (0, math.inf)),
+    **dict.fromkeys(("flip", "momentum", "milestones", "ema", "score_threshold", "nms_threshold"), (0, 1)),
+    "frozen_stages": (0, 5),
+    "seed": (0, 2**63 - 1),
+}
 
 
 @dataclass(frozen=True)
@@ -126,9 +139,12 @@ class Config:
     """Epochs between two evaluations; the last epoch is always evaluated."""
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("accumulate", 1), ("epochs", 1), ("log_every", 1), ("eval_every", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(self, name)}.")
+        for name, (low, high) in RANGES.items():
+            value = getattr(self, name)
+            values = value if isinstance(value, tuple) else (value,)
+            if not values or not all(low <= one <= high for one in values):
+                limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+                raise ConfigError(f"--{name.replace('_', '-')} must be {limits}, not {value}.")
         if self.width % 8:
             raise ConfigError(f"--width must be a multiple of 8 (group norm's groups), not {self.width}.")
 

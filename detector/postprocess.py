@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -73,7 +72,7 @@ def _candidates(
     inside = _inside(points, region, logits.shape[-1])
     logits = flatten(logits)
     classes = logits.shape[-1]
-    threshold = math.log(settings.score_threshold / (1 - settings.score_threshold))
+    threshold = torch.tensor(settings.score_threshold, dtype=torch.float64).logit().item()
     peak = logits.amax(-1).masked_fill(~inside, -torch.inf)
     best, near = _largest(peak, threshold, settings.candidates)  # (B, p)
     rows = torch.arange(len(near), device=near.device)[:, None]

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from rich.console import Console
 from torch import Tensor
 
@@ -30,6 +30,7 @@ from detector.postprocess import Detections
 from detector.precision import pick_device, pick_format
 from detector.stream import PredictStream
 from fastload import CenterAlign
+from fastload.cache.picture import eight_bits
 from fastload.contact_sheet import draw
 from fastload.sources.source import Category
 
@@ -59,20 +60,22 @@ def run(options: Options, console: Console) -> None:
     device = pick_device(options.device)
     model, config, categories = checkpoint.load_model(options.checkpoint)
     config = replace(config, score_threshold=options.score)
-    model = model.to(device, memory_format=torch.channels_last)
+    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack it
     options.out.mkdir(parents=True, exist_ok=True)
-    opened: deque[Image.Image] = deque()
-    batches, dtype = _batches(pictures, config, opened), pick_format(config, device)
-    stream = PredictStream(model, batches, config.strides, settings_of(config), device, dtype)
+    opened: deque[tuple[Path, Image.Image]] = deque()
+    unreadable: list[DataError] = []
+    batches, dtype = _batches(pictures, config, opened, unreadable), pick_format(config, device)
     found = {}
-    for path, detections in zip(pictures, stream, strict=True):
-        image = opened.popleft()
+    for detections in PredictStream(model, batches, config.strides, settings_of(config), device, dtype):
+        path, image = opened.popleft()
         objects = [item for item in as_objects(detections, categories) if item["score"] >= options.score]
         found[str(path)] = objects
         drawing = options.out / f"{len(found):04d}-{path.stem}.png"
         draw_objects(image, objects, categories).save(drawing)
         console.print(f"{path}: {len(objects)} objects -> {drawing}", soft_wrap=True, highlight=False)
     (options.out / "predictions.json").write_text(json.dumps(found, indent=2) + "\n")
+    if unreadable:
+        raise DataError("\n".join(map(str, unreadable)))
 
 
 @dataclass(frozen=True)
@@ -90,11 +93,17 @@ class Placement:
         return replace(self, **moved)
 
 
-def _batches(pictures: list[Path], config: Config, opened: deque[Image.Image]) -> Iterator[tuple[Tensor, Placement]]:
-    """Each picture as a batch of 1; what was read is left in `opened`."""
+def _batches(
+    pictures: list[Path], config: Config, opened: deque[tuple[Path, Image.Image]], unreadable: list[DataError]
+) -> Iterator[tuple[Tensor, Placement]]:
+    """Each picture as a batch of 1. What was read is left in `opened`, and why it was not in `unreadable`."""
     for i, path in enumerate(pictures):
-        image = read_picture(path)
-        opened.append(image)
+        try:
+            image = read_picture(path)
+        except DataError as error:
+            unreadable.append(error)
+            continue
+        opened.append((path, image))
         yield as_batch(image, i, config)
 
 
@@ -158,11 +167,11 @@ def find_pictures(paths: tuple[Path, ...]) -> list[Path]:
 
 
 def read_picture(path: Path) -> Image.Image:
-    """A picture in RGB. DataError names a file that is none."""
+    """A picture in RGB, upright as its EXIF data says. DataError names a file that is none."""
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+            return eight_bits(ImageOps.exif_transpose(image)).convert("RGB")
+    except Exception as error:  # Pillow's decoders raise whatever a broken file makes them trip over
         raise DataError(f"{path} is not a picture that can be read: {error}") from error
 
 

@@ -96,7 +96,7 @@ def _convert(data: bytes, why: str, orientation: int = 1) -> Picture:
         _check_size(image.size)
         why = f"{why}: {image.format} of mode {image.mode}"
         image.load()
-        image = _eight_bits(ImageOps.exif_transpose(image) if orientation != 1 else image)
+        image = eight_bits(ImageOps.exif_transpose(image) if orientation != 1 else image)
     except DecodeError:
         raise
     except Exception as error:  # Pillow's decoders raise whatever a broken file makes them trip over
@@ -113,7 +113,7 @@ def _refusal(error: Exception) -> str:
     return f"truncated: {text}" if "truncated" in text.lower() else f"corrupt: {text}"
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
+def eight_bits(image: Image.Image) -> Image.Image:
     """The image as 8-bit grey or RGB."""
     if image.mode.startswith(("I", "F")):
         return _scaled(image)

@@ -138,10 +138,33 @@ def test_predict_draws_and_writes_json(best, tmp_path):
     objects = found[str(folder / "a.jpg")]
     assert objects and all(item["score"] >= 0.1 and item["category"] in ("red", "green", "blue") for item in objects)
     assert all(0 <= x0 < x1 <= 300 and 0 <= y0 < y1 <= 200 for x0, y0, x1, y1 in (item["box"] for item in objects))
-    (tmp_path / "text.jpg").write_text("hello")
-    for bad, reason in ((tmp_path / "text.jpg", "not a picture"), (tmp_path / "missing.jpg", "no picture or folder")):
-        with pytest.raises(DataError, match=reason):
-            predict.run(predict.Options(best, (bad,), out, device="cpu"), Console(quiet=True))
+    with pytest.raises(DataError, match="no picture or folder"):
+        predict.run(predict.Options(best, (tmp_path / "missing.jpg",), out, device="cpu"), Console(quiet=True))
+
+
+def test_a_picture_that_cannot_be_read_stops_no_other(best, tmp_path):
+    """Text, a cut PNG, an empty file: named at the end, when all others have been written."""
+    Image.effect_noise((30, 20), 90).save(tmp_path / "b.png")
+    (tmp_path / "a.png").write_bytes((tmp_path / "b.png").read_bytes()[:200])
+    (tmp_path / "c.jpg").write_text("hello")
+    (tmp_path / "d.jpg").touch()
+    Image.new("L", (20, 30)).save(tmp_path / "e.png")
+    out = tmp_path / "out"
+    with pytest.raises(DataError, match=r"(?s)a\.png is not a picture.*c\.jpg is not.*d\.jpg is not"):
+        predict.run(predict.Options(best, (tmp_path,), out, device="cpu"), Console(quiet=True))
+    found = json.loads((out / "predictions.json").read_text())
+    assert [Path(name).name for name in found] == ["b.png", "e.png"]
+    assert [path.name for path in sorted(out.glob("*.png"))] == ["0001-b.png", "0002-e.png"]
+
+
+def test_pictures_are_read_upright_and_without_transparency(tmp_path):
+    """A photograph turned by its EXIF data is turned back; what is transparent lies on white."""
+    turned = Image.new("RGB", (30, 20), "navy")
+    turned.getexif()[0x0112] = 6  # to be turned by a quarter
+    turned.save(tmp_path / "turned.png", exif=turned.getexif())
+    assert predict.read_picture(tmp_path / "turned.png").size == (20, 30)
+    Image.new("RGBA", (4, 4), (200, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert predict.read_picture(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_the_example_runs_on_the_sample_set_from_end_to_end(tmp_path):

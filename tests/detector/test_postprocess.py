@@ -110,6 +110,15 @@ def test_candidates_are_the_best_pairs_of_their_level():
     assert found.boxes[0, :3].tolist() == [[0, 0, 12, 8], [0, 0, 12, 8], [12, 0, 28, 8]]
 
 
+@pytest.mark.parametrize(("threshold", "share"), [(0.0, 1), (1.0, 0)])
+def test_score_thresholds_of_nought_and_one_keep_everything_and_nothing(threshold, share):
+    """Both ends of the range are what they say: with 0, each class at each point is a detection."""
+    grid = make_grid(STRIDES, SHAPES, torch.device("cpu"))
+    keep_all = Settings(score_threshold=threshold, candidates=10_000, iou_threshold=1.0, limit=10_000)
+    found = postprocess(*predicted(3, batch=1), grid, torch.tensor([[0.0, 0, 160, 128]]), keep_all)
+    assert int((found.labels >= 0).sum()) == share * 7 * sum(h * w for h, w in SHAPES)
+
+
 def test_postprocess_of_bfloat16_predictions_is_finite_and_ordered():
     """Half-precision logits come out as float32 boxes and scores, best first."""
     grid = make_grid(STRIDES, SHAPES, torch.device("cpu"))

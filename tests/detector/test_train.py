@@ -22,6 +22,7 @@ from detector.errors import CheckpointError, ConfigError, DataError, TrainingErr
 from detector.interrupt import Stop
 from detector.learner import Learner
 from detector.train import Run, train
+from fastload.errors import SourceError
 from tests.detector.blocks import make_blocks
 
 
@@ -239,7 +240,10 @@ def test_a_loss_that_is_not_a_number_names_its_images_and_keeps_the_last_checkpo
 
 
 def test_bad_datasets_are_explained(tiny, tmp_path):
-    """No boxes at all, classes that differ between the splits, splits that cannot be told: one line each."""
+    """No dataset, no boxes at all, splits that cannot be told: one line each."""
+    (tmp_path / "pictures").mkdir()
+    with pytest.raises(SourceError, match=r"no coco dataset found in .*pictures: looked for annotations/instances_"):
+        train(replace(tiny, data=tmp_path / "pictures"))
     empty = make_blocks(tmp_path / "empty", {"train": 2, "val": 2})
     content = json.loads((empty / "annotations" / "instances_train.json").read_text())
     content["annotations"] = []
@@ -250,6 +254,19 @@ def test_bad_datasets_are_explained(tiny, tmp_path):
     with pytest.raises(DataError, match="--train-split"):
         train(replace(tiny, data=two))
     assert not tiny.out.exists()
+
+
+IMPOSSIBLE = [
+    *[("score_threshold", 1.5), ("nms_threshold", -0.1), ("candidates", 0), ("max_detections", -1), ("test_size", 0)],
+    *[("lr", float("nan")), ("seed", -1), ("sizes", ()), ("sizes", (64, 0)), ("width", 0), ("workers", -1), ("ema", 2)],
+]
+
+
+@pytest.mark.parametrize(("name", "value"), IMPOSSIBLE)
+def test_impossible_settings_are_refused_at_once(tiny, name, value):
+    """Not when they are first used, which may be after an epoch."""
+    with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')} must be "):
+        replace(tiny, **{name: value})
 
 
 def test_memory_that_is_exhausted_says_what_to_lower(tiny, monkeypatch):
