@@ -131,6 +131,17 @@ class Reading:
             self._kept.append((until, canvas))
 
 
+def feed_to(
+    device: torch.device | str | None, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype
+) -> Feed | None:
+    """What takes batches to `device`. None: they stay as they are, of which PlanError if all else says otherwise."""
+    if device is not None:
+        return Feed(device, mean, std, dtype)
+    if (*mean, *std) != (*IMAGENET_MEAN, *IMAGENET_STD) or dtype not in (torch.float32, torch.uint8):
+        raise PlanError('mean, std and dtype say how batches come on a device: give device as well, if only "cpu"')
+    return None
+
+
 class Feed:
     """Takes batches to `device`.
 

@@ -21,7 +21,7 @@ from torch.utils.data.sampler import RandomSampler, SubsetRandomSampler, Weighte
 
 from fastload import loader_state
 from fastload.cache.reader import Cache
-from fastload.device import IMAGENET_MEAN, IMAGENET_STD, Feed
+from fastload.device import IMAGENET_MEAN, IMAGENET_STD, feed_to
 from fastload.engines.choose import choose_engine
 from fastload.engines.engine import Engine
 from fastload.errors import PlanError
@@ -127,7 +127,7 @@ class FastLoader(DataLoader[Any]):
         self._on_cache = found is not None
         self.transforms, self.group_by_aspect = transforms, group_by_aspect
         self.on_error, self.verify_checksums, self.engine = on_error, verify_checksums, engine
-        self._feed = None if device is None else Feed(device, mean, std, dtype)
+        self._feed = feed_to(device, mean, std, dtype)
         super().__init__(
             dataset,  # type: ignore[arg-type]  # a Cache has all that a map-style dataset needs
             batch_size,

@@ -40,6 +40,7 @@ class Recipe:
     feed: Feed | None = None  # to the device, if batches are to be on one
 
     def __post_init__(self) -> None:
+        refuse_class(self.collate_fn, "collate_fn")
         self._edits, self._functions = split_transforms(self.transforms)
         self._category_ids = torch.tensor([category.id for category in self.cache.categories], dtype=torch.int64)
         self._fused = isinstance(self.collate_fn, Collator) and not self._functions
@@ -139,6 +140,11 @@ class Recipe:
             sample: tuple[Any, Any] = batch.images[i, :, :height, :width], batch.targets[i]
             for function in self._functions:
                 sample = function(*sample)
+                if not isinstance(sample, tuple | list):
+                    raise PlanError(
+                        f"{function!r} in transforms returned {type(sample).__name__}: functions there take and return "
+                        "an image and its target"
+                    )
             samples.append(sample)
         return samples
 
@@ -152,9 +158,12 @@ def split_transforms(
     transforms: Sequence[Transform | SampleFunction],
 ) -> tuple[list[Transform], list[SampleFunction]]:
     """Edits of the plan, and the functions on samples that follow them."""
+    if not isinstance(transforms, Sequence):
+        raise PlanError(f"transforms is a list of fastload Transforms and functions, not {transforms!r}")
     edits: list[Transform] = []
     functions: list[SampleFunction] = []
     for transform in transforms:
+        refuse_class(transform, "transforms")
         if not isinstance(transform, Transform):
             functions.append(transform)
         elif functions:
@@ -164,3 +173,9 @@ def split_transforms(
     if wrong := [function for function in functions if not callable(function)]:
         raise PlanError(f"{wrong[0]!r} in transforms is neither a fastload Transform nor a function")
     return edits, functions
+
+
+def refuse_class(given: Any, argument: str) -> None:
+    """Raise PlanError for a class of ours where an object is wanted: the parentheses are easily forgotten."""
+    if isinstance(given, type) and issubclass(given, Transform | Collator):
+        raise PlanError(f"{given.__name__} in {argument} is a class: write {given.__name__}(...)")

@@ -105,6 +105,14 @@ def test_means_and_deviations_in_other_units_are_refused():
         loader(device="cpu", dtype=torch.int8)
 
 
+@pytest.mark.parametrize("setting", [{"mean": (1.0, 2, 3)}, {"std": [50, 50, 50]}, {"dtype": torch.float16}], ids=str)
+def test_settings_of_a_device_without_one_are_refused(setting):
+    """Nobody is to believe that images are normalised when they come as bytes."""
+    with pytest.raises(PlanError, match="give device as well"):
+        loader(**setting)
+    assert next(iter(loader(dtype=torch.uint8))).images.dtype == torch.uint8
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("threads", [0, 2])
 def test_batches_are_those_of_the_plain_loader_normalised(dtype, threads):

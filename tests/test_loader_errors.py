@@ -34,6 +34,16 @@ def test_misused_transforms_are_explained():
 
     with pytest.raises(PlanError, match="changes the plan it is given"):
         next(iter(loader(transforms=[Returns()])))
+    for forgotten in (RandomFlip(), None):
+        with pytest.raises(PlanError, match="transforms is a list of"):
+            loader(transforms=forgotten)
+    with pytest.raises(PlanError, match=r"RandomFlip in transforms is a class: write RandomFlip\(\.\.\.\)"):
+        loader(transforms=[RandomFlip])
+    with pytest.raises(PlanError, match="TopLeftAlign in collate_fn is a class"):
+        loader(collate_fn=TopLeftAlign)
+    for result, kind in ((None, "NoneType"), (torch.zeros(3, 4, 4), "Tensor")):
+        with pytest.raises(PlanError, match=f"returned {kind}: functions there take and return"):
+            next(iter(loader(transforms=[lambda image, target, result=result: result])))
 
 
 def test_a_failing_transform_raises_in_its_turn():

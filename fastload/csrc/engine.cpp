@@ -47,7 +47,8 @@ struct PlanArrays {
     std::shared_ptr<Job> batch(py::ssize_t begin, py::ssize_t end, py::ssize_t& row, size_t records) const {
         auto job = std::make_shared<Job>();
         const int32_t* const size = canvases.data() + 2 * begin;
-        require(size[0] >= 1 && size[1] >= 1 && size[0] <= 65535 && size[1] <= 65535, "an impossible canvas");
+        require(size[0] >= 1 && size[1] >= 1 && size[0] <= 65535 && size[1] <= 65535,
+                "a canvas has 1 to 65535 pixels a side");
         for (py::ssize_t s = begin; s < end; ++s)
             require(std::equal(size, size + 2, canvases.data() + 2 * s), "a batch has canvases of one size");
         job->canvas = {size[0], size[1], {fill.data()[0], fill.data()[1], fill.data()[2]}};
