@@ -120,6 +120,8 @@ def choose(
 
 def save(sheet: Image.Image, file: Path) -> None:
     """Write a sheet in the format of the file's suffix, whole or not at all."""
+    if file.suffix.lower() not in Image.registered_extensions():
+        raise FastloadError(f"{file}: a picture's name ends in .png, .jpg or another such suffix.")
     unfinished = file.with_name(f".{file.name}.{os.getpid()}{file.suffix}")
     try:
         sheet.save(unfinished)

@@ -171,7 +171,7 @@ def test_view_command(cache, tmp_path):
     assert done.exit_code == 0 and "3 images" in done.stdout
     with Image.open(out) as sheet:
         assert sheet.format == "PNG"
-    for bad in (tmp_path / "no" / "folder.png", tmp_path / "sheet.thesis"):
+    for bad in (tmp_path / "no" / "folder.png", tmp_path / "sheet.thesis", tmp_path / "sheet"):
         done = run.invoke(app, ["view", str(cache.path), "--images", "1", "--out", str(bad)])
         assert isinstance(done.exception, FastloadError) and str(bad) in str(done.exception)
     assert [file.name for file in tmp_path.iterdir()] == ["sheet.png"]
