@@ -18,6 +18,7 @@ from detector.losses import QualityKind
 
 PresetName = Literal["fcos_tiny", "fcos_r18_rt", "fcos_r50"]
 Align = Literal["center", "top-left", "random"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 # What a setting may be. Some are used for the first time when an epoch is over: too late to complain.
@@ -118,7 +119,7 @@ class Config:
     """The gradient's norm is cut to this; 0: never."""
     ema: float = 0.998
     """Decay of the averaged weights, which are the ones evaluated; 0: no average."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Precision = "auto"
     """auto: bf16 where the hardware multiplies it, else fp16 on a GPU and fp32 on a CPU."""
     compile: bool = False
     """Compile the network with torch.compile; canvases then come in a few sizes only."""

@@ -81,8 +81,8 @@ def _choose(folder: Path, split: str, prefix: str) -> Dataset:
     names = [split] if split else [name for name in found if name.startswith(prefix)]
     if len(names) != 1 or names[0] not in found:
         raise DataError(
-            f"{folder} has the splits {', '.join(found)}: name the one to use with --{prefix}-split, which now is "
-            f'"{split}".'
+            f"{folder} has the splits {', '.join(found)}: name the one to use with --{prefix}-split (in an evaluation "
+            f'with --split), which now is "{split}".'
         )
     return found[names[0]]
 

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
-from rich.console import Console
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from detector import distributed
 from detector.record import Row
+from fastload.progress import Report, show_progress
+
+
+class _Bar(Progress):
+    """How far a run is, and below, where a narrow terminal has room, its latest metrics."""
+
+    def __init__(self, console: Console, steps: int, done: int, metrics: str = "") -> None:
+        self.metrics = metrics
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        super().__init__(*columns, console=console, disable=not console.is_terminal)
+        self.add_task("Training", total=steps, completed=done)
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        yield Text(self.metrics)
 
 
 class Display:
@@ -14,9 +33,7 @@ class Display:
 
     def __init__(self, steps: int, done: int) -> None:
         self.console = Console(quiet=distributed.rank() > 0)
-        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-        self._bar = Progress(*columns, console=self.console, disable=not self.console.is_terminal)
-        self._task = self._bar.add_task("", total=steps, completed=done)
+        self._bar = _Bar(self.console, steps, done)
         self._steps = steps
 
     def __enter__(self) -> Display:
@@ -28,7 +45,7 @@ class Display:
 
     def advance(self) -> None:
         """One more step."""
-        self._bar.advance(self._task)
+        self._bar.advance(self._bar.task_ids[0])
 
     def show(self, row: Row) -> None:
         """A line of training metrics."""
@@ -36,12 +53,25 @@ class Display:
             f"loss {row['loss']:.3f}  lr {row['lr']:.2e}  data {1000 * row['data_time']:.1f} ms of step "
             f"{1000 * row['step_time']:.0f} ms  {row['images_per_second']:.1f} images/s"
         )
-        self._bar.update(self._task, description=line)
+        self._bar.metrics = line
         if not self.console.is_terminal:
             left = (self._steps - row["step"]) * row["step_time"]
             self.console.print(
                 f"step {row['step']:.0f}/{self._steps}  {line}  {left / 60:.1f} min left", soft_wrap=True
             )
+
+    @contextmanager
+    def evaluation(self, epoch: int) -> Iterator[Report | None]:
+        """What an evaluation is to report to."""
+        if self.console.quiet:
+            yield None
+            return
+        self._bar.stop()
+        with show_progress(f"Evaluating epoch {epoch}") as report:
+            yield report
+        if not self._bar.finished:  # another one, below what was shown meanwhile
+            self._bar = _Bar(self.console, self._steps, int(self._bar.tasks[0].completed), self._bar.metrics)
+            self._bar.start()
 
     def show_figures(self, epoch: int, figures: dict[str, float]) -> None:
         """An evaluation's figures."""

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from rich.console import Console
@@ -18,7 +19,7 @@ from rich.table import Table
 from detector import checkpoint, distributed
 from detector.coco import CocoMetrics, Results, coco_metrics, evaluate_coco, to_results
 from detector.command_line import Positional, arg, parse, tell_errors
-from detector.config import Align, Config
+from detector.config import Align, Config, Precision
 from detector.data import Split, evaluation_loader, open_split
 from detector.fcos import Predictions
 from detector.fuse import fuse_batch_norm
@@ -26,6 +27,7 @@ from detector.memory import keep_freed_memory
 from detector.postprocess import Settings
 from detector.precision import pick_device, pick_format
 from detector.stream import PredictStream, Timing, compiled
+from fastload.progress import Report, show_progress
 
 __all__ = ["coco_metrics", "detect", "evaluate"]
 
@@ -52,8 +54,8 @@ class Options:
     """The short edge in pixels; 0: as in the checkpoint's configuration."""
     test_max_size: int = 0
     """The longest long edge; 0: likewise."""
-    precision: str = ""
-    """fp32, bf16 or fp16; empty: likewise."""
+    precision: Precision | Literal[""] = ""
+    """Of the convolutions; empty: likewise."""
     device: str = "auto"
     """auto, cpu, cuda, ..."""
     workers: int = 2
@@ -67,11 +69,17 @@ def settings_of(config: Config) -> Settings:
     return Settings(config.score_threshold, config.candidates, config.nms_threshold, config.max_detections)
 
 
-def detect(stream: PredictStream, category_ids: list[int]) -> tuple[Results, Timing]:
-    """All detections of a stream in COCO's results format. Label i is the category `category_ids[i]`."""
+def detect(
+    stream: PredictStream, category_ids: list[int], images: int = 0, report: Report | None = None
+) -> tuple[Results, Timing]:
+    """All detections of a stream of `images` in COCO's results format. Label i is the category `category_ids[i]`."""
     results: Results = []
+    done = 0
     for found in stream:
         results += to_results(found, list(found.image_ids), category_ids)
+        done += len(found.image_ids)
+        if report:
+            report(done, images)
     return results, stream.timing
 
 
@@ -93,14 +101,16 @@ def evaluate(
     batch_size: int = 8,
     align: Align = "center",
     few_shapes: bool = False,
+    report: Report | None = None,
 ) -> Evaluation:
     """Evaluate `model` (in evaluation mode) on a split. Every process must take part; each gets the figures.
 
-    `few_shapes` is for a compiled model: see `canvas_sizes`.
+    `few_shapes` is for a compiled model: see `canvas_sizes`. `report` hears of this process's images.
     """
     loader = evaluation_loader(split, config, batch_size, align, device, few_shapes)
     stream = PredictStream(model, loader, config.strides, settings_of(config), device, dtype)
-    found, timing = detect(stream, [category_id for category_id, _ in split.categories])
+    category_ids = [category_id for category_id, _ in split.categories]
+    found, timing = detect(stream, category_ids, len(loader.dataset), report)  # type: ignore[arg-type]  # it has a length
     results = distributed.gather(found)
     metrics = distributed.first_rank_does(lambda: evaluate_coco(split.annotations, results))
     return Evaluation(metrics, results, timing)
@@ -114,9 +124,10 @@ def run(options: Options, console: Console) -> Evaluation:
         config = replace(
             config,
             workers=options.workers,
+            batch_size=options.batch_size,
             test_size=options.test_size or config.test_size,
             test_max_size=options.test_max_size or config.test_max_size,
-            precision=options.precision or config.precision,  # type: ignore[arg-type]
+            precision=options.precision or config.precision,
         )
         split = open_split(options.data, options.split, "val")
         checkpoint.check_categories(options.checkpoint, categories, split.categories)
@@ -124,9 +135,12 @@ def run(options: Options, console: Console) -> Evaluation:
         model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack it
         dtype = pick_format(config, device)
         network = compiled(model, device) if options.compile else model
-        outcome = evaluate(
-            network, split, config, device, dtype, options.batch_size, options.align, few_shapes=options.compile
-        )
+        if options.detections:
+            options.detections.parent.mkdir(parents=True, exist_ok=True)
+        with show_progress("Evaluating") if distributed.rank() == 0 else nullcontext() as report:
+            outcome = evaluate(
+                network, split, config, device, dtype, options.batch_size, options.align, options.compile, report
+            )
         if distributed.rank() == 0:
             if options.detections:
                 options.detections.write_text(json.dumps(outcome.results))

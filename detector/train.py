@@ -108,10 +108,14 @@ class Run:
 
     def evaluate(self) -> None:
         """COCO's figures, the page of predictions, the curves; the best weights so far are kept."""
-        self.display.say(f"Evaluating epoch {self.epoch + 1} on {len(self.validation.cache)} images")
         model, learner = self.learner.best_model, self.learner
         distributed.copy_buffers_from_first_rank(model)
-        found = evaluate(model, self.validation, self.config, learner.device, learner.dtype, align=self.config.align)
+        with self.display.evaluation(self.epoch + 1) as report:
+            found = evaluate(
+                *(model, self.validation, self.config, learner.device, learner.dtype),
+                align=self.config.align,
+                report=report,
+            )
         self.figures = found.metrics.figures
         self._record({**self.figures})
         self.display.show_figures(self.epoch + 1, self.figures)
