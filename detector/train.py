@@ -86,6 +86,8 @@ class Run:
                 self.epoch += 1
             else:
                 self.save()
+                best = self.config.out / "best.pt"
+                self.display.say(f"All {self.learner.steps} steps are done. The weights with the best AP are {best}")
         return self.figures
 
     def train_epoch(self) -> bool:
@@ -144,7 +146,7 @@ class Run:
         if different := differences(then, self.config):
             raise CheckpointError(
                 f"{path} was written with other settings: {', '.join(different)}. To resume is to go on with the same; "
-                "leave --resume out to begin anew."
+                "to begin anew choose another folder with --out."
             )
         checkpoint.check_categories(path, state["categories"], self.categories)
         if "optimizers" not in state:

@@ -57,8 +57,9 @@ def same(a, b) -> bool:
     return a == b
 
 
-def test_a_run_leaves_its_folder_and_returns_the_figures(tiny):
-    """Checkpoints, settings, metrics as CSV and TensorBoard, curves and predictions as PNG; caches in the dataset."""
+def test_a_run_leaves_its_folder_and_returns_the_figures(tiny, capsys):
+    """Checkpoints, settings, metrics as CSV and TensorBoard, curves and predictions as PNG; caches in the dataset. To
+    resume what is done changes nothing and says so."""
     figures = train(tiny)
     assert set(figures) >= {"AP", "AP50", "AP75", "APs", "AR100"}
     found = {path.name for path in tiny.out.iterdir()}
@@ -72,6 +73,10 @@ def test_a_run_leaves_its_folder_and_returns_the_figures(tiny):
     assert [row["epoch"] for row in rows if row["AP"]] == ["1", "2"]
     assert Image.open(tiny.out / "predictions.png").width > 400 and Image.open(tiny.out / "curves.png").width > 400
     assert (tiny.data / "fastload" / "train.lmdb").exists()
+    last = checkpoint.load(tiny.out / "last.pt")
+    capsys.readouterr()
+    assert train(replace(tiny, resume=True)) == figures
+    assert "All 6 steps are done" in capsys.readouterr().out and same(checkpoint.load(tiny.out / "last.pt"), last)
 
 
 @pytest.mark.parametrize("step", [1, 3, 4])
