@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 
 from detector.errors import ConfigError, DetectorError
 from fastload.errors import FastloadError
@@ -34,5 +35,5 @@ def tell_errors(work: Callable[[], object]) -> None:
     try:
         work()
     except (DetectorError, FastloadError, OSError) as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {error}", soft_wrap=True, highlight=False)
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
         sys.exit(1)

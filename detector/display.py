@@ -81,4 +81,4 @@ class Display:
 
     def say(self, text: str) -> None:
         """Anything else."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)

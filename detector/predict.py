@@ -72,7 +72,7 @@ def run(options: Options, console: Console) -> None:
         found[str(path)] = objects
         drawing = options.out / f"{len(found):04d}-{path.stem}.png"
         draw_objects(image, objects, categories).save(drawing)
-        console.print(f"{path}: {len(objects)} objects -> {drawing}", soft_wrap=True, highlight=False)
+        console.print(f"{path}: {len(objects)} objects -> {drawing}", soft_wrap=True, markup=False, highlight=False)
     (options.out / "predictions.json").write_text(json.dumps(found, indent=2) + "\n")
     if unreadable:
         raise DataError("\n".join(map(str, unreadable)))

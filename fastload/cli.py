@@ -86,7 +86,7 @@ def verify(cache: CachePath, workers: Workers = None) -> None:
     with show_progress("verify") as progress:
         damage = verify_cache(cache, workers, progress)
     if not damage:
-        console.print(f"{cache} is sound: {len(Cache(cache)):,} images.", soft_wrap=True)
+        console.print(f"{cache} is sound: {len(Cache(cache)):,} images.", soft_wrap=True, markup=False)
         return
     for found in damage[:LISTED]:
         console.print(f"image {found.image_id} ({found.name}): {found.reason}", soft_wrap=True, markup=False)

@@ -148,9 +148,9 @@ def _build_one(dataset: Dataset, path: Path, options: BuildOptions) -> None:
 
 def _print_report(split: str, report: BuildReport) -> None:
     if report.restarted:
-        console.print(f"[yellow]{split}: an unfinished build of something else was there; began afresh.[/]")
+        console.print(f"[yellow]{escape(split)}: an unfinished build of something else was there; began afresh.[/]")
     if report.resumed:
-        console.print(f"{split}: carried on after {report.resumed} images of an interrupted build.")
+        console.print(f"{split}: carried on after {report.resumed} images of an interrupted build.", markup=False)
     title = f"{report.path}" if report.built else f"{report.path} is up to date"
     rows = [
         ("images", f"{report.images:,}"),

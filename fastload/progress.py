@@ -57,6 +57,8 @@ def _lines(what: str, unit: str, console: Console) -> Iterator[Report]:
         last = now
         rate = (done - first) / max(now - start, 1e-9)
         left = f", {(total - done) / rate:.0f} s left" if rate and done < total else ""
-        console.print(f"{what}: {done} of {total} {unit}, {_shown(rate)}{left}", highlight=False, soft_wrap=True)
+        console.print(
+            f"{what}: {done} of {total} {unit}, {_shown(rate)}{left}", markup=False, highlight=False, soft_wrap=True
+        )
 
     yield report

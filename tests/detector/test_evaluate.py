@@ -1,5 +1,6 @@
 """The commands: evaluate, predict and the example, on what a short run has left behind."""
 
+import io
 import json
 import os
 import subprocess
@@ -127,13 +128,15 @@ def test_predict_draws_and_writes_json(best, tmp_path):
     """A folder and a file, large and tiny pictures: a drawing each, boxes within the picture; other files are named."""
     folder = tmp_path / "pictures"
     folder.mkdir()
-    for name, size in (("a.jpg", (300, 200)), ("b.png", (40, 90))):
+    for name, size in (("a.jpg", (300, 200)), ("b[bold].png", (40, 90))):
         Image.new("RGB", size, (90, 120, 200)).save(folder / name)
     Image.new("L", (1, 1)).save(tmp_path / "dot.png")
     out = tmp_path / "out"
-    predict.run(predict.Options(best, (folder, tmp_path / "dot.png"), out, 0.1, "cpu"), Console(quiet=True))
+    shown = io.StringIO()
+    predict.run(predict.Options(best, (folder, tmp_path / "dot.png"), out, 0.1, "cpu"), Console(file=shown))
+    assert f"{folder / 'b[bold].png'}: " in shown.getvalue()
     found = json.loads((out / "predictions.json").read_text())
-    assert [Path(name).name for name in found] == ["a.jpg", "b.png", "dot.png"]
+    assert [Path(name).name for name in found] == ["a.jpg", "b[bold].png", "dot.png"]
     assert len(list(out.glob("*.png"))) == 3
     objects = found[str(folder / "a.jpg")]
     assert objects and all(item["score"] >= 0.1 and item["category"] in ("red", "green", "blue") for item in objects)
@@ -187,11 +190,11 @@ def test_the_example_runs_on_the_sample_set_from_end_to_end(tmp_path):
 def test_a_wrong_path_is_one_line(tmp_path):
     """No traceback, exit status 1."""
     done = subprocess.run(
-        [sys.executable, "-m", "detector.train", str(tmp_path / "nowhere"), "--device", "cpu"],
+        [sys.executable, "-m", "detector.train", str(tmp_path / "no[/where]"), "--device", "cpu"],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=100,
     )  # fmt: skip
     assert done.returncode == 1
-    assert "nowhere" in done.stderr and "Traceback" not in done.stderr
+    assert "no[/where] is not a folder" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_every_backbone_can_be_built_from_settings(tiny):
