@@ -134,7 +134,7 @@ class Reading:
 def feed_to(
     device: torch.device | str | None, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype
 ) -> Feed | None:
-    """What takes batches to `device`. None: they stay as they are, of which PlanError if all else says otherwise."""
+    """What takes batches to `device`; None without one, and PlanError if the others are given all the same."""
     if device is not None:
         return Feed(device, mean, std, dtype)
     if (*mean, *std) != (*IMAGENET_MEAN, *IMAGENET_STD) or dtype not in (torch.float32, torch.uint8):
