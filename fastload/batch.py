@@ -180,7 +180,7 @@ def targets_of(
         failed,
     )
     run = RunTargets(
-        images=dict(zip(OF_IMAGES, map(torch.from_numpy, columns), strict=True)),
+        images=dict(zip(OF_IMAGES, columns, strict=True)),
         boxes={"crowd": crowd, "area": area},
         box_starts=starts,
         counts={"num_boxes": num_boxes, "num_sources": num_sources},
@@ -192,10 +192,11 @@ def targets_of(
 
 @dataclass(eq=False)
 class RunTargets:
-    """What `Targets` has beside boxes and labels, of several batches and not yet cut into them."""
+    """What `Targets` has beside boxes and labels, of several batches and not yet cut into them. Arrays, since few look
+    at them, and tensors cost more."""
 
-    images: dict[str, Tensor]  # a row each
-    boxes: dict[str, NDArray[Any]]  # padded, a value each: arrays, since few look at them, and a tensor costs more
+    images: dict[str, NDArray[Any]]  # a row each
+    boxes: dict[str, NDArray[Any]]  # padded, a value each
     box_starts: NDArray[np.int64]  # (batches + 1) where those of each begin
     counts: dict[str, NDArray[np.int64]]  # one an image
     category_ids: Tensor
@@ -205,7 +206,7 @@ class RunTargets:
         """A field of the targets of a batch."""
         start, end = self.ends[batch - 1] if batch else 0, self.ends[batch]
         if name in self.images:
-            return self.images[name][start:end]
+            return torch.from_numpy(self.images[name][start:end])
         if name in self.boxes:
             values = self.boxes[name][self.box_starts[batch] : self.box_starts[batch + 1]]
             return torch.from_numpy(values.reshape(end - start, -1))

@@ -6,7 +6,8 @@ N >= B when a mosaic puts several sources on one). Transforms change numbers in 
 `place` puts the slots on the canvas; an engine then executes it. Its geometry is exact in both directions, so
 boxes follow by the same numbers.
 
-Columns that hold geometry are x before y, width before height.
+Columns that hold geometry are x before y, width before height. Edits go through them axis by axis where NumPy would
+otherwise go through pairs, which takes it four times as long.
 """
 
 from __future__ import annotations
@@ -70,10 +71,11 @@ class BatchPlan:
         """Scale each slot's image to `size` (B, 2) width, height. A row that shrinks to nothing is dropped."""
         size = _at_least_one_pixel(size)
         scale = (size / self.size).take(self.slot, 0)
-        near = np.rint(self.rect[:, :2] * scale)
-        far = np.rint((self.rect[:, :2] + self.rect[:, 2:]) * scale)
-        self.rect[:, :2] = near
-        self.rect[:, 2:] = far - near
+        for axis in (0, 1):
+            near, extent = self.rect[:, axis], self.rect[:, axis + 2]
+            far = np.rint((near + extent) * scale[:, axis])
+            near[:] = np.rint(near * scale[:, axis])
+            extent[:] = far - near
         self.size = size
         self._drop_hidden()
 
@@ -122,7 +124,7 @@ class BatchPlan:
         `size` (B, 2) is the new slots' width, height; `into` (S) and `corner` (S, 2) have an entry a present slot. What
         they put on one new slot must lie within it and not overlap.
         """
-        self.rect[:, :2] += corner.take(self.slot, 0)
+        self._move(corner)
         self.slot = np.asarray(into, np.int32).take(self.slot)
         self.size = _at_least_one_pixel(size)
         self.offset = np.zeros_like(self.size)
@@ -137,13 +139,13 @@ class BatchPlan:
         """
         self.canvases = np.array(np.broadcast_to(canvas, self.size.shape), np.int32, order="C")
         self.offset = np.asarray(offset, np.int32)
-        room = self.canvases[:, ::-1] - self.offset - self.size
-        if min(room.min(), self.offset.min()) < 0:
+        room = [self.canvases[:, 1 - axis] - self.offset[:, axis] - self.size[:, axis] for axis in (0, 1)]
+        if min(room[0].min(), room[1].min(), self.offset.min()) < 0:
             raise PlanError(
                 f"images of {self.size.tolist()} (width, height) at {self.offset.tolist()} (x, y) do not lie within "
                 f"canvases of {self.canvases.tolist()} (height, width): check the collator's canvas() and offsets()"
             )
-        self.rect[:, :2] += self.offset.take(self.slot, 0)
+        self._move(self.offset)
         self.fill = fill
 
     def split(self, ends: Sequence[int]) -> list[BatchPlan]:
@@ -197,9 +199,16 @@ class BatchPlan:
         affine = self.affine().take(row, 0)[:, None]
         return _in_order((boxes.reshape(-1, 2, 2) - affine[..., 2:]) / affine[..., :2])
 
+    def _move(self, by: NDArray[np.int32]) -> None:
+        """Shift what each slot shows `by` (B, 2) x, y."""
+        by = by.take(self.slot, 0)
+        for axis in (0, 1):
+            self.rect[:, axis] += by[:, axis]
+
     def _drop_hidden(self) -> None:
-        if self.rect[:, 2:].min(initial=1) < 1:
-            self._keep(self.rect[:, 2:].min(1) > 0)
+        width, height = self.rect[:, 2], self.rect[:, 3]
+        if min(width.min(initial=1), height.min(initial=1)) < 1:
+            self._keep((width > 0) & (height > 0))
 
     def _keep(self, rows: NDArray[Any]) -> None:
         for name in ROW_COLUMNS:

@@ -84,17 +84,16 @@ class Collator:
 
     def place(self, plan: BatchPlan, rng: np.random.Generator, ends: Sequence[int] | None = None) -> None:
         """Put the images of `plan` on their canvases. Those up to each of `ends` are a batch; None: all are one."""
-        batches = list(pairwise([0, *(ends or [len(plan.size)])]))
-        starts, counts = zip(*((start, end - start) for start, end in batches), strict=True)
+        edges = np.array([0, *(ends or [len(plan.size)])])
         if type(self).canvas is Collator.canvas:
-            canvases = self._canvases(np.maximum.reduceat(plan.size, starts))
+            canvases = self._canvases(np.maximum.reduceat(plan.size, edges[:-1]))
         else:
-            canvases = np.array([self.canvas(plan.size[start:end]) for start, end in batches], np.int32)
-        of_slots = canvases.repeat(counts, 0)
+            canvases = np.array([self.canvas(plan.size[slice(*batch)]) for batch in pairwise(edges)], np.int32)
+        of_slots = canvases.repeat(np.diff(edges), 0)
         if hasattr(self.offsets, "spans_batches"):
             offsets = self.offsets(plan.size, of_slots, rng)
         else:
-            each = zip(batches, canvases.tolist(), strict=True)
+            each = zip(pairwise(edges), canvases.tolist(), strict=True)
             offsets = np.concatenate([self.offsets(plan.size[slice(*b)], tuple(canvas), rng) for b, canvas in each])
         plan.place(of_slots, offsets, np.array(self.fill, np.uint8))
 
