@@ -25,7 +25,7 @@ struct Ticket {
         if (process != this_process()) return;  // after a fork the threads are the parent's
         WithoutGil without_gil;
         for (const auto& job : jobs) pool->cancel(*job);
-        jobs.clear();
+        jobs.clear();  // frees them, still without the GIL
     }
 };
 

@@ -84,17 +84,18 @@ class BatchPlan:
         box = np.asarray(box, np.int32)
         size = _at_least_one_pixel(box[:, 2:])
         corner, extent = box[:, :2].take(self.slot, 0), box[:, 2:].take(self.slot, 0)
-        near = np.maximum(self.rect[:, :2], corner)
-        far = np.minimum(self.rect[:, :2] + self.rect[:, 2:], corner + extent)
-        cut_near = near - self.rect[:, :2]
-        cut_far = self.rect[:, :2] + self.rect[:, 2:] - far
-        cut_left = np.where(self.flip, cut_far[:, 0], cut_near[:, 0])
-        step = self.crop[:, 2:] / self.rect[:, 2:]
-        self.crop[:, 0] += cut_left * step[:, 0]
-        self.crop[:, 1] += cut_near[:, 1] * step[:, 1]
-        self.crop[:, 2:] = (far - near) * step
-        self.rect[:, :2] = near - corner
-        self.rect[:, 2:] = far - near
+        for axis in (0, 1):
+            start, length = self.rect[:, axis], self.rect[:, axis + 2]
+            near = np.maximum(start, corner[:, axis])
+            far = np.minimum(start + length, corner[:, axis] + extent[:, axis])
+            cut = near - start
+            if axis == 0:
+                cut = np.where(self.flip, start + length - far, cut)
+            step = self.crop[:, axis + 2] / length
+            self.crop[:, axis] += cut * step
+            self.crop[:, axis + 2] = (far - near) * step
+            start[:] = near - corner[:, axis]
+            length[:] = far - near
         self.size = size
         self._drop_hidden()
 

@@ -67,8 +67,6 @@ class EpochOrder:
         for share in past:
             behind = islice(self._cut_for_ranks(rest, share, rng), share.steps)
             rest = rest[~np.isin(rest, np.concatenate([rest[:0], *behind]))]
-        if self.ranks.world == 1:  # as below, without a look at each batch
-            return self._cut(rest, self.batch_size or 1, self.drop_last, rng)
         return map(self.ranks.part, self._cut_for_ranks(rest, self.share, rng))
 
     def _whole(self, rng: np.random.Generator, epoch: int) -> NDArray[np.int64]:
