@@ -1,12 +1,11 @@
 """The native core: whatever touches pixels or untrusted bytes. `data` may be any contiguous buffer."""
 
 import mmap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 _Bytes: TypeAlias = bytes | bytearray | memoryview | mmap.mmap | NDArray[Any]
 
@@ -62,34 +61,6 @@ class JpegHeader:
 
 class Ticket: ...
 
-class Tally:
-    steps: int
-    @property
-    def batches(self) -> int: ...
-    @property
-    def images(self) -> int: ...
-    @property
-    def waiting(self) -> float: ...
-    @property
-    def last(self) -> float: ...
-    def waited(self, since: float) -> None: ...
-    def handed_out(self, count: int) -> None: ...
-
-class Handout:
-    def __init__(
-        self,
-        tally: Tally,
-        engine: Engine | None,
-        depth: int,
-        to_tensor: Callable[[Any], Tensor],
-        batch: type[tuple[Any, ...]],
-    ) -> None: ...
-    def __iter__(self) -> Iterator[Any]: ...
-    def __next__(self) -> Any: ...
-    def keep(self, ticket: Ticket, run: Any, targets: list[Any]) -> None: ...
-    @property
-    def kept(self) -> int: ...
-
 class Engine:
     def __init__(
         self,
@@ -115,6 +86,7 @@ class Engine:
         canvases: NDArray[np.int32],
         ends: Sequence[int],
     ) -> Ticket: ...
+    def share(self) -> Engine: ...
     def wait(self, ticket: Ticket, number: int) -> dict[int, str]: ...
     def images(self, ticket: Ticket, number: int) -> Any: ...  # a DLPack capsule, or None
     def times(self) -> tuple[float, float, float, float]: ...

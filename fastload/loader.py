@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -29,6 +30,7 @@ from fastload.pipeline import BatchIterator, Progress, Runs
 from fastload.plan.collate import TopLeftAlign
 from fastload.plan.ranks import Ranks
 from fastload.plan.records import Records
+from fastload.plan.sampled import SampledBatches
 from fastload.plan.sampling import EpochOrder, EpochRandom
 from fastload.plan.transforms import Transform
 from fastload.recipe import Recipe, SampleFunction
@@ -68,7 +70,7 @@ class FastLoader(DataLoader[Any]):
       get unpadded images (3, H, W) and torchvision-style dicts and run in the calling thread, one image at a time;
       the batch's targets are then a list of dicts instead of `Targets`.
     - `group_by_aspect`: batches of images of similar shape, so that less is padding; every image still comes once.
-      None: when the order is random and `batch_sampler` is not given.
+      None: with the loader's own `shuffle=True`; a sampler's order is kept. True reads a sampler 32 batches ahead.
     - `on_error`: what happens to an image that does not decode. "raise": `DecodeError`, after which one may go on with
       the next batch. "skip": it is left in the fill colour, without boxes; a warning at the epoch's end counts such
       images, and `skipped` names them.
@@ -124,7 +126,7 @@ class FastLoader(DataLoader[Any]):
         found = _cache_and_records(dataset)
         if found is not None and collate_fn is None and (batch_size is not None or batch_sampler is not None):
             collate_fn = TopLeftAlign()
-        self._on_cache = found is not None
+        self._found = found
         self.transforms, self.group_by_aspect = transforms, group_by_aspect
         self.on_error, self.verify_checksums, self.engine = on_error, verify_checksums, engine
         self._feed = feed_to(device, mean, std, dtype)
@@ -152,21 +154,22 @@ class FastLoader(DataLoader[Any]):
             return
         ranks = Ranks.of(sampler, len(found[1]))
         own_order = batch_sampler is None and (sampler is None or ranks is not None)
+        self.prefetch_factor = prefetch_factor  # which DataLoader has replaced by its own default
         self._check_arguments()
-        self._recipe = self._make_recipe(*found)
+        self._make_recipe()  # finds what is wrong
         self._order = EpochOrder(
             found[1].aspect,
             self.batch_size,
             self.drop_last,
             shuffle=_is_random(self.sampler),
-            grouped=self._groups(batch_sampler),
+            grouped=self._groups(bool(shuffle) and sampler is None, batch_sampler),
             sampler=None if own_order else sampler,
             batch_sampler=batch_sampler,
             ranks=ranks or Ranks(),
         )
-        self._depth = self._batches_in_flight(prefetch_factor)
         self.engine_used = choose_engine(found[0], self.num_workers, self._gpu) if engine == "auto" else engine
         self._engine: tuple[int, Engine] | None = None  # with the process it belongs to
+        self._lock = threading.Lock()
         self._seed: int | None = None
         self._meter: Meter | None = None
         self._warned: list[str] = []  # of the bottleneck
@@ -178,25 +181,37 @@ class FastLoader(DataLoader[Any]):
         if not self._on_cache:
             batches = super().__iter__()
             return batches if self._feed is None else self._feed.over(batches)
+        with self._lock:  # several threads may begin iterations
+            iterator = self._begin_epoch()
+        return self._preparation.batches(iterator) if self._preparation else iterator
+
+    def _begin_epoch(self) -> BatchIterator:
         progress = self._current = self._next
         self._next = Progress(progress.epoch + 1, 0)
-        seed, recipe = self._base_seed(), self._recipe
-        random = EpochRandom(seed, progress.epoch, self._order.ranks.rank)
-        order = self._order.batches(seed, progress.epoch, progress.past)
-        engine = self._ready_engine()
-        meter = self._meter = Meter(self.num_workers, getattr(engine, "times", None), progress.tally)
-        iterator = BatchIterator(
-            runs=Runs(partial(recipe.plan, random), order, progress.step - progress.cut, progress.cut),
+        recipe, engine = self._make_recipe(), self._ready_engine().share()
+        meter = self._meter = Meter(self.num_workers, getattr(engine, "times", None))
+        return BatchIterator(
+            runs=self._runs(progress, recipe),
             deliver=partial(recipe.deliver, progress.skipped),
-            report=partial(_report, recipe.cache.path, progress.skipped, meter, self._warned),
+            report=partial(_report, self._cache.path, progress.skipped, meter, self._warned),
             engine=engine,
             progress=progress,
             meter=meter,
             depth=self._depth,
-            plain=recipe.is_plain,
+            length=self.__len__,
             ahead=recipe.send_ahead if recipe.sends_ahead else None,
         )
-        return self._preparation.batches(iterator) if self._preparation else iterator
+
+    def _runs(self, progress: Progress, recipe: Recipe) -> Runs:
+        """What is left of an epoch, planned."""
+        seed, order, cut = self._base_seed(), self._order, progress.cut
+        plan = partial(recipe.plan, EpochRandom(seed, progress.epoch, order.ranks.rank))
+        if order.is_own:
+            return Runs(plan, order.batches(seed, progress.epoch, progress.past), progress.step - cut, cut)
+        progress.sampled = SampledBatches(
+            partial(order.batches, seed, progress.epoch), self._samplers(), progress.resumed, cut
+        )
+        return Runs(plan, progress.sampled, progress.step, length=1)
 
     def __len__(self) -> int:
         if self._on_cache and self._preparation and self._order.is_own:
@@ -242,7 +257,7 @@ class FastLoader(DataLoader[Any]):
         if not self._on_cache:
             return {}
         here = self._next if self._current.done else self._current
-        state = loader_state.state_of(self._order, self._recipe, here, self._samplers())
+        state = loader_state.state_of(self._order, self._cache, here, self._samplers())
         return {"seed": self._base_seed(), **state}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -250,7 +265,7 @@ class FastLoader(DataLoader[Any]):
         if not self._on_cache:
             loader_state.check(state_dict, {"fingerprint": None})
             return
-        self._next = loader_state.restore(state_dict, self._order, self._recipe, self._samplers())
+        self._next = loader_state.restore(state_dict, self._order, self._cache, self._samplers())
         self._seed = state_dict["seed"]
         self._current = replace(self._current, done=True)
 
@@ -282,10 +297,27 @@ class FastLoader(DataLoader[Any]):
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
         if self._on_cache:
-            state.update(_engine=None, _meter=None)  # threads stay in their process
+            state.update(_engine=None, _meter=None, _lock=None)  # threads stay in their process
         return state
 
-    def _make_recipe(self, cache: Cache, records: Records) -> Recipe:
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._on_cache:
+            self._lock = threading.Lock()
+
+    @property
+    def _on_cache(self) -> bool:
+        return self._found is not None
+
+    @property
+    def _cache(self) -> Cache:
+        assert self._found is not None
+        return self._found[0]
+
+    def _make_recipe(self) -> Recipe:
+        """Of the settings as they are now: some may have been changed since the loader was made."""
+        assert self._found is not None
+        cache, records = self._found
         return Recipe(
             cache,
             records,
@@ -310,7 +342,7 @@ class FastLoader(DataLoader[Any]):
         elif self.engine_used != "reference":
             further = {"in_flight": self._depth, "allocate": self._feed and self._feed.allocator}
         engine: Engine = getattr(import_module(module), kind)(
-            self._recipe.cache, self.num_workers, self.verify_checksums, **further
+            self._cache, self.num_workers, self.verify_checksums, **further
         )
         return engine
 
@@ -330,18 +362,21 @@ class FastLoader(DataLoader[Any]):
         given = [self.sampler, self.batch_sampler, inner]
         return [s for i, s in enumerate(given) if s is not None and all(s is not other for other in given[:i])]
 
-    def _batches_in_flight(self, prefetch_factor: int | None) -> int:
+    @property
+    def _depth(self) -> int:
+        """Batches in the making at a time. A sampler is read no further ahead than DataLoader would."""
         if self.num_workers == 0:
             return 1
-        if prefetch_factor is not None:
-            return max(prefetch_factor, 1)
-        return max(6, 2 + ceil(2 * self.num_workers / (self.batch_size or 1)))
+        if self.prefetch_factor is not None:
+            return max(self.prefetch_factor, 1)
+        depth = max(6, 2 + ceil(2 * self.num_workers / (self.batch_size or 1)))
+        return depth if self._order.is_own else min(depth, 2 * self.num_workers)
 
-    def _groups(self, batch_sampler: Any) -> bool:
+    def _groups(self, shuffled: bool, batch_sampler: Any) -> bool:
         possible = batch_sampler is None and self.batch_size is not None
         if self.group_by_aspect and not possible:
             raise PlanError("group_by_aspect makes the batches, so it excludes batch_sampler and batch_size=None")
-        return (possible and _is_random(self.sampler)) if self.group_by_aspect is None else self.group_by_aspect
+        return (possible and shuffled) if self.group_by_aspect is None else self.group_by_aspect
 
     def _check_arguments(self) -> None:
         if self.on_error not in ("raise", "skip"):

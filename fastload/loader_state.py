@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from fastload.cache.reader import Cache
 from fastload.errors import PlanError
 from fastload.pipeline import Progress
 from fastload.plan.ranks import Share
 from fastload.plan.sampling import EpochOrder
-from fastload.recipe import Recipe
 
 
-def state_of(order: EpochOrder, recipe: Recipe, here: Progress, samplers: Sequence[Any]) -> dict[str, Any]:
+def state_of(order: EpochOrder, cache: Cache, here: Progress, samplers: Sequence[Any]) -> dict[str, Any]:
     """All but the seed, of plain numbers and strings."""
     sampler_seed, order_epoch = order.ranks.order_key(here.epoch)
     return {
@@ -24,13 +24,14 @@ def state_of(order: EpochOrder, recipe: Recipe, here: Progress, samplers: Sequen
         "sampler_seed": sampler_seed,
         "order_epoch": order_epoch if here.step else here.epoch,
         "sampler_epochs": [getattr(sampler, "epoch", None) for sampler in samplers],
-        **_identity(order, recipe),
+        "sampled": None if order.is_own else here.sampler_state(samplers),
+        **_identity(order, cache),
     }
 
 
-def restore(state: dict[str, Any], order: EpochOrder, recipe: Recipe, samplers: Sequence[Any]) -> Progress:
+def restore(state: dict[str, Any], order: EpochOrder, cache: Cache, samplers: Sequence[Any]) -> Progress:
     """Where to go on. The samplers are set to their epochs. PlanError if it is of another dataset or order."""
-    check(state, _identity(order, recipe))
+    check(state, _identity(order, cache))
     for sampler, epoch in zip(samplers, state["sampler_epochs"], strict=True):
         if epoch is not None and hasattr(sampler, "set_epoch"):
             sampler.set_epoch(epoch)
@@ -39,7 +40,8 @@ def restore(state: dict[str, Any], order: EpochOrder, recipe: Recipe, samplers: 
     then = Share(state["batch_size"] or 1, state["world"])
     if then != order.share and (steps := state["step"] - sum(share.steps for share in past)):
         past += (Share(then.batch_size, then.world, steps),)
-    return Progress(state["epoch"] if order.ranks.sampler else state["order_epoch"], state["step"], past=past)
+    epoch = state["epoch"] if order.ranks.sampler else state["order_epoch"]
+    return Progress(epoch, state["step"], past=past, resumed=state.get("sampled"))
 
 
 def check(state: dict[str, Any], identity: dict[str, Any]) -> None:
@@ -52,10 +54,10 @@ def check(state: dict[str, Any], identity: dict[str, Any]) -> None:
             )
 
 
-def _identity(order: EpochOrder, recipe: Recipe) -> dict[str, Any]:
+def _identity(order: EpochOrder, cache: Cache) -> dict[str, Any]:
     return {
-        "fingerprint": recipe.cache.fingerprint,
-        "images": len(recipe.records),
+        "fingerprint": cache.fingerprint,
+        "images": len(order.aspect),
         "shuffle": order.shuffle,
         "group_by_aspect": order.grouped,
         "order": "own" if order.is_own else f"of a sampler, in batches of {order.batch_size}",

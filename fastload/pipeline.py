@@ -1,13 +1,16 @@
 """The iterator over batches: it keeps several in the making and hands them out in order.
 
-There is no Python thread: it submits plans ahead and waits for the oldest, while native threads do the work.
+Plans are submitted ahead, native threads execute them, and the iterator waits for the oldest. Each iterator has its own
+share of the engine, so any number of them may be under way.
 """
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import count, islice, pairwise, repeat
 from time import perf_counter
@@ -17,15 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastload import _core
-from fastload.batch import Batch, Targets, from_capsule
+from fastload.batch import Targets
 from fastload.engines.engine import Engine
 from fastload.errors import FastloadError
 from fastload.plan.batch_plan import BatchPlan
 from fastload.plan.ranks import Share
+from fastload.plan.sampled import SampledBatches, state_now
 from fastload.stats import Meter
 
-RUN = 128  # batches planned at once: most of what that costs is the same for one and for many
+RUN = 128  # batches planned at once in an order of the loader's own: most of what that costs is the same for one
 AHEAD = 2  # batches on their way to the device while one is in use
 
 
@@ -38,12 +41,28 @@ class Progress:
     done: bool = False
     skipped: dict[int, str] = field(default_factory=dict)  # image id: reason
     past: tuple[Share, ...] = ()  # how its first batches were shared, if otherwise than now
-    tally: _core.Tally = field(default_factory=_core.Tally)  # of the iteration
+    resumed: dict[str, Any] | None = None  # the state of `sampled` that it began with
+    sampled: SampledBatches | None = None  # of a sampler of the user's
+    steps: int = 0  # batches of the iteration whose turn has come
 
     @property
     def step(self) -> int:
         """Batches of the epoch whose turn has come."""
-        return self.start + self.tally.steps
+        return self.start + self.steps
+
+    def sampler_state(self, samplers: Sequence[Any]) -> dict[str, Any]:
+        """See `SampledBatches.state`, of an epoch that may not have begun."""
+        return self.sampled.state() if self.sampled else self.resumed or state_now(samplers)
+
+    def __getstate__(self) -> dict[str, Any]:
+        resumed = self.sampled.state() if self.sampled else self.resumed
+        return {**vars(self), "sampled": None, "resumed": resumed}  # what reads a sampler stays in its process
+
+    def count(self) -> None:
+        """The turn of another batch has come."""
+        self.steps += 1
+        if self.sampled is not None:
+            self.sampled.handed_out()
 
     @property
     def cut(self) -> int:
@@ -84,7 +103,6 @@ class Job:
     ticket: Any  # of its run
     images: Tensor | None = None  # (B, 3, H, W), once it was waited for
     failures: dict[int, str] | None = None  # {row: reason} of what did not decode; None: it was not waited for
-    error: Exception | None = None  # the engine's own
     sent: Any = None  # its batch, if on its way to the device already
 
     def alone(self) -> Run:
@@ -93,10 +111,11 @@ class Job:
 
 
 class Runs(Iterator[Sequence[Run | Exception]]):
-    """Plans `batches`, the first of which is number `start`, `RUN` at a time; the first `cut` are passed over.
+    """Plans `batches`, the first of which is number `start`, `length` at a time; the first `cut` are passed over.
+    `length` is `RUN` by default.
 
     The runs are the same wherever one begins, since what `plan(step, batches)` draws at random depends on them. What
-    keeps a batch from being planned stands in its place.
+    keeps a batch from being planned stands in its place. If it keeps a whole run from being planned, nothing follows.
     """
 
     def __init__(
@@ -104,10 +123,12 @@ class Runs(Iterator[Sequence[Run | Exception]]):
         plan: Callable[[int, Sequence[NDArray[np.int64]]], Sequence[Run | Exception]],
         batches: Iterator[NDArray[np.int64]],
         start: int,
-        cut: int,
+        cut: int = 0,
+        length: int | None = None,
     ) -> None:
         self._plan = plan
-        self._skip = cut % RUN
+        self._length = length or RUN
+        self._skip = cut % self._length
         self._step = start + cut - self._skip
         self._batches = islice(batches, cut - self._skip, None)
 
@@ -115,32 +136,38 @@ class Runs(Iterator[Sequence[Run | Exception]]):
         taken: list[NDArray[np.int64]] = []
         errors: list[Exception] = []
         try:
-            taken.extend(islice(self._batches, RUN))
+            taken.extend(islice(self._batches, self._length))
         except Exception as error:  # the sampler's, after what it gave
             errors.append(_without_our_frame(error))
+            self._batches = islice((), 0)
         if not taken and not errors:
             raise StopIteration
+        planned = self._plan(self._step, taken) if taken else []
         runs: list[Run | Exception] = []
-        for run in self._plan(self._step, taken):
+        for run in planned:
             batches = 1 if isinstance(run, Exception) else len(run.ends)
             if self._skip < batches:
                 runs.append(run if isinstance(run, Exception) or not self._skip else run.part(self._skip, batches))
             self._skip = max(self._skip - batches, 0)
+        if len(planned) < len(taken) and isinstance(planned[-1], Exception):
+            self._batches = islice((), 0)
+            return planned
         self._step += len(taken)
         return runs + errors
 
 
-class BatchIterator(_core.Handout):
+class BatchIterator(Iterator[Any]):
     """Keeps at least `depth` batches submitted, and hands them out in order.
 
-    `runs` plans them; an error in it is raised when its batch would have come, whatever the depth. `deliver` makes
-    what the user gets from an executed job. `plain`: from one without failures, that is a `Batch` of its images and
-    targets. `ahead`, if given, is called before with the next jobs that happen to be executed without failure. `report`
-    is called once, at the end or when the iterator is dropped.
-
-    `__next__` is in the core. It keeps whole runs of plain batches, makes these and hands them out, and calls `_plan`
-    for more. Other batches, and what stands in a batch's place, are in `_flight`, whose turn is after the core's:
-    `_next`.
+    Args:
+        runs: plans batches; an error in it is raised when its batch would have come, whatever the depth.
+        deliver: makes what the user gets of an executed job.
+        report: is called once, at the end or when the iterator is dropped.
+        engine: executes plans, for this iterator only: see `Engine.share`.
+        progress, meter: count what is handed out, and where the time goes.
+        length: gives the batches of a whole epoch.
+        ahead: is called before `deliver` with the next jobs, if they happen to be executed without failure.
+        workers: threads that `deliver` runs in; 0: the caller's.
     """
 
     def __init__(
@@ -152,81 +179,106 @@ class BatchIterator(_core.Handout):
         progress: Progress,
         meter: Meter,
         depth: int,
-        plain: bool = False,
+        length: Callable[[], int],
         ahead: Callable[[Job], None] | None = None,
+        workers: int = 0,
     ) -> None:
-        core: _core.Engine | None = getattr(engine, "core", None)
-        super().__init__(progress.tally, core, depth, from_capsule, Batch)
         self._runs = runs
         self._deliver = deliver
         self._engine = engine
         self._progress = progress
         self._meter = meter
         self._depth = depth
-        self._plain = plain and core is not None
+        self._length = length
         self._ahead = ahead
-        self._flight: deque[Job | Exception] = deque()
-        self._end = weakref.finalize(self, _end, self._flight, report)
+        self._asked = threading.Lock()  # held by the thread that asks for the next batch
+        self._flight: deque[Job | Exception] = deque()  # submitted
+        self._threads = ThreadPoolExecutor(workers, "fastload-function") if workers else None
+        self._delivered: deque[Future[Any]] = deque()  # being delivered by a thread, before those in flight
+        self._end = weakref.finalize(self, _end, self._flight, self._delivered, self._threads, report)
 
-    def _plan(self) -> None:
-        """Submits runs until enough is under way."""
-        began = perf_counter()
-        while self.kept + len(self._flight) < self._depth and (runs := next(self._runs, None)) is not None:
-            for run in runs:
-                if isinstance(run, Exception):
-                    self._flight.append(run)
-                else:
-                    self._submit(run)
-        self._meter.planned(began)
+    def __next__(self) -> Any:
+        if not self._asked.acquire(blocking=False):
+            raise FastloadError("another thread is waiting for this iterator's next batch: give each thread its own")
+        try:
+            self._submit_ahead()
+            return self._next_delivered() if self._threads else self._next()
+        finally:
+            self._asked.release()
 
-    def _next(self) -> Any:
-        """The first batch in flight."""
-        if not self._flight:
-            self._progress.done = True
-            self._end()
-            raise StopIteration
-        job = self._flight[0]
-        if isinstance(job, Job):
-            asked = perf_counter()
-            self._wait(job)  # Ctrl-C leaves it in its place
-            self._progress.tally.waited(asked)
-        self._flight.popleft()
-        self._progress.tally.steps += 1
-        if isinstance(job, Exception):
-            raise job
-        if job.error is not None:
-            raise job.error
-        return self._finish(job)
-
-    def _failed(self, run: Run, number: int, batch: Batch, failures: dict[int, str]) -> Any:
-        """What comes instead of a plain batch that did not turn out well."""
-        job = Job(run, number, len(batch.images), batch.targets, None, batch.images, failures)
-        return self._finish(job)
+    def __len__(self) -> int:
+        return self._length()
 
     def at_end(self) -> bool:
         """Whether no batch is to come."""
-        self._plan()
-        return not self._flight and not self.kept
+        self._submit_ahead()
+        return not self._flight and not self._delivered
 
-    def _wait(self, job: Job) -> None:
-        if job.images is not None or job.error is not None:
+    def _submit_ahead(self) -> None:
+        """Submit runs until enough is under way."""
+        if len(self._flight) >= self._depth:
             return
-        try:
-            if job.failures is None:
-                job.failures = self._engine.wait(job.ticket, job.number)
-            job.images = self._engine.images(job.ticket, job.number)
-        except FastloadError as error:
-            job.error = error
-
-    def _finish(self, job: Job) -> Any:
-        """The batch of an executed job."""
         began = perf_counter()
-        batch = self._deliver(job)
-        if self._ahead is not None:
-            self._send_ahead(self._ahead)
+        while len(self._flight) < self._depth and (runs := next(self._runs, None)) is not None:
+            for run in runs:
+                if isinstance(run, Run):
+                    self._submit(run)
+                else:
+                    self._flight.append(run)
         self._meter.planned(began)
-        self._progress.tally.handed_out(job.size)
+
+    def _next(self) -> Any:
+        """The first batch in flight, delivered here."""
+        if not self._flight:
+            self._stop()
+        try:
+            size, batch = self._finish(self._flight[0])
+        except Exception:  # Ctrl-C leaves the batch in its place
+            self._take()
+            raise
+        self._take()
+        if self._ahead is not None:
+            began = perf_counter()
+            self._send_ahead(self._ahead)
+            self._meter.planned(began)
+        self._meter.handed_out(size)
         return batch
+
+    def _finish(self, first: Job | Exception) -> tuple[int, Any]:
+        """The size of a batch, and what the user gets."""
+        if isinstance(first, Exception):
+            raise first
+        asked = perf_counter()
+        _wait(self._engine, first)
+        executed = self._meter.waited(asked)
+        batch = _without_stop_iteration(self._deliver, first)
+        self._meter.planned(executed)
+        return first.size, batch
+
+    def _take(self) -> None:
+        self._flight.popleft()
+        self._progress.count()
+
+    def _next_delivered(self) -> Any:
+        """The first batch that a thread delivers."""
+        assert self._threads is not None
+        while self._flight and len(self._delivered) < self._depth:
+            job = self._flight.popleft()
+            self._delivered.append(self._threads.submit(_execute, self._engine, self._deliver, job))
+        if not self._delivered:
+            self._stop()
+        asked = perf_counter()
+        wait(islice(self._delivered, 1))  # Ctrl-C leaves the batch in its place
+        self._meter.waited(asked)
+        self._progress.count()
+        size, batch = self._delivered.popleft().result()
+        self._meter.handed_out(size)
+        return batch
+
+    def _stop(self) -> None:
+        self._progress.done = True
+        self._end()
+        raise StopIteration
 
     def _send_ahead(self, ahead: Callable[[Job], None]) -> None:
         for later in islice(self._flight, AHEAD):
@@ -234,8 +286,11 @@ class BatchIterator(_core.Handout):
                 continue
             if later.failures is None and not self._engine.done(later.ticket, later.number):
                 return
-            self._wait(later)
-            if later.error is not None or later.failures:
+            try:
+                _wait(self._engine, later)
+            except FastloadError:  # raised again in its turn
+                return
+            if later.failures:
                 return
             ahead(later)
 
@@ -249,11 +304,32 @@ class BatchIterator(_core.Handout):
                 for k in range(len(run.ends)):
                     self._submit(run.part(k, k + 1))
             return
-        if self._plain and not self._flight:
-            self.keep(ticket, run, run.targets)
-            return
         sizes = [end - start for start, end in pairwise([0, *run.ends])]
         self._flight.extend(map(Job, repeat(run), count(), sizes, run.targets, repeat(ticket)))
+
+
+def _wait(engine: Engine, job: Job) -> None:
+    """Until the job is executed. Raises the engine's error for it."""
+    if job.images is None:
+        if job.failures is None:
+            job.failures = engine.wait(job.ticket, job.number)
+        job.images = engine.images(job.ticket, job.number)
+
+
+def _execute(engine: Engine, deliver: Callable[[Job], Any], job: Job | Exception) -> tuple[int, Any]:
+    """The size of a batch and what the user gets, in a thread."""
+    if isinstance(job, Exception):
+        raise job
+    _wait(engine, job)
+    return job.size, _without_stop_iteration(deliver, job)
+
+
+def _without_stop_iteration(deliver: Callable[[Job], Any], job: Job) -> Any:
+    """What it returns. A StopIteration of the user's functions would end the loop: it becomes a RuntimeError."""
+    try:
+        return deliver(job)
+    except StopIteration as error:
+        raise RuntimeError("a function of transforms, or collate_fn, raised StopIteration") from error
 
 
 def _without_our_frame(error: Exception) -> Exception:
@@ -261,6 +337,14 @@ def _without_our_frame(error: Exception) -> Exception:
     return error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
 
 
-def _end(flight: deque[Job | Exception], report: Callable[[], None]) -> None:
+def _end(
+    flight: deque[Job | Exception],
+    delivered: deque[Future[Any]],
+    threads: ThreadPoolExecutor | None,
+    report: Callable[[], None],
+) -> None:
+    if threads:
+        threads.shutdown(wait=False, cancel_futures=True)
+    delivered.clear()
     flight.clear()
     report()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from fastload.cache.reader import Cache
 from fastload.device import Feed
 from fastload.errors import DecodeError, DeviceError, PlanError
 from fastload.pipeline import Job, Run
+from fastload.plan.batch_plan import BatchPlan
 from fastload.plan.collate import Collator, TopLeftAlign
 from fastload.plan.records import Records
 from fastload.plan.sampling import EpochRandom
@@ -44,15 +45,10 @@ class Recipe:
         self._edits, self._functions = split_transforms(self.transforms)
         self._category_ids = torch.tensor([category.id for category in self.cache.categories], dtype=torch.int64)
         self._fused = isinstance(self.collate_fn, Collator) and not self._functions
-        self._spans_batches = all(edit.spans_batches for edit in self._edits)
         self._aligner = self.collate_fn if isinstance(self.collate_fn, Collator) and self._fused else TopLeftAlign(1)
+        self._spans_batches = self._aligner.spans_batches and all(edit.spans_batches for edit in self._edits)
         if isinstance(self.collate_fn, Collator) and not self.batched:
             raise PlanError("batch_size=None hands out single images, so a collator as collate_fn has nothing to align")
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether nothing is done to a batch once its pixels are there: it is a `Batch` of images and targets."""
-        return self._fused and self.feed is None and not self.pin
 
     @property
     def sends_ahead(self) -> bool:
@@ -65,31 +61,57 @@ class Recipe:
         A pure function of the seed, the epoch, the step, the positions and the settings. Gives one run, or one for each
         batch; what keeps a batch from being planned stands in its place.
         """
-        if self._spans_batches and batches:
-            with suppress(Exception):  # some batch cannot be planned: each by itself, then
-                return [self._plan(random, step, batches)]
+        if self._spans_batches and len(batches) > 1:
+            try:
+                return self._plan(random, step, batches)
+            except Exception as error:
+                return [_raised(error)]
         return [self._plan_one(random, step + k, positions) for k, positions in enumerate(batches)]
 
     def _plan_one(self, random: EpochRandom, step: int, positions: NDArray[np.int64]) -> Run | Exception:
         try:
-            return self._plan(random, step, [positions])
+            (run,) = self._plan(random, step, [positions])
+            return run
         except Exception as error:
-            return error
+            return _raised(error)
 
-    def _plan(self, random: EpochRandom, step: int, batches: Sequence[NDArray[np.int64]]) -> Run:
+    def _plan(self, random: EpochRandom, step: int, batches: Sequence[NDArray[np.int64]]) -> Sequence[Run | Exception]:
+        """Transforms are called once. Batches that do not fit their canvases stand by themselves."""
         if not all(map(len, batches)):
             raise PlanError(f"batch {step} of the epoch is empty: check the batch sampler")
         rng = random.step(step)
-        positions, ends = np.concatenate(batches), list(accumulate(map(len, batches)))
+        positions, ends = self._checked(np.concatenate(batches)), list(accumulate(map(len, batches)))
         plan = self.records.plan(positions)
         for edit in self._edits:
             if edit(plan, rng, self.records) is not None:  # type: ignore[func-returns-value]  # easily got wrong
                 raise PlanError(f"{edit!r} returned something: a transform changes the plan it is given")
-        self._aligner.place(plan, rng, ends)
-        seeds = [0] * len(batches) if self._fused else rng.integers(2**63, size=len(batches)).tolist()
         index = self.records.index.take(positions)
+        try:
+            return [self._place(plan, rng, index, ends)]
+        except PlanError:
+            if len(ends) == 1:
+                raise
+        return [self._place_one(plan.part(*slots), rng, index[slice(*slots)]) for slots in pairwise([0, *ends])]
+
+    def _place_one(self, plan: BatchPlan, rng: np.random.Generator, index: NDArray[np.int64]) -> Run | Exception:
+        try:
+            return self._place(plan, rng, index, [len(index)])
+        except PlanError as error:
+            return error
+
+    def _place(self, plan: BatchPlan, rng: np.random.Generator, index: NDArray[np.int64], ends: Sequence[int]) -> Run:
+        self._aligner.place(plan, rng, ends)
+        seeds = [0] * len(ends) if self._fused else rng.integers(2**63, size=len(ends)).tolist()
         targets = targets_of(plan, index, ends, self.cache.annotations, self._category_ids)
         return Run(plan, index, ends, targets, seeds)
+
+    def _checked(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Positions of images that there are; -1 is the last."""
+        n = len(self.records)
+        if positions.min() < -n or positions.max() >= n:
+            wrong = positions[(positions < -n) | (positions >= n)][0]
+            raise IndexError(f"the sampler asks for image {wrong} of a dataset of {n} images")
+        return positions
 
     def deliver(self, skipped: dict[int, str], job: Job) -> Any:
         """What the user receives for an executed job. Failures raise DecodeError, or are added to `skipped`."""
@@ -152,6 +174,16 @@ class Recipe:
         if isinstance(self.collate_fn, Collator):
             return self.collate_fn.collate(samples, rng)
         return self.collate_fn(samples if self.batched else samples[0])
+
+
+def _raised(error: Exception) -> Exception:
+    """What a generator would make of it: a StopIteration would end the loop without a word."""
+    if not isinstance(error, StopIteration):
+        return error
+    try:
+        raise RuntimeError("a transform or collator raised StopIteration") from error
+    except RuntimeError as instead:
+        return instead
 
 
 def split_transforms(

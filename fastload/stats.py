@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fastload import _core
-
 WORTH_A_WARNING = 0.25  # of the epoch spent waiting for data
 LONG_ENOUGH = 10.0  # seconds: shorter epochs say little, and matter little
 TRAINS = 0.05  # of the epoch spent between batches: with less, nothing is trained and the loop only reads
@@ -91,33 +89,44 @@ ADVICE = {
 
 class Meter:
     """Times one iteration, from when it is made. `engine_times` are the threads' since they began, of an engine that
-    tells them. `tally` is the iteration's, which waiting and batches are added to."""
+    reports them. Moments are those of `time.perf_counter`."""
 
-    def __init__(self, threads: int, engine_times: Callable[[], ThreadTimes] | None, tally: _core.Tally) -> None:
+    def __init__(self, threads: int, engine_times: Callable[[], ThreadTimes] | None) -> None:
         self._process = os.getpid()
         self._threads = threads
         self._engine_times = engine_times
         self._before = self._read()
-        self._tally = tally
-        self._began = self._planned = time.perf_counter()
-        self._planning = 0.0
+        self._began = self._last = time.perf_counter()
+        self._planning = self._waiting = 0.0
+        self._batches = self._images = 0
 
     def planned(self, since: float) -> None:
-        """Planning, or Python functions of the user's, took from `since` until now, by `time.perf_counter`."""
-        self._planned = time.perf_counter()
-        self._planning += self._planned - since
+        """Planning, or Python functions of the user's, took from `since` until now."""
+        self._last = time.perf_counter()
+        self._planning += self._last - since
+
+    def waited(self, since: float) -> float:
+        """Waiting for pixels took from `since` until now, which is returned."""
+        self._last = time.perf_counter()
+        self._waiting += self._last - since
+        return self._last
+
+    def handed_out(self, images: int) -> None:
+        """A batch of so many images was."""
+        self._batches += 1
+        self._images += images
 
     def stats(self) -> Stats:
         """Up to the last batch."""
         waiting, working, disk, starved = (max(b - a, 0) for a, b in zip(self._before, self._read(), strict=True))
-        tally, seconds = self._tally, max(self._planned, self._tally.last) - self._began
+        seconds = self._last - self._began
         return Stats(
-            images=tally.images,
-            batches=tally.batches,
+            images=self._images,
+            batches=self._batches,
             threads=self._threads,
             seconds=seconds,
-            training=seconds - tally.waiting - self._planning,
-            waiting=tally.waiting,
+            training=seconds - self._waiting - self._planning,
+            waiting=self._waiting,
             planning=self._planning,
             threads_waiting=waiting,
             threads_working=working,

@@ -31,6 +31,13 @@ py::bytes payload_of(const py::buffer& jpeg, int encoding) {
     return py::bytes(reinterpret_cast<const char*>(payload.data()), payload.size());
 }
 
+// {row: reason}
+py::dict to_dict(const std::vector<Failure>& failures) {
+    py::dict reasons;
+    for (const Failure& failure : failures) reasons[py::int_(failure.row)] = failure.reason;
+    return reasons;
+}
+
 uint64_t checksum_of_record(const py::buffer& buffer) {
     const Bytes bytes(buffer);
     const RecordHeader header = read_header(bytes.data(), bytes.size());
@@ -54,12 +61,13 @@ void bind_engine(py::module_& m) {
              py::arg("ends"))
         .def("wait",
              [](Engine& engine, const Ticket& ticket, size_t number) {
-                 return to_dict(engine.wait(*engine.job(ticket, number)));
+                 return to_dict(engine.wait(engine.job(ticket, number)));
              })
         .def("images",
              [](Engine& engine, const Ticket& ticket, size_t number) {
-                 return engine.images(*engine.job(ticket, number));
+                 return engine.images(engine.job(ticket, number));
              })
+        .def("share", &Engine::share)
         .def("times", &Engine::times)
         .def("done", &Engine::done)
         .def("close", &Engine::close);

@@ -20,7 +20,6 @@ PYBIND11_MODULE(_core, m) {
         py::arg("data"), py::arg("seed") = 0, "XXH64 of a buffer's bytes.");
     bind_dct(m);
     bind_engine(m);
-    bind_handout(m);
     bind_jpeg(m);
     bind_jpeg_write(m);
     bind_lmdb_tree(m);

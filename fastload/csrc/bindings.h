@@ -48,7 +48,6 @@ inline py::list to_arrays(const Planes& planes) {
 
 void bind_dct(py::module_& m);
 void bind_engine(py::module_& m);
-void bind_handout(py::module_& m);
 void bind_jpeg(py::module_& m);
 void bind_jpeg_write(py::module_& m);
 void bind_lmdb_tree(py::module_& m);

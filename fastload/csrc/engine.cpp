@@ -88,18 +88,26 @@ std::shared_ptr<void> owned(py::object object) {
 
 Engine::Engine(const Array<uint64_t>& addresses, const Array<uint64_t>& lengths, const Array<uint64_t>& checksums,
                int threads, int check, py::object owner, int in_flight, py::object allocate, int emulated_microseconds)
-    : process_(this_process()), owner_(std::move(owner)), allocate_(std::move(allocate)) {
+    : Engine(nullptr, in_flight, std::move(allocate)) {
     require(addresses.ndim() == 1 && lengths.size() == addresses.size() && checksums.size() == addresses.size(),
             "addresses, lengths and checksums must be of one length");
     require(check >= 0 && check <= int(Check::always), "no such way of checking");
     require(threads >= 0, "the number of threads must not be negative");
-    require(in_flight >= 1, "a batch at least must be in flight");
     std::vector<Record> records(addresses.size());
     for (py::ssize_t i = 0; i < addresses.size(); ++i)
         records[i] = {reinterpret_cast<const uint8_t*>(addresses.data()[i]), lengths.data()[i], checksums.data()[i]};
-    pool_ = std::make_shared<Pool>(std::move(records), threads, static_cast<Check>(check),
-                                   std::make_shared<CanvasRing>(in_flight),
+    pool_ = std::make_shared<Pool>(std::move(records), owned(std::move(owner)), threads, static_cast<Check>(check),
                                    std::chrono::microseconds(emulated_microseconds));
+}
+
+Engine::Engine(std::shared_ptr<Pool> pool, int in_flight, py::object allocate)
+    : process_(this_process()), in_flight_(in_flight), allocate_(std::move(allocate)),
+      lane_(std::make_shared<Lane>(in_flight)), pool_(std::move(pool)) {
+    require(in_flight >= 1, "a batch at least must be in flight");
+}
+
+std::shared_ptr<Engine> Engine::share() const {
+    return std::shared_ptr<Engine>(new Engine(open_pool(), in_flight_, allocate_));
 }
 
 void Engine::close() {
@@ -131,53 +139,40 @@ std::unique_ptr<Ticket> Engine::submit(const Array<int64_t>& index, const Array<
         require(row == index.size(), "a row's slot is beyond the batches");
     }
     for (const auto& job : jobs) largest_ = std::max(largest_, job->slots() * job->canvas_bytes());
-    for (int lacking = pool->ring().lacking(); lacking > 0; --lacking) add_canvas(*pool);
+    for (int lacking = lane_->ring->lacking(); lacking > 0; --lacking) add_canvas();
     {
         WithoutGil without_gil;  // waking threads takes time
-        pool->submit(jobs);
+        pool->submit(lane_, jobs);
     }
     return std::make_unique<Ticket>(pool, std::move(jobs), process_);
 }
 
-std::vector<Failure> Engine::wait(Job& job) {
+std::vector<Failure> Engine::wait(const std::shared_ptr<Job>& job) {
     const std::shared_ptr<Pool> pool = open_pool();
     std::vector<Failure> failures;
     for (auto waited = Waited::unfinished; waited != Waited::finished;) {
         int lacking;
         {
             WithoutGil without_gil;
-            pool->ring().discarded();
-            lacking = pool->ring().lacking();
+            lane_->ring->discarded();
+            lacking = lane_->ring->lacking();
             if (lacking <= 0) waited = pool->wait(job, 100);
-            if (waited == Waited::finished) failures = pool->failures(job);
+            if (waited == Waited::finished) failures = pool->failures(*job);
             if (waited == Waited::no_canvas) lacking = 1;
         }
-        for (; lacking > 0; --lacking) add_canvas(*pool);
+        for (; lacking > 0; --lacking) add_canvas();
         if (waited != Waited::finished && PyErr_CheckSignals() != 0) throw py::error_already_set();  // Ctrl-C
     }
     return failures;
 }
 
-py::dict to_dict(const std::vector<Failure>& failures) {
-    py::dict reasons;
-    for (const Failure& failure : failures) reasons[py::int_(failure.row)] = failure.reason;
-    return reasons;
-}
-
-py::object Engine::images(Job& job) {
+py::object Engine::images(const std::shared_ptr<Job>& job) {
     std::shared_ptr<CanvasRing::Lease> memory = open_pool()->show(job);
     if (!memory) return py::none();
-    const Canvas& canvas = job.canvas;
+    const Canvas& canvas = job->canvas;
     uint8_t* const data = memory->data();
-    return to_capsule<uint8_t, 4>(data, {job.slots(), 3, canvas.height, canvas.width},
-                                  {int64_t(job.canvas_bytes()), 1, int64_t{3} * canvas.width, 3}, std::move(memory));
-}
-
-void Engine::wake() const {
-    if (pool_ == nullptr || process_ != this_process()) return;
-    const std::shared_ptr<Pool> pool = open_pool();
-    WithoutGil without_gil;
-    pool->wake();
+    return to_capsule<uint8_t, 4>(data, {job->slots(), 3, canvas.height, canvas.width},
+                                  {int64_t(job->canvas_bytes()), 1, int64_t{3} * canvas.width, 3}, std::move(memory));
 }
 
 py::tuple Engine::times() {
@@ -202,11 +197,11 @@ std::shared_ptr<Pool> Engine::open_pool() const {
 }
 
 // Makes memory for a batch, as the ring wants it.
-void Engine::add_canvas(Pool& pool) {
+void Engine::add_canvas() {
     const py::array_t<uint8_t> memory = allocate_(largest_);
     require(memory.writeable() && size_t(memory.nbytes()) >= largest_, "canvases need writeable memory");
     auto* const data = const_cast<uint8_t*>(memory.data());
-    pool.ring().add({data, size_t(memory.nbytes()), owned(memory)});
+    lane_->ring->add({data, size_t(memory.nbytes()), owned(memory)});
 }
 
 }  // namespace fastload

@@ -22,13 +22,18 @@ struct Ticket {
         : pool(std::move(pool)), jobs(std::move(jobs)), process(process) {}
     Ticket(const Ticket&) = delete;
     ~Ticket() {
-        if (process != this_process()) return;  // after a fork the threads are the parent's
+        if (process != this_process()) {
+            new std::shared_ptr<Pool>(std::move(pool));  // after a fork the threads are the parent's: see Engine::close
+            return;
+        }
         WithoutGil without_gil;
         for (const auto& job : jobs) pool->cancel(*job);
         jobs.clear();  // frees them, still without the GIL
+        pool.reset();  // likewise: its threads may want it
     }
 };
 
+// A lane of a pool. The pool, with the cache that it reads, lasts as long as an engine or a ticket of it.
 class Engine {
 public:
     Engine(const Array<uint64_t>& addresses, const Array<uint64_t>& lengths, const Array<uint64_t>& checksums,
@@ -36,33 +41,34 @@ public:
     ~Engine() { close(); }
     void close();
 
+    // Another lane of the same pool.
+    std::shared_ptr<Engine> share() const;
+
     // These are as in `engines.engine.Engine`. Errors of the user's are std::invalid_argument.
     std::unique_ptr<Ticket> submit(const Array<int64_t>& index, const Array<int32_t>& slot, const Array<float>& crop,
                                    const Array<int32_t>& rect, const Array<bool>& flip, const Array<float>& color,
                                    const Array<uint8_t>& fill, const Array<int32_t>& canvases,
                                    const std::vector<py::ssize_t>& ends);
-    std::vector<Failure> wait(Job& job);
-    py::object images(Job& job);  // (B, 3, height, width) in channels_last, as a DLPack capsule; None without a canvas
+    std::vector<Failure> wait(const std::shared_ptr<Job>& job);
+    py::object images(const std::shared_ptr<Job>& job);  // (B, 3, height, width) in channels_last, as a DLPack capsule; None without a canvas
     bool done(const Ticket& ticket, size_t number) { return pool_->done(*job(ticket, number)); }
     py::tuple times();
 
-    // To be called now and then: batches that waited for memory are begun.
-    void wake() const;
     // A batch of a ticket of this engine.
     std::shared_ptr<Job> job(const Ticket& ticket, size_t number) const;
 
 private:
+    Engine(std::shared_ptr<Pool> pool, int in_flight, py::object allocate);
     // The pool, which lasts as long as this: without the GIL, others may close the engine.
     std::shared_ptr<Pool> open_pool() const;
-    void add_canvas(Pool& pool);
+    void add_canvas();
 
-    pid_t process_;
-    py::object owner_, allocate_;
+    const pid_t process_;
+    const int in_flight_;
+    const py::object allocate_;
+    const std::shared_ptr<Lane> lane_;
     std::shared_ptr<Pool> pool_;
     size_t largest_ = 0;  // batch so far, in bytes
 };
-
-// {row: reason}
-py::dict to_dict(const std::vector<Failure>& failures);
 
 }  // namespace fastload

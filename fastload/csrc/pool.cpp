@@ -28,9 +28,9 @@ void Records::decode(size_t i, RecordDecoder& decoder, Buffer& buffer, Planes& p
     if (check) checked_[i].store(true, std::memory_order_relaxed);
 }
 
-Pool::Pool(std::vector<Record> records, int threads, Check check, std::shared_ptr<CanvasRing> ring,
+Pool::Pool(std::vector<Record> records, std::shared_ptr<void> owner, int threads, Check check,
            std::chrono::microseconds emulated)
-    : records_(std::move(records), check), ring_(std::move(ring)), emulated_(emulated) {
+    : owner_(std::move(owner)), records_(std::move(records), check), emulated_(emulated) {
     turbojpeg_path();  // throws here, not in a thread, when there is no library
     kernels();         // likewise when FASTLOAD_SIMD is wrong
     max_pixels();      // or FASTLOAD_MAX_PIXELS
@@ -41,60 +41,71 @@ Pool::~Pool() {
     {
         std::lock_guard<std::mutex> lock(mutex_);
         stopping_ = true;
-        for (const auto& job : queue_) job->next = job->slots();
-        queue_.clear();
+        for (const auto& lane : lanes_) {
+            for (const auto& job : lane->queue) job->next = job->slots();
+            lane->queue.clear();
+        }
+        lanes_.clear();
     }
     work_.notify_all();
     for (std::thread& thread : threads_) thread.join();
 }
 
-void Pool::submit(const std::vector<std::shared_ptr<Job>>& jobs) {
+void Pool::submit(const std::shared_ptr<Lane>& lane, const std::vector<std::shared_ptr<Job>>& jobs) {
     {
         std::lock_guard<std::mutex> lock(mutex_);
-        for (const auto& job : jobs)
-            if (job->slots()) queue_.push_back(job);
+        if (lane->queue.empty() && !jobs.empty()) lanes_.push_back(lane);
+        for (const auto& job : jobs) {
+            job->lane = lane;
+            lane->queue.push_back(job);
+        }
     }
     work_.notify_all();
-}
-
-void Pool::wake() {
-    std::lock_guard<std::mutex> lock(mutex_);
-    wake_up();
 }
 
 void Pool::wake_up() {
     if (next()) work_.notify_all();
 }
 
-std::shared_ptr<CanvasRing::Lease> Pool::show(Job& job) {
+std::shared_ptr<CanvasRing::Lease> Pool::show(const std::shared_ptr<Job>& job) {
     std::lock_guard<std::mutex> lock(mutex_);
-    if (job.shown) throw std::invalid_argument("the batch's images were asked for before");
-    job.shown = has_canvas(job);
-    std::shared_ptr<CanvasRing::Lease> memory = job.memory;
+    let_go_before(job);
+    if (job->shown && !job->memory) throw std::invalid_argument("the batch's images were asked for before");
+    job->shown = has_canvas(*job);
     hand_out(job);
-    return memory;
+    return job->memory;
 }
 
 bool Pool::has_canvas(Job& job) {
-    if (!job.memory) job.memory = ring_->lease(job.slots() * job.canvas_bytes());
+    if (!job.memory) job.memory = job.lane->ring->lease(job.slots() * job.canvas_bytes());
     return job.memory != nullptr;
 }
 
 std::shared_ptr<Job> Pool::next() {
+    for (size_t k = 0; k < lanes_.size(); ++k) {
+        if (std::shared_ptr<Job> job = next(*lanes_[k])) {
+            std::rotate(lanes_.begin(), lanes_.begin() + k, lanes_.end());
+            return job;
+        }
+    }
+    return nullptr;
+}
+
+std::shared_ptr<Job> Pool::next(Lane& lane) {
     bool in_turn = true;  // a later batch takes no canvas from an earlier one
-    for (const std::shared_ptr<Job>& job : queue_) {
+    for (const std::shared_ptr<Job>& job : lane.queue) {
         if (in_turn ? has_canvas(*job) : job->memory != nullptr) return job;
         in_turn = false;
     }
     return nullptr;
 }
 
-std::shared_ptr<Job> Pool::unannounced() {
-    const size_t soon = std::min(queue_.size(), size_t(ring_->in_flight()));
+std::shared_ptr<Job> Pool::unannounced(const Lane& lane) {
+    const size_t soon = std::min(lane.queue.size(), size_t(lane.ring->in_flight()));
     for (size_t k = 0; k < soon; ++k)
-        if (!queue_[k]->announced) {
-            queue_[k]->announced = true;
-            return queue_[k];
+        if (!lane.queue[k]->announced) {
+            lane.queue[k]->announced = true;
+            return lane.queue[k];
         }
     return nullptr;
 }
@@ -110,9 +121,24 @@ void Pool::announce(const Job& job) const {
 
 int Pool::take(Job& job) {
     ++job.running;
-    if (job.next + 1 == job.slots())
-        queue_.erase(std::find_if(queue_.begin(), queue_.end(), [&](const auto& queued) { return queued.get() == &job; }));
+    if (job.next + 1 == job.slots()) {
+        const std::shared_ptr<Lane> lane = job.lane;
+        leave_queue(job);
+        if (lanes_.size() > 1 && lanes_.front() == lane) {  // a batch was begun: the next one is another lane's
+            lanes_.pop_front();
+            lanes_.push_back(lane);
+        }
+    }
     return job.next++;
+}
+
+void Pool::leave_queue(const Job& job) {
+    if (!job.lane) return;
+    auto& queue = job.lane->queue;
+    const auto place = std::find_if(queue.begin(), queue.end(), [&](const auto& other) { return other.get() == &job; });
+    if (place == queue.end()) return;
+    queue.erase(place);
+    if (queue.empty()) lanes_.erase(std::find(lanes_.begin(), lanes_.end(), job.lane));
 }
 
 void Pool::finish(Job& job, std::vector<Failure> failures, const Times& times) {
@@ -136,7 +162,7 @@ void Pool::work() {
         if (stopping_) return;
         const int slot = take(*job);
         uint8_t* const out = job->memory->data();
-        const std::shared_ptr<Job> ahead = unannounced();
+        const std::shared_ptr<Job> ahead = unannounced(*job->lane);
         lock.unlock();
         watch.start();  // waiting for the lock is no work
         if (ahead) announce(*ahead);
@@ -146,33 +172,51 @@ void Pool::work() {
     }
 }
 
-Waited Pool::wait(Job& job, int milliseconds) {
+Waited Pool::wait(const std::shared_ptr<Job>& wanted, int milliseconds) {
+    Job& job = *wanted;
     std::unique_lock<std::mutex> lock(mutex_);
-    if (job.waited_for) throw std::invalid_argument("the batch was waited for before");
+    let_go_before(wanted);
+    if (job.waited_for && job.shown && !job.memory) throw std::invalid_argument("the batch was waited for before");
     if (!has_canvas(job)) return Waited::no_canvas;
     if (!threads_.empty()) {
+        const auto lane = std::find(lanes_.begin(), lanes_.end(), job.lane);
+        if (lane != lanes_.end()) std::rotate(lanes_.begin(), lane, lane + 1);  // somebody waits: its turn
         wake_up();
         job.done.wait_for(lock, std::chrono::milliseconds(milliseconds), [&] { return is_finished(job); });
     } else if (job.next < job.slots()) {
-        if (!own_) own_ = std::make_unique<Workspace>();
+        std::unique_ptr<Workspace> workspace;
+        if (idle_.empty()) {
+            workspace = std::make_unique<Workspace>();
+        } else {
+            workspace = std::move(idle_.back());
+            idle_.pop_back();
+        }
         const int slot = take(job);
         uint8_t* const out = job.memory->data();
         lock.unlock();
         Stopwatch watch;
-        std::vector<Failure> failures = write(job, slot, out, *own_);
+        std::vector<Failure> failures = write(job, slot, out, *workspace);
         finish(job, std::move(failures), watch.lap());
         lock.lock();
+        idle_.push_back(std::move(workspace));
     }
     if (!is_finished(job)) return Waited::unfinished;
     job.waited_for = true;
-    hand_out(job);
+    hand_out(wanted);
     return Waited::finished;
 }
 
-void Pool::hand_out(Job& job) {
-    if (!job.shown || !job.waited_for || !job.memory) return;
-    job.memory->hand_out();
-    job.memory = nullptr;
+void Pool::hand_out(const std::shared_ptr<Job>& job) {
+    if (!job->shown || !job->waited_for || !job->memory) return;
+    job->memory->hand_out();
+    job->lane->handed_out = job;
+}
+
+void Pool::let_go_before(const std::shared_ptr<Job>& job) {
+    const std::shared_ptr<Job> former = job->lane->handed_out.lock();
+    if (!former || former == job) return;
+    former->memory = nullptr;
+    job->lane->handed_out.reset();
 }
 
 bool Pool::done(const Job& job) {
@@ -183,8 +227,7 @@ bool Pool::done(const Job& job) {
 void Pool::cancel(Job& job) {
     std::unique_lock<std::mutex> lock(mutex_);
     job.next = job.slots();
-    queue_.erase(std::remove_if(queue_.begin(), queue_.end(), [&](const auto& queued) { return queued.get() == &job; }),
-                 queue_.end());
+    leave_queue(job);
     job.done.wait(lock, [&] { return !job.running; });
     job.memory = nullptr;
 }

@@ -1,4 +1,4 @@
-// Executes plans on native threads: (batch, slot) pairs from a queue, several batches under way, no barrier between them.
+// Executes plans on native threads: (batch, slot) pairs from queues, several batches under way, no barrier between them.
 #pragma once
 
 #include <atomic>
@@ -48,6 +48,8 @@ struct Failure {
     std::string reason;
 };
 
+struct Lane;
+
 // A batch to be written.
 struct Job {
     Canvas canvas;
@@ -60,34 +62,45 @@ struct Job {
 
 private:
     friend class Pool;
-    std::shared_ptr<CanvasRing::Lease> memory;  // once there was a canvas; guarded by the pool's mutex, as all that follows
+    std::shared_ptr<Lane> lane;                 // guarded by the pool's mutex, as all that follows
+    std::shared_ptr<CanvasRing::Lease> memory;  // once there was a canvas
     int next = 0, running = 0;
     std::vector<Failure> failures;
     std::condition_variable done;
     bool announced = false;
-    bool shown = false, waited_for = false;  // to and by the user, whose canvas it then is
+    bool shown = false, waited_for = false;  // to and by the user, whose canvas it then is too
 };
 
 enum class Waited { finished, unfinished, no_canvas };
 
+// The batches of one iterator: they are executed in order and share a budget of canvases, which no other iterator uses.
+struct Lane {
+    explicit Lane(int in_flight) : ring(std::make_shared<CanvasRing>(in_flight)) {}
+    const std::shared_ptr<CanvasRing> ring;
+
+private:
+    friend class Pool;
+    std::deque<std::shared_ptr<Job>> queue;  // not all of whose slots are begun; guarded by the pool's mutex
+    std::weak_ptr<Job> handed_out;           // the latest
+};
+
 class Pool {
 public:
-    // With `emulated`, nothing is decoded or written: each record takes that long asleep, as if on a core of its own.
-    Pool(std::vector<Record> records, int threads, Check check, std::shared_ptr<CanvasRing> ring,
+    // `owner` keeps the memory of the records. With `emulated`, nothing is decoded or written: each record takes that
+    // long asleep, as if on a core of its own.
+    Pool(std::vector<Record> records, std::shared_ptr<void> owner, int threads, Check check,
          std::chrono::microseconds emulated = {});
     ~Pool();  // waits for the slots that are being written, no others
 
     const Records& records() const { return records_; }
-    CanvasRing& ring() { return *ring_; }
-    // Each is begun as soon as there is a canvas for it, in this order.
-    void submit(const std::vector<std::shared_ptr<Job>>& jobs);
-    // Tells threads without work that the user may have let go of a canvas.
-    void wake();
+    // Each is begun as soon as there is a canvas for it, in this order. Lanes take turns.
+    void submit(const std::shared_ptr<Lane>& lane, const std::vector<std::shared_ptr<Job>>& jobs);
     // Where a batch is, (B, height, width, 3) bytes. Null, to be asked again, as long as there is no canvas for it.
-    std::shared_ptr<CanvasRing::Lease> show(Job& job);
-    // Waits up to `milliseconds` for the job to be finished. With no threads, does the work itself. Finds a canvas for a
-    // batch out of turn, if there is one at all.
-    Waited wait(Job& job, int milliseconds);
+    std::shared_ptr<CanvasRing::Lease> show(const std::shared_ptr<Job>& job);
+    // Both may be called again for the latest batch of a lane, in case the answer was lost on its way, by Ctrl-C.
+    // Waits up to `milliseconds` for the job to be finished. With no threads, does the work itself, in as many calling
+    // threads as there are. Finds a canvas for a batch out of turn, if there is one at all.
+    Waited wait(const std::shared_ptr<Job>& job, int milliseconds);
     bool done(const Job& job);
     // Gives up the slots not begun and waits for those being written: then nobody touches the canvas any more.
     void cancel(Job& job);
@@ -106,28 +119,32 @@ private:
     };
     void work();
     // The mutex is held in these.
-    void wake_up();                      // as `wake`
-    bool has_canvas(Job& job);           // if there is one
+    void wake_up();                      // threads without work, if the user has let go of a canvas
+    static bool has_canvas(Job& job);    // if there is one
     bool is_finished(const Job& job) const { return job.next == job.slots() && !job.running; }
-    void hand_out(Job& job);             // a finished batch belongs to those who see it, and to nobody else
-    std::shared_ptr<Job> next();         // the first queued batch that has a canvas, or none
-    int take(Job& job);                  // the next slot
-    std::shared_ptr<Job> unannounced();  // a batch soon to be begun, now marked as announced, or none
+    // A finished batch belongs to those who see it, and to nobody else once another one of its lane is wanted.
+    static void hand_out(const std::shared_ptr<Job>& job);
+    static void let_go_before(const std::shared_ptr<Job>& job);
+    std::shared_ptr<Job> next();                  // the first queued batch with a canvas of the lane whose turn it is, or none
+    static std::shared_ptr<Job> next(Lane& lane);
+    int take(Job& job);                           // the next slot
+    void leave_queue(const Job& job);
+    std::shared_ptr<Job> unannounced(const Lane& lane);  // a batch soon to be begun, now marked as announced, or none
 
     void announce(const Job& job) const;  // have a cold disk read the batch's records ahead of their use
     void finish(Job& job, std::vector<Failure> failures, const Times& times);
     std::vector<Failure> write(const Job& job, int slot, uint8_t* out, Workspace& workspace);
 
+    const std::shared_ptr<void> owner_;  // released last
     Records records_;
-    const std::shared_ptr<CanvasRing> ring_;
     const std::chrono::microseconds emulated_;
     std::mutex mutex_;
     std::condition_variable work_;
-    std::deque<std::shared_ptr<Job>> queue_;
+    std::deque<std::shared_ptr<Lane>> lanes_;  // those with queued batches; the first is the one whose turn it is
     bool stopping_ = false;
     Times times_;  // guarded by the mutex
     std::vector<std::thread> threads_;
-    std::unique_ptr<Workspace> own_;  // of the calling thread, when there are no others
+    std::vector<std::unique_ptr<Workspace>> idle_;  // of calling threads that have done work; guarded by the mutex
 };
 
 }  // namespace fastload

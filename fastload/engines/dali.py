@@ -90,6 +90,10 @@ class DaliEngine:
         self._pipeline: DaliPipeline | None = None
         self._process: int | None = os.getpid()
 
+    def share(self) -> DaliEngine:
+        """See `Engine.share`: batches of all iterators go through one pipeline, those that are waited for first."""
+        return self
+
     def submit(self, plan: BatchPlan, ends: Sequence[int]) -> list[DaliJob]:
         """See `Engine.submit`."""
         self._check_open()
@@ -110,6 +114,7 @@ class DaliEngine:
         self._check_open()
         job = ticket[number]
         with self._lock:
+            self._hurry(job)
             while job.unfinished:
                 self._start()
                 self._collect()
@@ -150,6 +155,13 @@ class DaliEngine:
                 return str(error)
             self._sound[index] = self._check != "always"
         return None
+
+    def _hurry(self, job: DaliJob) -> None:
+        """Put a pending job before those that other iterators have submitted."""
+        waiting = weakref.ref(job)
+        if waiting in self._pending:
+            self._pending.remove(waiting)
+            self._pending.appendleft(waiting)
 
     def _start(self) -> None:
         """Give the pipeline what it may hold at a time. A plan that needs another one waits until it is empty."""

@@ -33,6 +33,10 @@ class Engine(Protocol):
 
         Nobody else writes there as long as somebody sees it. To be asked until it is not None, then no more."""
 
+    def share(self) -> Engine:
+        """An engine with the same threads, for another iterator: with an order of batches of its own, and memory for as
+        many in flight. Its batches are waited for by one thread at a time; those of several engines by several."""
+
     def done(self, ticket: Any, number: int) -> bool:
         """Whether `wait` would return at once. May be called before `wait` only."""
 

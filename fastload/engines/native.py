@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -25,9 +26,9 @@ ALIGNMENT = 64  # bytes: a cache line, and the widest vector store
 class NativeEngine:
     """Executes plans over `cache` on `threads` native threads; with 0, in the thread that waits.
 
-    A record's checksum is verified the first time this engine reads it, or every time, or never. At most `in_flight`
-    batches are in the making at a time; `allocate` makes memory for them, of a number of bytes, which is used again
-    when nobody sees it.
+    One iterator's: see `share`. A record's checksum is verified the first time it is read, or every time, or never. At
+    most `in_flight` batches are in the making at a time; `allocate` makes memory for them, of a number of bytes, which
+    is used again when nobody sees it.
     """
 
     def __init__(
@@ -44,6 +45,12 @@ class NativeEngine:
         self.core = _core.Engine(
             *places, threads, number, cache, in_flight, allocate or aligned_memory, emulated_microseconds
         )
+
+    def share(self) -> NativeEngine:
+        """See `Engine.share`."""
+        other = copy(self)
+        other.core = self.core.share()
+        return other
 
     def submit(self, plan: BatchPlan, ends: Sequence[int]) -> _core.Ticket:
         """See `Engine.submit`."""
@@ -72,7 +79,7 @@ class NativeEngine:
         return self.core.done(ticket, number)
 
     def close(self) -> None:
-        """End all threads."""
+        """End all threads, when all that share them are closed or dropped."""
         self.core.close()
 
 

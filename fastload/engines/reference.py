@@ -122,6 +122,10 @@ class ReferenceEngine:
         canvases, ticket[number].canvases = ticket[number].canvases, None
         return None if canvases is None else torch.from_numpy(canvases.transpose(0, 3, 1, 2))
 
+    def share(self) -> ReferenceEngine:
+        """See `Engine.share`: nothing is kept between batches."""
+        return self
+
     def done(self, ticket: list[ReferenceJob], number: int) -> bool:
         """See `Engine.done`: all of the work is done in `wait`."""
         return False

@@ -7,7 +7,6 @@ is an ordinary `collate_fn` for a list of (image, target) pairs.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -52,6 +51,11 @@ class Collator:
         self.fill = _rgb(fill)
         self.canvas_sizes = None if canvas_sizes is None else _ascending(canvas_sizes)
 
+    @property
+    def spans_batches(self) -> bool:
+        """Whether `place` treats each image, and each batch, by itself: it may then be given several batches."""
+        return type(self).canvas is Collator.canvas and hasattr(self.offsets, "spans_batches")
+
     def canvas(self, sizes: NDArray[np.int32]) -> tuple[int, int]:
         """The canvas (height, width) for images of `sizes` (B, 2) width, height, in pixels."""
         height, width = self._canvases(sizes.max(0)[None])[0].tolist()
@@ -83,19 +87,19 @@ class Collator:
         raise NotImplementedError(f"{type(self).__name__} does not override offsets(sizes, canvas, rng)")
 
     def place(self, plan: BatchPlan, rng: np.random.Generator, ends: Sequence[int] | None = None) -> None:
-        """Put the images of `plan` on their canvases. Those up to each of `ends` are a batch; None: all are one."""
+        """Put the images of `plan` on their canvases. Those up to each of `ends` are a batch; None: all are one.
+
+        Several batches only if `spans_batches`.
+        """
+        fill = np.array(self.fill, np.uint8)
+        if not self.spans_batches:
+            assert ends is None or len(ends) == 1
+            canvas = self.canvas(plan.size)
+            plan.place(canvas, self.offsets(plan.size, canvas, rng), fill)
+            return
         edges = np.array([0, *(ends or [len(plan.size)])])
-        if type(self).canvas is Collator.canvas:
-            canvases = self._canvases(np.maximum.reduceat(plan.size, edges[:-1]))
-        else:
-            canvases = np.array([self.canvas(plan.size[slice(*batch)]) for batch in pairwise(edges)], np.int32)
-        of_slots = canvases.repeat(np.diff(edges), 0)
-        if hasattr(self.offsets, "spans_batches"):
-            offsets = self.offsets(plan.size, of_slots, rng)
-        else:
-            each = zip(pairwise(edges), canvases.tolist(), strict=True)
-            offsets = np.concatenate([self.offsets(plan.size[slice(*b)], tuple(canvas), rng) for b, canvas in each])
-        plan.place(of_slots, offsets, np.array(self.fill, np.uint8))
+        canvases = self._canvases(np.maximum.reduceat(plan.size, edges[:-1])).repeat(np.diff(edges), 0)
+        plan.place(canvases, self.offsets(plan.size, canvases, rng), fill)
 
     def __call__(self, samples: Sequence[tuple[Any, Any]]) -> tuple[Tensor, list[Any]]:
         """Batch (image, target) pairs like any `collate_fn`; chance comes from torch's generator. See `collate`."""

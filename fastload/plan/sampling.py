@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from operator import index
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
+from fastload.errors import PlanError
 from fastload.plan.ranks import Ranks, Share
 
 ORDER, CONTENT = 0, 1  # separate streams of one (seed, epoch)
@@ -57,7 +60,7 @@ class EpochOrder:
     def batches(self, seed: int, epoch: int, past: Sequence[Share] = ()) -> Iterator[NDArray[np.int64]]:
         """The positions of each batch of this rank, in order; of what was not seen in `past`, if it is an own order."""
         if self.batch_sampler is not None:
-            return (np.array(batch, np.int64) for batch in self.batch_sampler)
+            return map(_positions, self.batch_sampler)
         if self.sampler is not None:
             rng = EpochRandom(seed, epoch).order()
             return self._cut(self.sampler, self.batch_size or 1, self.drop_last, rng)
@@ -154,9 +157,20 @@ def cut_batches_by_aspect(
 
 def _pieces(order: Iterable[int], size: int) -> Iterator[NDArray[np.int64]]:
     """`order` in pieces of `size`, the last maybe shorter. A sampler is read piece by piece."""
-    if isinstance(order, np.ndarray):
-        yield from (order[start : start + size] for start in range(0, len(order), size))
+    if isinstance(order, np.ndarray | Tensor):
+        positions = _positions(order)
+        yield from (positions[start : start + size] for start in range(0, len(positions), size))
         return
     stream = iter(order)
-    while len(piece := np.fromiter(islice(stream, size), np.int64)):
+    while len(piece := _positions(islice(stream, size))):
         yield piece
+
+
+def _positions(given: Iterable[Any]) -> NDArray[np.int64]:
+    """Whole numbers as an array."""
+    if isinstance(given, np.ndarray | Tensor):
+        array = np.asarray(given)
+        if array.dtype.kind not in "iu":
+            raise PlanError(f"samplers give positions of images, whole numbers, and not {array.dtype}")
+        return array.astype(np.int64, copy=False)
+    return np.fromiter(map(index, given), np.int64)

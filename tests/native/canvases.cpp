@@ -1,5 +1,6 @@
-// Batches submitted, waited for, kept, dropped and given up by several threads over one pool of threads, whose work on an
-// image is a short sleep: for the thread sanitizer. Memory is counted; a canvas that two batches have is an error.
+// Batches submitted, waited for, kept, dropped and given up by several threads over one pool, in one lane that they share
+// and in lanes of their own, with threads and without. Work on an image is a short sleep: for the thread sanitizer.
+// Memory is counted; a canvas that two batches have is an error.
 #include <cstdio>
 #include <cstdlib>
 #include <random>
@@ -49,37 +50,40 @@ std::shared_ptr<Job> job(int slots, int width) {
     return made;
 }
 
-void use(Pool& pool, unsigned seed) {
+void use(Pool& pool, std::shared_ptr<Lane> lane, unsigned seed) {
+    CanvasRing& ring = *lane->ring;
     std::mt19937 random(seed);
     std::vector<std::unique_ptr<Seen>> kept;
     for (int round = 0; round < 40; ++round) {
         std::vector<std::shared_ptr<Job>> jobs;
         for (int k = 0; k < 6; ++k) jobs.push_back(job(1 + int(random() % 3), 8 << random() % 3));
-        pool.submit(jobs);
+        pool.submit(lane, jobs);
         const size_t wanted = random() % 7;  // the others are given up
         for (size_t k = 0; k < jobs.size(); ++k) {
             if (k < wanted) {
-                auto lease = pool.show(*jobs[k]);
-                for (auto waited = Waited::unfinished; waited != Waited::finished; waited = pool.wait(*jobs[k], 5))
-                    if (waited == Waited::no_canvas) pool.ring().add(memory(3 * 8 * 32 * 3));
-                kept.push_back(std::make_unique<Seen>(lease ? std::move(lease) : pool.show(*jobs[k])));
+                auto lease = pool.show(jobs[k]);
+                for (auto waited = Waited::unfinished; waited != Waited::finished; waited = pool.wait(jobs[k], 5))
+                    if (waited == Waited::no_canvas) ring.add(memory(3 * 8 * 32 * 3));
+                kept.push_back(std::make_unique<Seen>(lease ? std::move(lease) : pool.show(jobs[k])));
             }
             pool.cancel(*jobs[k]);
             if (kept.size() > 3) kept.erase(kept.begin() + random() % kept.size());
         }
-        for (int lacking = pool.ring().lacking(); lacking > 0; --lacking) pool.ring().add(memory(3 * 8 * 32 * 3));
-        pool.ring().discarded();
+        for (int lacking = ring.lacking(); lacking > 0; --lacking) ring.add(memory(3 * 8 * 32 * 3));
+        ring.discarded();
     }
 }
 
 }  // namespace
 
 int main() {
-    {
+    for (int threads : {3, 0}) {
         static const uint8_t nothing[1] = {};
-        Pool pool({{nothing, 1, 0}}, 3, Check::never, std::make_shared<CanvasRing>(4), std::chrono::microseconds(30));
+        Pool pool({{nothing, 1, 0}}, nullptr, threads, Check::never, std::chrono::microseconds(30));
+        const auto shared = std::make_shared<Lane>(4);
         std::vector<std::thread> users;
-        for (unsigned seed = 0; seed < 3; ++seed) users.emplace_back([&pool, seed] { use(pool, seed); });
+        for (unsigned seed = 0; seed < 6; ++seed)
+            users.emplace_back([&, seed] { use(pool, seed < 3 ? shared : std::make_shared<Lane>(int(seed) - 2), seed); });
         for (std::thread& user : users) user.join();
     }
     if (memories) fail("memory was lost");

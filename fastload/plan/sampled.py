@@ -1,0 +1,108 @@
+"""Batches of a sampler of the user's, which can be resumed: exactly, or not at all."""
+
+from __future__ import annotations
+
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fastload.errors import PlanError
+
+
+class SampledBatches(Iterator[NDArray[np.int64]]):
+    """The batches that `begin()` iterates, from number `cut` on.
+
+    What a sampler draws, it draws from torch's generators: the default one or its own `generator`. So their states when
+    the epoch began are part of `state()`, and an epoch that is resumed begins with them again. The batches passed over
+    are compared by a checksum: PlanError if the sampler gives others than before.
+
+    Args:
+        begin: iterates an epoch's batches of positions; it is called when the first batch is asked for.
+        samplers: all that `begin` draws from.
+        resumed: `state()` when `cut` batches had been handed out; None at the epoch's start.
+        cut: so many batches come no more.
+    """
+
+    def __init__(
+        self,
+        begin: Callable[[], Iterator[NDArray[np.int64]]],
+        samplers: Sequence[Any],
+        resumed: dict[str, Any] | None = None,
+        cut: int = 0,
+    ) -> None:
+        self._begin = begin
+        self._samplers = samplers
+        self._resumed = resumed
+        self._cut = cut
+        self._batches = self._read()
+        self._random: list[str] = []  # the generators' states when the epoch began
+        self._checksum = 0  # of the batches read
+        self._ahead: deque[int] = deque()  # the checksums up to each batch that is read, but not handed out
+        self._handed_out = 0  # the checksum of the batches that are
+
+    def __next__(self) -> NDArray[np.int64]:
+        return next(self._batches)
+
+    def handed_out(self) -> None:
+        """The next of the batches read was handed out."""
+        if self._ahead:
+            self._handed_out = self._ahead.popleft()
+
+    def state(self) -> dict[str, Any]:
+        """Of the batches handed out so far, of plain numbers and strings."""
+        if not self._random:
+            return self._resumed or state_now(self._samplers)
+        return {"random": self._random, "seen": self._handed_out}
+
+    def _read(self) -> Iterator[NDArray[np.int64]]:
+        if self._resumed is None:
+            self._random = state_now(self._samplers)["random"]
+            batches = self._begin()
+        else:
+            batches = self._resume(self._resumed)
+        for batch in batches:
+            self._add(batch)
+            self._ahead.append(self._checksum)
+            yield batch
+
+    def _resume(self, state: dict[str, Any]) -> Iterator[NDArray[np.int64]]:
+        generators = _generators(self._samplers)
+        if len(state["random"]) != len(generators):
+            raise PlanError("this state is of other samplers: load it into a loader with the same ones")
+        self._random = state["random"]
+        default = torch.get_rng_state()  # what others draw from it is none of our business
+        try:
+            for generator, value in zip(generators, self._random, strict=True):
+                generator.set_state(torch.frombuffer(bytearray.fromhex(value), dtype=torch.uint8))
+            batches = self._begin()
+            for batch in islice(batches, self._cut):
+                self._add(batch)
+        finally:
+            torch.set_rng_state(default)
+        if self._checksum != state["seen"]:
+            raise PlanError(
+                "the sampler gives other batches than before the interruption: some images would come twice, others "
+                "never. Give it what its order depends on, such as a seed, an epoch or a generator, as it was then."
+            )
+        self._handed_out = self._checksum
+        return batches
+
+    def _add(self, batch: NDArray[np.int64]) -> None:
+        self._checksum = zlib.crc32(batch.tobytes(), self._checksum)
+
+
+def state_now(samplers: Sequence[Any]) -> dict[str, Any]:
+    """The state of an epoch that would begin now."""
+    return {"random": [bytes(generator.get_state().numpy()).hex() for generator in _generators(samplers)], "seen": 0}
+
+
+def _generators(samplers: Sequence[Any]) -> list[torch.Generator]:
+    """Those that the samplers draw from, torch's default one first."""
+    own = [getattr(sampler, "generator", None) for sampler in samplers]
+    return [torch.default_generator, *dict.fromkeys(g for g in own if isinstance(g, torch.Generator))]
