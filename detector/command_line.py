@@ -16,7 +16,7 @@ try:
     import tyro
     from tyro.conf import HelptextFromCommentsOff, Positional, arg
 except ImportError as error:
-    raise ConfigError("The detector's command line needs a few packages: pip install 'fastload[detector]'") from error
+    raise ConfigError("The detector's command line needs packages: pip install 'fastload-vision[detector]'") from error
 
 __all__ = ["Positional", "arg", "parse", "tell_errors"]
 T = TypeVar("T")

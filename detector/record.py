@@ -25,7 +25,7 @@ class Record:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise ConfigError("Training needs TensorBoard: pip install 'fastload[detector]'") from error
+            raise ConfigError("Training needs TensorBoard: pip install 'fastload-vision[detector]'") from error
         folder.mkdir(parents=True, exist_ok=True)
         last = self.rows[-1]["step"] if self.rows else 0
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=int(last) + 1)

@@ -17,7 +17,7 @@ def check_plot(file: Path) -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise FastloadError("--plot needs matplotlib: pip install 'fastload[plot]'") from error
+        raise FastloadError("--plot needs matplotlib: pip install 'fastload-vision[plot]'") from error
     if file.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise FastloadError(f"{file}: a picture is a .png, .svg or .pdf file.")
     if not file.absolute().parent.is_dir():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import venv
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,9 @@ import pytest
 from fastload import _core
 
 ROOT = Path(__file__).parents[1]
+OTHER_DISTRIBUTION = re.compile(  # a requirement with extras, or the bare name in a pip command
+    r"(?<![\w./-])fastload\[\w|\bpip3? (?:install|download|wheel|uninstall)\b[^;&|`\n]*?(?<![\w./-])fastload(?![\w./-])"
+)
 
 
 def run(*command: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -28,7 +33,7 @@ def sdist(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("sdist")
     done = run(sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", folder)
     assert done.returncode == 0, done.stderr
-    return next(folder.glob("fastload-*.tar.gz"))
+    return next(folder.glob("fastload_vision-*.tar.gz"))
 
 
 def test_without_a_compiler_the_build_says_what_to_install(tmp_path):
@@ -65,6 +70,18 @@ def test_without_libturbojpeg_the_error_says_what_to_install(tmp_path):
         assert way in done.stderr
 
 
+def test_no_file_installs_somebody_elses_distribution() -> None:
+    """fastload on PyPI is another project: commands and requirements name fastload-vision."""
+    assert OTHER_DISTRIBUTION.search("run pip install -U fastload") and OTHER_DISTRIBUTION.search("'fastload[" + "x]'")
+    assert not OTHER_DISTRIBUTION.search("pip install -e . && fastload demo; pip install 'fastload-vision[x]'")
+    found = []
+    for name in run("git", "ls-files").stdout.split("\n"):
+        with suppress(UnicodeDecodeError, OSError):  # pictures, and files that are deleted but not yet committed
+            lines = (ROOT / name).read_text("utf-8").splitlines()
+            found += [f"{name}:{i}: {line}" for i, line in enumerate(lines, 1) if OTHER_DISTRIBUTION.search(line)]
+    assert [line for line in found if not line.startswith("tests/test_install.py:")] == []
+
+
 def test_the_source_distribution_is_whole(sdist):
     """It holds every source, header and stub that a build needs, the licence, and nothing that was built."""
     with tarfile.open(sdist) as archive:
@@ -81,7 +98,7 @@ def test_the_source_distribution_installs_in_a_bare_environment(sdist, tmp_path)
     python = tmp_path / "venv/bin/python"
     done = run(python, "-m", "pip", "wheel", "--no-deps", "-w", tmp_path, sdist)
     assert done.returncode == 0, done.stderr
-    wheel = next(tmp_path.glob("fastload-*.whl"))
+    wheel = next(tmp_path.glob("fastload_vision-*.whl"))
     done = run(python, "-m", "pip", "install", wheel, "torch==2.13.0")
     assert done.returncode == 0, done.stderr
     done = run(python, "-m", "fastload", "doctor", PYTHONPATH="")

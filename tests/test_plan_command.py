@@ -141,7 +141,7 @@ def test_plot_problems_come_first(tiny, tmp_path, monkeypatch):
         assert done.returncode == 1 and word in done.stderr
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     done = fastload_command("plan", tiny, "--plot", tmp_path / "p.png")
-    assert done.returncode == 1 and "pip install 'fastload[plot]'" in done.stderr
+    assert done.returncode == 1 and "pip install 'fastload-vision[plot]'" in done.stderr
 
 
 def test_the_sample_is_a_source(dataset, tmp_path):
