@@ -223,6 +223,17 @@ def test_what_is_damaged_is_libjpeg_turbos_to_complain_of(name: str, sampling: S
     assert complaints >= len(whole) - scan, "no cut goes unnoticed"
 
 
+def test_a_damaged_header_does_not_stay_with_the_decoder() -> None:
+    """After irregular sampling and a header whose sampling cannot be read, a sound file is decoded as ever."""
+    sound = (DATA / "jpeg/s411.jpg").read_bytes()
+    factors = sound.index(b"\xff\xc0") + 11  # of the first component
+    damaged = sound[:factors] + b"\x45" + sound[factors + 1 :]
+    for file in ((DATA / "jpeg/irregular.jpg").read_bytes(), damaged):
+        with pytest.raises(_core.JpegError, match="sampling"):
+            _core.decode_planes(file)
+    assert_identical(sound)
+
+
 def test_four_components_are_refused() -> None:
     """CMYK is left to libjpeg-turbo, which says why it cannot be planes."""
     cmyk = io.BytesIO()

@@ -125,12 +125,19 @@ std::string JpegDecoder::any_warning(int status) {
 
 JpegHeader JpegDecoder::header(const uint8_t* data, size_t size) {
     try {
-        return read_header(data, size);
-    } catch (...) {  // libjpeg-turbo 2 would go on with this one when it is given the next: a file cut in its header
-        library().destroy(handle_);
-        handle_ = library().init_decompress();
+        const JpegHeader header = read_header(data, size);
+        if (header.subsampling < 0) renew();  // the size may be that of the image before
+        return header;
+    } catch (...) {
+        renew();
         throw;
     }
+}
+
+// After a file cut or damaged in its header, libjpeg-turbo would go on with that one when it is given the next.
+void JpegDecoder::renew() {
+    library().destroy(handle_);
+    handle_ = library().init_decompress();
 }
 
 JpegHeader JpegDecoder::read_header(const uint8_t* data, size_t size) {

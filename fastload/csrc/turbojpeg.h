@@ -48,6 +48,7 @@ public:
 
 private:
     JpegHeader read_header(const uint8_t* data, size_t size);
+    void renew();
     std::string check(int status);
     std::string any_warning(int status);
 
