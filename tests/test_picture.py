@@ -171,6 +171,15 @@ def test_truncated_jpegs_are_refused(cut):
         admit(jpeg(200, 200)[:-cut] if cut < 1000 else jpeg(200, 200)[:cut])
 
 
+def test_jpegs_cut_in_their_header_are_refused():
+    """Also after a sound one, which the decoder still remembers: wherever it is cut, the file is refused."""
+    sound = jpeg()
+    for cut in range(1, sound.index(b"\xff\xda"), 7):
+        admit(sound)
+        with pytest.raises(DecodeError):
+            admit(sound[:cut])
+
+
 @pytest.mark.parametrize("format", ["PNG", "WEBP", "BMP", "GIF", "TIFF"])
 def test_truncated_pictures_of_other_formats_are_refused(format):
     """Half a file is refused, in every format."""

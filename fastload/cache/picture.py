@@ -8,6 +8,7 @@ first counts. What is damaged so that pixels are missing or doubtful is refused.
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,9 +78,10 @@ def _sound(data: bytes) -> Picture:
     if "remature end" in warning:
         raise DecodeError(f"truncated: {warning}")
     for jpeg in repaired_jpegs(data):
-        again, still = _core.decode_planes(jpeg)
-        if still is None and all(map(np.array_equal, again, planes)):
-            return jpeg_picture(jpeg, change=("repaired", warning))
+        with suppress(ValueError):
+            again, still = _core.decode_planes(jpeg)
+            if still is None and all(map(np.array_equal, again, planes)):
+                return jpeg_picture(jpeg, change=("repaired", warning))
     raise DecodeError(f"corrupt: {warning}")
 
 
