@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 import fastload._core as _core
@@ -103,6 +104,21 @@ def _convert(data: bytes, why: str, orientation: int = 1) -> Picture:
         raise
     except Exception as error:  # Pillow's decoders raise whatever a broken file makes them trip over
         raise DecodeError(_refusal(error)) from error
+    return _encode(image, orientation, why)
+
+
+def admit_pixels(pixels: NDArray[np.uint8]) -> Picture:
+    """The picture of an array (H, W, 3) RGB or (H, W) grey: what `admit` makes of a PNG of it. `DecodeError` says why
+    it is none."""
+    if pixels.dtype != np.uint8 or pixels.ndim < 2 or pixels.shape[2:] not in ((), (3,)):
+        raise DecodeError(
+            f"an image is a uint8 array (height, width, 3) or (height, width), not {pixels.dtype} {pixels.shape}"
+        )
+    _check_size((pixels.shape[1], pixels.shape[0]))
+    return _encode(Image.fromarray(pixels), 1, "an array of pixels")
+
+
+def _encode(image: Image.Image, orientation: int, why: str) -> Picture:
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=QUALITY, subsampling=0)
     return jpeg_picture(stream.getvalue(), orientation, ("converted", why))

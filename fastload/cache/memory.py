@@ -1,0 +1,119 @@
+"""A cache in memory: images of one's own take the ordinary fast path, without a file on disk.
+
+Files, bytes and arrays are checked, converted and repaired by the code that `fastload build-cache` runs, so the pixels
+of a batch are, bit for bit, those that a cache of the same files gives.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastload.cache.boxes import fit_boxes
+from fastload.cache.convert import Outcome, encode, make_entry, make_record
+from fastload.cache.index import Entry, build_index
+from fastload.cache.layout import Encoding
+from fastload.cache.manifest import Manifest, describe_arrays
+from fastload.cache.mapping import Mapping
+from fastload.cache.picture import admit, admit_pixels
+from fastload.cache.reader import Cache
+from fastload.cache.reduce import Reduction
+from fastload.errors import DecodeError
+from fastload.parallel import ordered_map
+from fastload.sources.source import Boxes, Category, Problem, Sample
+
+InputImage: TypeAlias = str | os.PathLike[str] | bytes | NDArray[np.uint8]
+NO_BOXES = Boxes.of([])
+
+
+class MemoryCache(Cache):
+    """A `Cache` of records that are held in memory. It loads, subsets and pickles like any other.
+
+        cache = MemoryCache.of(["photo.jpg", "scan.png"])
+        loader = FastLoader(cache, batch_size=2, transforms=[ShortestEdge(800, 1333)], collate_fn=CenterAlign())
+        for images, targets in loader: ...  # targets.image_id: positions in the list
+
+    Args:
+        images: the record and the index entry of each image, as `make_record` makes them.
+        categories: of the boxes, in the order of their labels.
+    """
+
+    def __init__(self, images: Iterable[tuple[bytes, Entry]], categories: Sequence[Category] = ()) -> None:
+        self._images, self._categories = tuple(images), tuple(categories)
+        self._mapping = _Records(self._images, self._categories)
+        self._path = self._mapping.path
+
+    @classmethod
+    def of(cls, images: Iterable[InputImage], exif_rotate: bool = True, workers: int | None = None) -> MemoryCache:
+        """A cache of these images, without boxes. See `read_images`, which can also go on after a bad image.
+
+        Raises:
+            DecodeError: names the first image that cannot be read, and says why.
+        """
+        read = []
+        for outcome in read_images(images, exif_rotate, workers):
+            if outcome.record is None or outcome.entry is None:
+                raise DecodeError(f"{outcome.problems[0].file} cannot be read: {outcome.problems[0].reason}")
+            read.append((outcome.record, outcome.entry))
+        return cls(read)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return MemoryCache, (self._images, self._categories)
+
+
+class _Records(Mapping):
+    """What a `Mapping` has of a file, of records in memory."""
+
+    def __init__(self, images: Sequence[tuple[bytes, Entry]], categories: tuple[Category, ...]) -> None:
+        self.path = Path("(in memory)")
+        self.index = build_index([entry for _, entry in images])
+        self.manifest = Manifest(
+            encoding=Encoding.ORIGINAL.label,
+            images=len(images),
+            boxes=len(self.index["boxes"]),
+            categories=categories,
+            source={},
+            arrays=describe_arrays(self.index),
+        )
+        self._records = [record for record, _ in images]
+        self.addresses = np.array([np.frombuffer(r, np.uint8).ctypes.data for r in self._records], np.uint64)
+        self.lengths = np.array([len(record) for record in self._records], np.uint64)
+
+    def record(self, position: int) -> memoryview:
+        return memoryview(self._records[position])
+
+
+def read_images(
+    images: Iterable[InputImage], exif_rotate: bool = True, workers: int | None = None
+) -> Iterator[Outcome]:
+    """Read images as `build-cache` does, in order. One that cannot be read has no record, but a problem that says why.
+
+    Args:
+        images: paths, the bytes of files, or arrays (H, W, 3) RGB or (H, W) grey of uint8, in any mixture. They are
+            numbered from 0 as `image_id`. Few are read ahead, so there may be any number of them.
+        exif_rotate: turn images upright as their EXIF data says, like `build-cache --exif-rotate`.
+        workers: threads; None: one for every core.
+    """
+    return ordered_map(partial(_read_image, exif_rotate=exif_rotate), enumerate(images), workers)
+
+
+def _read_image(numbered: tuple[int, InputImage], exif_rotate: bool) -> Outcome:
+    number, image = numbered
+    if isinstance(image, str | os.PathLike):
+        sample = Sample(number, os.fspath(image), Path(image), NO_BOXES)
+        return make_record(sample, {}, Encoding.ORIGINAL, Reduction(), exif_rotate)
+    sample = Sample(number, f"image {number}", Path(), NO_BOXES)
+    try:
+        picture = admit(image, exif_rotate) if isinstance(image, bytes) else admit_pixels(image)
+    except DecodeError as error:
+        return Outcome(None, None, [Problem(number, sample.name, "left out", str(error))])
+    record, _ = encode(picture, Encoding.ORIGINAL)
+    fitted, _ = fit_boxes(sample, picture.size, picture.orientation, {})
+    problems = [Problem(number, sample.name, *picture.change)] if picture.change else []
+    return Outcome(record, make_entry(record, number, sample.name, picture.size, fitted), problems)
