@@ -33,6 +33,7 @@ from detector.evaluate import settings_of
 from detector.fcos import FCOS
 from detector.learner import Learner
 from detector.precision import FORMATS, autocast, pick_device, pick_format
+from detector.preprocess import Preprocess
 from detector.stream import PredictStream, compiled, finish
 from fastload import Cache, FastLoader, FastloadError, ShortestEdge
 from fastload.cache.layout import Encoding
@@ -217,11 +218,11 @@ def training(split: Split, config: Config, steps: int, device: torch.device) -> 
 def evaluation(split: Split, config: Config, images: int, device: torch.device) -> Figures:
     """Images a second of evaluation, one stage after the other, on three streams, and compiled on three streams."""
     model = FCOS.from_config(config, len(split.categories)).to(device, memory_format=torch.channels_last).eval()
-    dtype, found = pick_format(config, device), {}
+    preprocess, dtype, found = Preprocess.of(config), pick_format(config, device), {}
     for batch_size in (1, 8):
         count = -(-images // batch_size)
-        plain = _First(evaluation_loader(split, config, batch_size, config.align, device), count)
-        few_shapes = _First(evaluation_loader(split, config, batch_size, config.align, device, few_shapes=True), count)
+        loader = partial(evaluation_loader, split, preprocess, batch_size, config.workers, device, dtype)
+        plain, few_shapes = _First(loader(), count), _First(loader(few_shapes=True), count)
         ways = {
             "one stage after the other": partial(one_after_the_other, model, plain, config, device, dtype),
             "three streams": partial(streamed, model, plain, config, device, dtype),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ import torch
 from detector.config import Config
 from detector.errors import CheckpointError
 from detector.fcos import FCOS
+from detector.preprocess import Preprocess
+from fastload.device import Normalise
 
-FORMAT, VERSION = "fastload-detector", 2
+FORMAT, VERSION = "fastload-detector", 3
+READABLE = (2, VERSION)  # 2 has no preprocessing of its own: it is what the configuration says
 Categories = list[tuple[int, str]]  # (the dataset's id, name) of each class, in the order of labels
 
 
@@ -41,9 +45,9 @@ def load(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} is not a checkpoint of this detector. Weights of a backbone go to --weights of a new run."
         )
-    if state["version"] != VERSION:
+    if state["version"] not in READABLE:
         raise CheckpointError(
-            f"{path} has version {state['version']} of the format; this is fastload for version {VERSION}. "
+            f"{path} has version {state['version']} of the format; this fastload reads {READABLE[0]} to {VERSION}. "
             "Use the fastload that wrote it, or train anew."
         )
     return state
@@ -57,13 +61,34 @@ def config_of(state: dict[str, Any], path: Path) -> Config:
         raise CheckpointError(f"{path} cannot be used: {error}. Use the fastload that wrote it.") from error
 
 
-def load_model(path: Path) -> tuple[FCOS, Config, Categories]:
-    """The network of a checkpoint as it is meant to be used: averaged weights if there are any, evaluation mode."""
+def preprocess_of(state: dict[str, Any], path: Path) -> Preprocess:
+    """What is to be done to images before the network sees them."""
+    if state["version"] == 2:
+        return Preprocess.of(config_of(state, path))
+    try:
+        return Preprocess.from_dict(state["preprocess"])
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} cannot be used: {error}. Use the fastload that wrote it.") from error
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A checkpoint as it is meant to be used."""
+
+    model: FCOS  # averaged weights if there are any, in evaluation mode
+    config: Config
+    preprocess: Preprocess
+    categories: Categories
+
+
+def load_model(path: Path) -> Trained:
+    """The network of a checkpoint, and all that it takes to use it."""
     state = load(path)
-    config = config_of(state, path)
+    config, preprocess = config_of(state, path), preprocess_of(state, path)
     model = FCOS.from_config(config, len(state["categories"]))
     model.load_state_dict(state["ema"] or state["model"])
-    return model.eval(), config, state["categories"]
+    model.normalise = Normalise(preprocess.mean, preprocess.std)
+    return Trained(model.eval(), config, preprocess, state["categories"])
 
 
 def check_categories(path: Path, trained: Categories, found: Categories) -> None:

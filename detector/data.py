@@ -4,37 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich import get_console
 from rich.progress import Progress
 
 from detector import distributed
-from detector.backbone import normalisation
 from detector.batches import RankBatches
 from detector.checkpoint import Categories
-from detector.config import Align, Config
+from detector.config import Config
 from detector.errors import ConfigError, DataError
-from detector.fcos import SIZE_DIVISOR
 from detector.precision import pick_format
-from fastload import (
-    Batch,
-    Cache,
-    CenterAlign,
-    Collator,
-    FastLoader,
-    RandomAlign,
-    RandomFlip,
-    ShortestEdge,
-    TopLeftAlign,
-)
+from detector.preprocess import Preprocess
+from fastload import Batch, Cache, FastLoader, RandomFlip, ShortestEdge
 from fastload.cache.build import BuildOptions, build_cache
 from fastload.sample import make_sample
 from fastload.sources.detect import Dataset, Format, find_datasets
 
 SAMPLE_FOLDER = Path("fastload-demo/sample")
-ALIGNERS: dict[Align, type[Collator]] = {"center": CenterAlign, "top-left": TopLeftAlign, "random": RandomAlign}
 
 
 @dataclass(frozen=True)
@@ -108,65 +95,32 @@ def training_loader(split: Split, config: Config, device: torch.device) -> FastL
             "accumulated batches each: make it a multiple."
         )
     order = RankBatches(split.cache.sizes, config.batch_size // config.accumulate, config.seed, rank, world)
+    preprocess = Preprocess.of(config)
     return FastLoader(
         split.cache,
         batch_sampler=order,
         num_workers=config.workers,
-        collate_fn=_aligner(config.align, max(config.sizes), config.max_size, config.compile),
-        **_normalised(config, device),
+        collate_fn=preprocess.collator(max(config.sizes), config.max_size, config.compile, training=True),
+        **preprocess.output(device, pick_format(config, device)),
         generator=torch.Generator().manual_seed(config.seed * world + rank),  # processes flip and scale differently
         transforms=[ShortestEdge(config.sizes, config.max_size, per_batch=True), RandomFlip(config.flip)],
     )
 
 
 def evaluation_loader(
-    split: Split, config: Config, batch_size: int, align: Align, device: torch.device, few_shapes: bool = False
+    split: Split,
+    preprocess: Preprocess,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    few_shapes: bool = False,
 ) -> FastLoader:
     """This process's share of a split on `device`, at the test size, in batches of similar shapes."""
-    share = range(distributed.rank(), len(split.cache), distributed.world_size())
-    return _still_loader(
-        split, list(share), config, batch_size, align, few_shapes=few_shapes, **_normalised(config, device)
-    )
+    share = split.cache.subset(range(distributed.rank(), len(split.cache), distributed.world_size()))
+    return preprocess.loader(share, batch_size, workers, device, dtype, few_shapes, group_by_aspect=True)
 
 
-def evaluation_batch(split: Split, indices: list[int], config: Config) -> Batch:
+def evaluation_batch(split: Split, indices: list[int], preprocess: Preprocess) -> Batch:
     """Some images of a split as they are evaluated, but uint8."""
-    return next(iter(_still_loader(split, indices, config, len(indices), config.align)))
-
-
-def _still_loader(
-    split: Split,
-    indices: list[int],
-    config: Config,
-    batch_size: int,
-    align: Align,
-    few_shapes: bool = False,
-    **where: Any,
-) -> FastLoader:
-    return FastLoader(
-        split.cache.subset(indices),
-        batch_size=batch_size,
-        num_workers=config.workers,
-        collate_fn=_aligner(align, config.test_size, config.test_max_size, few_shapes),
-        group_by_aspect=True,
-        transforms=[ShortestEdge(config.test_size, config.test_max_size)],
-        **where,
-    )
-
-
-def _normalised(config: Config, device: torch.device) -> dict[str, Any]:
-    return {"device": device, "dtype": pick_format(config, device), **normalisation(config.backbone)}
-
-
-def _aligner(align: Align, short: int, long: int, few_shapes: bool) -> Collator:
-    sizes = canvas_sizes(short, long) if few_shapes else None
-    return ALIGNERS[align](divisor=SIZE_DIVISOR, canvas_sizes=sizes)
-
-
-def canvas_sizes(short: int, long: int) -> list[tuple[int, int]]:
-    """At most six canvases (height, width) for images whose edges are up to `short` and `long` pixels: few enough for
-    a compiled network to have code for each."""
-    short, long = (-(-edge // SIZE_DIVISOR) * SIZE_DIVISOR for edge in (short, long))
-    middle = (short + long) // 2 // SIZE_DIVISOR * SIZE_DIVISOR
-    landscape = {(short, short), (short, middle), (short, long), (long, long)}
-    return sorted(landscape | {(width, height) for height, width in landscape})
+    return next(iter(preprocess.loader(split.cache.subset(indices), len(indices), 0, "cpu", torch.uint8)))

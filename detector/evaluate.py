@@ -1,6 +1,6 @@
 """Evaluation: detections of a whole split, COCO's figures, and how busy each part was.
 
-python -m detector.evaluate runs/fcos/best.pt coco/ --batch-size 8 --align center
+python -m detector.evaluate runs/fcos/best.pt coco/ --batch-size 8
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 from rich.console import Console
@@ -19,13 +19,14 @@ from rich.table import Table
 from detector import checkpoint, distributed
 from detector.coco import CocoMetrics, Results, coco_metrics, evaluate_coco, to_results
 from detector.command_line import Positional, arg, parse, tell_errors
-from detector.config import Align, Config, Precision
+from detector.config import Config
 from detector.data import Split, evaluation_loader, open_split
 from detector.fcos import Predictions
 from detector.fuse import fuse_batch_norm
 from detector.memory import keep_freed_memory
 from detector.postprocess import Settings
 from detector.precision import pick_device, pick_format
+from detector.preprocess import Overrides, Preprocess
 from detector.stream import PredictStream, Timing, compiled
 from fastload.progress import Report, show_progress
 
@@ -33,7 +34,7 @@ __all__ = ["coco_metrics", "detect", "evaluate"]
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Overrides):
     """Evaluates a checkpoint on a COCO folder."""
 
     checkpoint: Positional[Path]
@@ -44,18 +45,10 @@ class Options:
     """Which annotations/instances_NAME.json; empty: the one that begins with "val"."""
     batch_size: int = 8
     """Images at a time."""
-    align: Align = "center"
-    """Where an image lies on its canvas."""
     fuse_bn: bool = False
     """Fold batch norms into the convolutions first."""
     compile: bool = False
     """Compile the network, on a GPU into CUDA graphs; canvases then come in a few sizes only."""
-    test_size: int = 0
-    """The short edge in pixels; 0: as in the checkpoint's configuration."""
-    test_max_size: int = 0
-    """The longest long edge; 0: likewise."""
-    precision: Precision | Literal[""] = ""
-    """Of the convolutions; empty: likewise."""
     device: str = "auto"
     """auto, cpu, cuda, ..."""
     workers: int = 2
@@ -96,10 +89,10 @@ def evaluate(
     model: Callable[[Any], Predictions],
     split: Split,
     config: Config,
+    preprocess: Preprocess,
     device: torch.device,
     dtype: torch.dtype,
     batch_size: int = 8,
-    align: Align = "center",
     few_shapes: bool = False,
     report: Report | None = None,
 ) -> Evaluation:
@@ -107,7 +100,7 @@ def evaluate(
 
     `few_shapes` is for a compiled model: see `canvas_sizes`. `report` hears of this process's images.
     """
-    loader = evaluation_loader(split, config, batch_size, align, device, few_shapes)
+    loader = evaluation_loader(split, preprocess, batch_size, config.workers, device, dtype, few_shapes)
     stream = PredictStream(model, loader, config.strides, settings_of(config), device, dtype)
     category_ids = [category_id for category_id, _ in split.categories]
     found, timing = detect(stream, category_ids, len(loader.dataset), report)  # type: ignore[arg-type]  # it has a length
@@ -120,18 +113,17 @@ def run(options: Options, console: Console) -> Evaluation:
     """Evaluate a checkpoint as the command line asks."""
     keep_freed_memory()
     with distributed.processes(pick_device(options.device)) as device:
-        model, config, categories = checkpoint.load_model(options.checkpoint)
+        trained = checkpoint.load_model(options.checkpoint)
         config = replace(
-            config,
+            trained.config,
             workers=options.workers,
             batch_size=options.batch_size,
-            test_size=options.test_size or config.test_size,
-            test_max_size=options.test_max_size or config.test_max_size,
-            precision=options.precision or config.precision,
+            precision=options.precision or trained.config.precision,
         )
+        preprocess = options.preprocess(trained.preprocess)
         split = open_split(options.data, options.split, "val")
-        checkpoint.check_categories(options.checkpoint, categories, split.categories)
-        model = fuse_batch_norm(model) if options.fuse_bn else model
+        checkpoint.check_categories(options.checkpoint, trained.categories, split.categories)
+        model = fuse_batch_norm(trained.model) if options.fuse_bn else trained.model
         model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack it
         dtype = pick_format(config, device)
         network = compiled(model, device) if options.compile else model
@@ -139,7 +131,7 @@ def run(options: Options, console: Console) -> Evaluation:
             options.detections.parent.mkdir(parents=True, exist_ok=True)
         with show_progress("Evaluating") if distributed.rank() == 0 else nullcontext() as report:
             outcome = evaluate(
-                network, split, config, device, dtype, options.batch_size, options.align, options.compile, report
+                network, split, config, preprocess, device, dtype, options.batch_size, options.compile, report
             )
         if distributed.rank() == 0:
             if options.detections:

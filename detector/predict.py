@@ -1,147 +1,154 @@
-"""Detections on pictures of one's own, drawn and as JSON.
+"""Detections on images of one's own, drawn and as JSON.
 
 python -m detector.predict runs/fcos/best.pt photo.jpg holiday/
+
+Images are read as `fastload build-cache --exif-rotate` reads them and preprocessed as the checkpoint says, by the code
+that evaluates: the detections on an image are those of `detector.evaluate` on a cache of it, in batches of the same
+images. In batches of 1, the default here, they do not depend on the other images.
 """
 
 from __future__ import annotations
 
+import io
 import json
-from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
 from detector import checkpoint
 from detector.checkpoint import Categories
 from detector.command_line import Positional, parse, tell_errors
-from detector.config import Config
 from detector.errors import DataError
 from detector.evaluate import settings_of
-from detector.fcos import SIZE_DIVISOR
 from detector.memory import keep_freed_memory
 from detector.postprocess import Detections
 from detector.precision import pick_device, pick_format
+from detector.preprocess import Overrides, Preprocess
 from detector.stream import PredictStream
-from fastload import CenterAlign
-from fastload.cache.picture import eight_bits
+from fastload import Batch
+from fastload.cache.index import Entry
+from fastload.cache.memory import MemoryCache, read_images
+from fastload.cache.record import HEADER_SIZE
 from fastload.contact_sheet import draw
+from fastload.sources.files import PICTURES
 from fastload.sources.source import Category
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+AHEAD = 16  # images that are read, at least, before the first of them goes to the network
 
 
 @dataclass(frozen=True)
-class Options:
-    """Draws what a checkpoint detects on pictures, and writes it as JSON."""
+class Options(Overrides):
+    """Draws what a checkpoint detects on images, and writes it as JSON."""
 
     checkpoint: Positional[Path]
     """Such as runs/fcos/best.pt."""
     images: Positional[tuple[Path, ...]]
-    """Pictures, or folders of pictures."""
+    """Images, or folders of images."""
     out: Path = Path("predictions")
-    """The folder for the drawn pictures and predictions.json."""
+    """The folder for the drawn images and predictions.json."""
     score: float = 0.3
     """Detections below are left out."""
+    batch_size: int = 1
+    """Images at a time. Those of a batch share a canvas, so that detections may differ a little between batch sizes."""
     device: str = "auto"
     """auto, cpu, cuda, ..."""
+    workers: int = 2
+    """Threads that read and decode images."""
 
 
 def run(options: Options, console: Console) -> None:
     """Predict as the command line asks."""
     keep_freed_memory()
-    pictures = find_pictures(options.images)
+    paths = find_images(options.images)
     device = pick_device(options.device)
-    model, config, categories = checkpoint.load_model(options.checkpoint)
-    config = replace(config, score_threshold=options.score)
-    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack it
-    options.out.mkdir(parents=True, exist_ok=True)
-    opened: deque[tuple[Path, Image.Image]] = deque()
-    unreadable: list[DataError] = []
-    batches, dtype = _batches(pictures, config, opened, unreadable), pick_format(config, device)
-    found = {}
-    for detections in PredictStream(model, batches, config.strides, settings_of(config), device, dtype):
-        path, image = opened.popleft()
-        objects = [item for item in as_objects(detections, categories) if item["score"] >= options.score]
-        found[str(path)] = objects
-        drawing = options.out / f"{len(found):04d}-{path.stem}.png"
-        draw_objects(image, objects, categories).save(drawing)
-        console.print(f"{path}: {len(objects)} objects -> {drawing}", soft_wrap=True, markup=False, highlight=False)
-    (options.out / "predictions.json").write_text(json.dumps(found, indent=2) + "\n")
-    if unreadable:
-        raise DataError("\n".join(map(str, unreadable)))
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where pictures lie on their canvas: what a stream needs of targets. See `fastload.batch.Targets`."""
-
-    offset: Tensor  # (B, 2)
-    size: Tensor  # (B, 2)
-    scale: Tensor  # (B, 2)
-    original_size: Tensor  # (B, 2)
-    image_id: Tensor  # (B)
-
-    def to(self, device: torch.device) -> Placement:
-        moved = {name: value.to(device) for name, value in vars(self).items() if name != "image_id"}
-        return replace(self, **moved)
-
-
-def _batches(
-    pictures: list[Path], config: Config, opened: deque[tuple[Path, Image.Image]], unreadable: list[DataError]
-) -> Iterator[tuple[Tensor, Placement]]:
-    """Each picture as a batch of 1. What was read is left in `opened`, and why it was not in `unreadable`."""
-    for i, path in enumerate(pictures):
-        try:
-            image = read_picture(path)
-        except DataError as error:
-            unreadable.append(error)
-            continue
-        opened.append((path, image))
-        yield as_batch(image, i, config)
-
-
-def as_batch(image: Image.Image, number: int, config: Config) -> tuple[Tensor, Placement]:
-    """A picture at the test size on a canvas of its own: uint8 (1, 3, H, W), and where it lies there."""
-    short, long = sorted(image.size)
-    factor = min(config.test_size / short, config.test_max_size / long)
-    width, height = (max(round(edge * factor), 1) for edge in image.size)
-    resized = image.resize((width, height), Image.Resampling.BILINEAR)
-    batch, (target,) = CenterAlign(divisor=SIZE_DIVISOR)([(resized, {})])
-    size, original = torch.tensor([[width, height]]), torch.tensor([image.size])
-    placement = Placement(
-        offset=target["offset"][None].float(),
-        size=size.flip(1),
-        scale=size / original,
-        original_size=original.flip(1),
-        image_id=torch.tensor([number]),
+    trained = checkpoint.load_model(options.checkpoint)
+    config = replace(
+        trained.config,
+        workers=options.workers,
+        batch_size=options.batch_size,
+        precision=options.precision or trained.config.precision,
     )
-    return batch.contiguous(memory_format=torch.channels_last), placement
+    model = trained.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack it
+    options.out.mkdir(parents=True, exist_ok=True)
+    dtype = pick_format(config, device)
+    files = Files(
+        paths, options.preprocess(trained.preprocess), config.batch_size, config.workers, device=device, dtype=dtype
+    )
+    found = {}
+    for detections in PredictStream(model, files, config.strides, settings_of(config), device, dtype):
+        for i, number in enumerate(detections.image_ids):
+            path, image = paths[number], files.take(number)
+            objects = as_objects(detections, i, trained.categories, options.score)
+            found[str(path)] = objects
+            drawing = options.out / f"{len(found):04d}-{path.stem}.png"
+            draw_objects(image, objects, trained.categories).save(drawing)
+            console.print(f"{path}: {len(objects)} objects -> {drawing}", soft_wrap=True, markup=False, highlight=False)
+    (options.out / "predictions.json").write_text(json.dumps(found, indent=2) + "\n")
+    if files.skipped:
+        raise DataError("\n".join(files.skipped))
 
 
-def as_objects(detections: Detections, categories: Categories) -> list[dict[str, Any]]:
-    """One dict an object: category, category_id, score, and box as [x0, y0, x1, y1] in pixels."""
-    boxes, scores, labels = (part[0].tolist() for part in (detections.boxes, detections.scores, detections.labels))
+@dataclass(eq=False)
+class Files:
+    """Image files as batches, in order, for a `PredictStream`; `image_id` is a file's position in `paths`.
+
+    Files are read while earlier ones are with the network; few are held at a time. `skipped` says of each file that
+    cannot be read why, as soon as its turn has come.
+    """
+
+    paths: Sequence[Path]
+    preprocess: Preprocess
+    batch_size: int
+    workers: int
+    device: torch.device
+    dtype: torch.dtype
+    skipped: list[str] = field(default_factory=list, init=False)
+    _records: dict[int, bytes] = field(default_factory=dict, init=False)
+
+    def __iter__(self) -> Iterator[Batch]:
+        sound, size = self._sound(), self.batch_size
+        while images := list(islice(sound, size * -(-AHEAD // size))):
+            self._records.update({entry.image_id: record for record, entry in images})
+            yield from self.preprocess.loader(MemoryCache(images), size, self.workers, self.device, self.dtype)
+
+    def take(self, number: int) -> Image.Image:
+        """The upright image of a file, at its own size, once its batch has come; it can be taken once."""
+        return Image.open(io.BytesIO(self._records.pop(number)[HEADER_SIZE:])).convert("RGB")
+
+    def _sound(self) -> Iterator[tuple[bytes, Entry]]:
+        for outcome in read_images(self.paths, workers=max(self.workers, 1)):
+            if outcome.record is not None and outcome.entry is not None:
+                yield outcome.record, outcome.entry
+            else:
+                self.skipped += [f"{problem.file} was skipped: {problem.reason}" for problem in outcome.problems]
+
+
+def as_objects(detections: Detections, i: int, categories: Categories, score: float) -> list[dict[str, Any]]:
+    """What is detected on image `i` of a batch with at least `score`: one dict an object, with category, category_id,
+    score, and box as [x0, y0, x1, y1] in pixels."""
+    boxes, scores, labels = (part[i].tolist() for part in (detections.boxes, detections.scores, detections.labels))
     return [
         {
             "category": categories[label][1],
             "category_id": categories[label][0],
-            "score": round(score, 4),
+            "score": round(value, 4),
             "box": [round(edge, 2) for edge in box],
         }
-        for box, score, label in zip(boxes, scores, labels, strict=True)
-        if label >= 0
+        for box, value, label in zip(boxes, scores, labels, strict=True)
+        if label >= 0 and value >= score
     ]
 
 
 def draw_objects(image: Image.Image, objects: list[dict[str, Any]], categories: Categories) -> Image.Image:
-    """The picture with its objects' boxes, classes and scores."""
+    """The image with its objects' boxes, classes and scores."""
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
     note: dict[str, Tensor] = {
         "boxes": torch.tensor([item["box"] for item in objects]).view(-1, 4),
@@ -151,28 +158,19 @@ def draw_objects(image: Image.Image, objects: list[dict[str, Any]], categories: 
     return draw([pixels], [note], [Category(key, name) for key, name in categories])
 
 
-def find_pictures(paths: tuple[Path, ...]) -> list[Path]:
-    """The pictures that `paths` name or contain."""
-    pictures = []
+def find_images(paths: tuple[Path, ...]) -> list[Path]:
+    """The image files that `paths` name or contain."""
+    images = []
     for path in paths:
         if path.is_dir():
-            pictures += sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+            images += sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES)
         elif path.is_file():
-            pictures.append(path)
+            images.append(path)
         else:
-            raise DataError(f"There is no picture or folder {path}.")
-    if not pictures:
-        raise DataError(f"No pictures ({', '.join(SUFFIXES)}) in {', '.join(map(str, paths)) or 'nothing'}.")
-    return pictures
-
-
-def read_picture(path: Path) -> Image.Image:
-    """A picture in RGB, upright as its EXIF data says. DataError names a file that is none."""
-    try:
-        with Image.open(path) as image:
-            return eight_bits(ImageOps.exif_transpose(image)).convert("RGB")
-    except Exception as error:  # Pillow's decoders raise whatever a broken file makes them trip over
-        raise DataError(f"{path} is not a picture that can be read: {error}") from error
+            raise DataError(f"There is no image or folder {path}.")
+    if not images:
+        raise DataError(f"No images ({', '.join(sorted(PICTURES))}) in {', '.join(map(str, paths)) or 'nothing'}.")
+    return images
 
 
 if __name__ == "__main__":

@@ -10,18 +10,18 @@ import numpy as np
 import torch
 
 from detector.coco import Results
-from detector.config import Config
 from detector.data import Split, evaluation_batch
+from detector.preprocess import Preprocess
 from fastload.contact_sheet import draw
 
 PICTURES = 8  # each beside its twin: four columns
 SHOWN_SCORE = 0.5  # of class and quality together: what is below clutters the picture
 
 
-def draw_predictions(path: Path, split: Split, results: Results, config: Config) -> None:
+def draw_predictions(path: Path, split: Split, results: Results, preprocess: Preprocess) -> None:
     """A page of some images of a split, annotated on the left and as predicted on the right, as a PNG."""
     chosen = np.linspace(0, len(split.cache) - 1, min(PICTURES, len(split.cache))).round().astype(int)
-    images, targets = evaluation_batch(split, chosen.tolist(), config)
+    images, targets = evaluation_batch(split, chosen.tolist(), preprocess)
     found = defaultdict(list)
     for result in results:
         if result["score"] >= SHOWN_SCORE:

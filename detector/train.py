@@ -23,6 +23,7 @@ from detector.interrupt import Stop, stop_signals
 from detector.learner import Learner
 from detector.memory import keep_freed_memory
 from detector.precision import pick_device
+from detector.preprocess import Preprocess
 from detector.record import Record, Row, write_config
 from detector.showcase import draw_predictions
 from detector.window import Window
@@ -58,7 +59,7 @@ class Run:
 
     def __init__(self, config: Config, loader: Any, validation: Split, device: torch.device, stop: Stop) -> None:
         self.config, self.loader, self.validation, self.stop = config, loader, validation, stop
-        self.categories = validation.categories
+        self.categories, self.preprocess = validation.categories, Preprocess.of(config)
         self.steps_an_epoch = -(-len(loader) // config.accumulate)
         self.learner = Learner(config, len(self.categories), self.steps_an_epoch * config.epochs, device)
         self.epoch, self.best = 0, float("-inf")
@@ -114,8 +115,7 @@ class Run:
         distributed.copy_buffers_from_first_rank(model)
         with self.display.evaluation(self.epoch + 1) as report:
             found = evaluate(
-                *(model, self.validation, self.config, learner.device, learner.dtype),
-                align=self.config.align,
+                *(model, self.validation, self.config, self.preprocess, learner.device, learner.dtype),
                 report=report,
             )
         self.figures = found.metrics.figures
@@ -123,7 +123,7 @@ class Run:
         self.display.show_figures(self.epoch + 1, self.figures)
         if distributed.rank() == 0:
             self.record.draw_curves()
-            draw_predictions(self.config.out / "predictions.png", self.validation, found.results, self.config)
+            draw_predictions(self.config.out / "predictions.png", self.validation, found.results, self.preprocess)
             if self.figures["AP"] > self.best:
                 checkpoint.save(self.config.out / "best.pt", self._state({"model": model.state_dict(), "ema": None}))
         self.best = max(self.best, self.figures["AP"])
@@ -158,7 +158,8 @@ class Run:
         return list(state["rows"])
 
     def _state(self, content: dict[str, Any]) -> dict[str, Any]:
-        return {"config": self.config.to_dict(), "categories": self.categories, **content}
+        settings = {"config": self.config.to_dict(), "preprocess": self.preprocess.to_dict()}
+        return {**settings, "categories": self.categories, **content}
 
     def _stop_asked(self, everyone_is_here: bool) -> bool:
         """Whether to stop now. Several processes agree on it where they meet anyway."""

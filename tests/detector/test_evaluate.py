@@ -22,8 +22,9 @@ from detector.errors import CheckpointError, DataError
 from detector.fcos import FCOS, Predictions
 from detector.grid import make_grid
 from detector.postprocess import Settings
+from detector.preprocess import Preprocess
 from detector.stream import PredictStream
-from fastload import Targets
+from fastload import CenterAlign, RandomAlign, Targets, TopLeftAlign
 from fastload.sample import make_sample
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +41,14 @@ def best(tiny, tmp_path: Path) -> Path:
     path = tmp_path / "best.pt"
     categories = [(1, "red"), (4, "green"), (9, "blue")]
     checkpoint.save(
-        path, {"config": tiny.to_dict(), "categories": categories, "model": model.state_dict(), "ema": None}
+        path,
+        {
+            "config": tiny.to_dict(),
+            "preprocess": Preprocess.of(tiny).to_dict(),
+            "categories": categories,
+            "model": model.state_dict(),
+            "ema": None,
+        },
     )
     return path
 
@@ -64,16 +72,17 @@ def test_evaluate_writes_results_and_folding_changes_nothing(best, tiny, tmp_pat
         assert one["bbox"] == pytest.approx(other["bbox"], abs=0.05)
 
 
-@pytest.mark.parametrize("align", ["top-left", "center", "random"])
+@pytest.mark.parametrize("aligner", [TopLeftAlign, CenterAlign, RandomAlign])
 @pytest.mark.parametrize("batch_size", [1, 4])
-def test_perfect_predictions_come_back_as_the_annotations(tiny, align, batch_size):
+def test_perfect_predictions_come_back_as_the_annotations(tiny, monkeypatch, aligner, batch_size):
     """A head that says exactly what it is taught gives the annotated boxes in original pixels, wherever the images lie
     on their canvas and however many there are in a batch; each once; and an AP of 1."""
-    split = open_split(tiny.data, "", "val")
+    split, preprocess = open_split(tiny.data, "", "val"), Preprocess.of(tiny)
+    monkeypatch.setattr(Preprocess, "collator", lambda *_: aligner())
     given: deque[Targets] = deque()
 
     def remembered():
-        for images, targets in evaluation_loader(split, tiny, batch_size, align, CPU):
+        for images, targets in evaluation_loader(split, preprocess, batch_size, 1, CPU, torch.float32):
             given.append(targets)
             yield images, targets
 
@@ -125,7 +134,8 @@ def test_other_classes_are_refused(best, tiny, tmp_path):
 
 
 def test_predict_draws_and_writes_json(best, tmp_path):
-    """A folder and a file, large and tiny pictures: a drawing each, boxes within the picture; other files are named."""
+    """A folder and a file, large and tiny images, two at a time: a drawing each, boxes within the image; names of files
+    are shown as they are."""
     folder = tmp_path / "pictures"
     folder.mkdir()
     for name, size in (("a.jpg", (300, 200)), ("b[bold].png", (40, 90))):
@@ -133,7 +143,7 @@ def test_predict_draws_and_writes_json(best, tmp_path):
     Image.new("L", (1, 1)).save(tmp_path / "dot.png")
     out = tmp_path / "out"
     shown = io.StringIO()
-    predict.run(predict.Options(best, (folder, tmp_path / "dot.png"), out, 0.1, "cpu"), Console(file=shown))
+    predict.run(predict.Options(best, (folder, tmp_path / "dot.png"), out, 0.1, 2, "cpu"), Console(file=shown))
     assert f"{folder / 'b[bold].png'}: " in shown.getvalue()
     found = json.loads((out / "predictions.json").read_text())
     assert [Path(name).name for name in found] == ["a.jpg", "b[bold].png", "dot.png"]
@@ -141,7 +151,7 @@ def test_predict_draws_and_writes_json(best, tmp_path):
     objects = found[str(folder / "a.jpg")]
     assert objects and all(item["score"] >= 0.1 and item["category"] in ("red", "green", "blue") for item in objects)
     assert all(0 <= x0 < x1 <= 300 and 0 <= y0 < y1 <= 200 for x0, y0, x1, y1 in (item["box"] for item in objects))
-    with pytest.raises(DataError, match="no picture or folder"):
+    with pytest.raises(DataError, match="no image or folder"):
         predict.run(predict.Options(best, (tmp_path / "missing.jpg",), out, device="cpu"), Console(quiet=True))
 
 
@@ -153,21 +163,23 @@ def test_a_picture_that_cannot_be_read_stops_no_other(best, tmp_path):
     (tmp_path / "d.jpg").touch()
     Image.new("L", (20, 30)).save(tmp_path / "e.png")
     out = tmp_path / "out"
-    with pytest.raises(DataError, match=r"(?s)a\.png is not a picture.*c\.jpg is not.*d\.jpg is not"):
+    with pytest.raises(DataError, match=r"(?s)a\.png was skipped: truncated.*c\.jpg was.*d\.jpg was.*is empty"):
         predict.run(predict.Options(best, (tmp_path,), out, device="cpu"), Console(quiet=True))
     found = json.loads((out / "predictions.json").read_text())
     assert [Path(name).name for name in found] == ["b.png", "e.png"]
     assert [path.name for path in sorted(out.glob("*.png"))] == ["0001-b.png", "0002-e.png"]
 
 
-def test_pictures_are_read_upright_and_without_transparency(tmp_path):
-    """A photograph turned by its EXIF data is turned back; what is transparent lies on white."""
+def test_drawings_are_upright_and_without_transparency(best, tmp_path):
+    """A photograph turned by its EXIF data is drawn turned back; what is transparent lies on white."""
     turned = Image.new("RGB", (30, 20), "navy")
     turned.getexif()[0x0112] = 6  # to be turned by a quarter
     turned.save(tmp_path / "turned.png", exif=turned.getexif())
-    assert predict.read_picture(tmp_path / "turned.png").size == (20, 30)
-    Image.new("RGBA", (4, 4), (200, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert predict.read_picture(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
+    Image.new("RGBA", (40, 40), (200, 0, 0, 0)).save(tmp_path / "clear.png")
+    paths = tmp_path / "turned.png", tmp_path / "clear.png"
+    predict.run(predict.Options(best, paths, tmp_path / "out", score=1.0, device="cpu"), Console(quiet=True))
+    drawings = [Image.open(path) for path in sorted((tmp_path / "out").glob("*.png"))]
+    assert drawings[0].height > drawings[0].width and drawings[1].getpixel((20, 20)) == (255, 255, 255)
 
 
 def test_the_example_runs_on_the_sample_set_from_end_to_end(tmp_path):

@@ -12,10 +12,10 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 from detector.backbone import make_backbone
-from detector.data import canvas_sizes
 from detector.errors import DetectorError
 from detector.fcos import FCOS, Predictions
 from detector.postprocess import Settings
+from detector.preprocess import canvas_sizes
 from detector.stream import STAGES, PredictStream, Timing, compiled
 from fastload import CenterAlign, FastLoader, RandomFlip, ShortestEdge
 from tests.memory_cache import MemoryCache
