@@ -7,7 +7,16 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-_Bytes: TypeAlias = bytes | bytearray | memoryview | mmap.mmap | NDArray[Any]
+_Bytes: TypeAlias = bytes | bytearray | memoryview | mmap.mmap | MappedFile | NDArray[Any]
+
+class MappedFile:
+    def __init__(self, descriptor: int) -> None: ...
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    def state(self) -> tuple[int, int, int]: ...  # bytes, time of the last change (ns), `vanished`
+    @property
+    def vanished(self) -> int: ...
+    def release_pages(self) -> None: ...
 
 class Annotations:
     def __init__(

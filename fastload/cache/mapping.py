@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import threading
 from pathlib import Path
@@ -22,48 +21,75 @@ from fastload.errors import CacheError
 class Mapping:
     """The bytes of a cache file and where in them everything is. Shared by all who open the same file."""
 
-    def __init__(self, path: Path, file: mmap.mmap) -> None:
+    def __init__(self, path: Path, file: _core.MappedFile) -> None:
         self.path = path
         self.file = file
+        self._state = (len(file), *file.state()[1:])  # as it was when it was mapped
+        self._whole = memoryview(file)
         try:
             values, _, self.offsets, self.lengths, extent = _core.lmdb_tree(file)
             if len(file) < extent:
                 raise ValueError(f"it is truncated: {len(file)} of {extent} bytes")
             if MANIFEST_KEY not in values:
                 raise ValueError("it holds no manifest: it is no cache, or its build was interrupted")
-            self.manifest = Manifest.from_bytes(self._bytes(values[MANIFEST_KEY]))
-            self.index: Index = {name: self._array(name, values) for name in INDEX}
+            self._places = values
+            self._stored_manifest = bytes(self._bytes(MANIFEST_KEY))
+            self.manifest = Manifest.from_bytes(self._stored_manifest)
+            self.index: Index = {name: self._array(name) for name in INDEX}
             check_index(self.index, len(self.manifest.categories))
             if len(self.offsets) != self.manifest.images:
                 raise ValueError(f"it has {len(self.offsets)} records for {self.manifest.images} images")
         except ValueError as error:
+            reason = "it was changed, or its disk failed, while it was opened" if file.state() != self._state else error
             raise CacheError(
-                f"{path} cannot be read as a cache: {error}. Build it again with `fastload build-cache DATASET "
+                f"{path} cannot be read as a cache: {reason}. Build it again with `fastload build-cache DATASET "
                 "--overwrite`, or copy it anew from where it is whole."
             ) from error
-        if hasattr(mmap, "MADV_DONTNEED"):
-            file.madvise(mmap.MADV_DONTNEED)  # what the checks have read need not stay resident
-        whole = np.frombuffer(file, np.uint8)
-        self.addresses: NDArray[np.uint64] = self.offsets + np.uint64(whole.ctypes.data)
+        file.release_pages()  # what the checks have read need not stay resident
+        self.addresses: NDArray[np.uint64] = self.offsets + np.uint64(np.frombuffer(self._whole, np.uint8).ctypes.data)
+        self.check_unchanged()
 
     def record(self, position: int) -> memoryview:
         """The bytes of record `position`, header and payload."""
         start = int(self.offsets[position])
-        return memoryview(self.file)[start : start + int(self.lengths[position])]
+        return self._whole[start : start + int(self.lengths[position])]
 
-    def _bytes(self, place: tuple[int, int]) -> bytes:
-        offset, size = place
-        return self.file[offset : offset + size]
+    def check_unchanged(self) -> None:
+        """See `Cache.check_unchanged`."""
+        try:
+            state = self.file.state()
+        except OSError as error:
+            raise CacheError(f"{self.path} can no longer be read: {error.strerror}. Open it again.") from error
+        if state == self._state:
+            return
+        if state[0] < len(self.file):
+            raise self._changed(f"{state[0]} of {len(self.file)} bytes are left")
+        if self._bytes(MANIFEST_KEY) != self._stored_manifest or not all(map(self._is_sound, INDEX)):
+            raise self._changed("its index is not what it was")
+        self._state = state  # it was only touched, or pages of records vanished, which is noticed at each of these
 
-    def _array(self, name: str, values: dict[bytes, tuple[int, int]]) -> NDArray[Any]:
-        described = self.manifest.arrays[name]
-        offset, size = values.get(INDEX_PREFIX + name.encode(), (0, -1))
+    def _changed(self, how: str) -> CacheError:
+        return CacheError(
+            f"{self.path} was truncated or overwritten while it was read, or its disk is failing: {how}. Restore it or "
+            "build it again. To replace a cache that is in use, rename the new one over it, as "
+            "`fastload build-cache --overwrite` does."
+        )
+
+    def _bytes(self, key: bytes) -> memoryview:
+        offset, size = self._places.get(key, (0, 0))
+        return self._whole[offset : offset + size]
+
+    def _is_sound(self, name: str) -> bool:
+        return _core.xxh64(self._bytes(INDEX_PREFIX + name.encode())) == int(self.manifest.arrays[name]["checksum"], 16)
+
+    def _array(self, name: str) -> NDArray[Any]:
+        described, stored = self.manifest.arrays[name], self._bytes(INDEX_PREFIX + name.encode())
         dtype, shape = np.dtype(described["dtype"]), tuple(described["shape"])
-        if size != int(np.prod(shape)) * dtype.itemsize:
+        if INDEX_PREFIX + name.encode() not in self._places or len(stored) != int(np.prod(shape)) * dtype.itemsize:
             raise ValueError(f"its {name} is missing or of the wrong size")
-        if _core.xxh64(memoryview(self.file)[offset : offset + size]) != int(described["checksum"], 16):
+        if not self._is_sound(name):
             raise ValueError(f"the checksum of its {name} does not match")
-        array = np.ndarray(shape, dtype, self.file, offset)
+        array = np.ndarray(shape, dtype, stored)
         if not array.flags.aligned:  # a small array lies among the tree's nodes, at any even address
             array = array.copy()
             array.flags.writeable = False
@@ -84,9 +110,8 @@ def open_mapping(path: str | os.PathLike[str]) -> Mapping:
             key = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size, os.path.realpath(shown))
             with _lock:
                 mapping = _open.get(key)
-                if mapping is None:
-                    file = mmap.mmap(stream.fileno(), 0, prot=mmap.PROT_READ, flags=mmap.MAP_SHARED)
-                    mapping = _open[key] = Mapping(shown, file)
+                if mapping is None or mapping.file.vanished:  # those pages are zeros for good
+                    mapping = _open[key] = Mapping(shown, _core.MappedFile(stream.fileno()))
                 return mapping
     except (OSError, ValueError) as error:
         raise CacheError(_why_not(shown, error)) from error

@@ -89,6 +89,7 @@ def transcode(cache: Cache, options: TranscodeOptions, index: int) -> Outcome:
             raise CacheError(f"{cache.path}: image {record.image_id} ({record.name}) {error}.") from error
         data, refusal = encode(stored, options.encoding)
         boxes = scale_boxes(boxes, picture.size, stored.size)
+    cache.check_unchanged()  # it was whole when the boxes and bytes were read
     entry = make_entry(data, record.image_id, record.name, record.source_size, boxes)
     problems = [Problem(record.image_id, record.name, NOT_PACKED, refusal)] if refusal else []
     return Outcome(data, entry, problems)

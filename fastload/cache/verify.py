@@ -29,12 +29,14 @@ def verify_cache(
     workers: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Damage]:
-    """The damaged images of the cache at `path`, in order. `CacheError` when it cannot even be opened."""
+    """The damaged images of the cache at `path`, in order. `CacheError` when it cannot even be opened or is changed
+    meanwhile."""
     cache = Cache(path)
     damage = []
     for done, found in enumerate(ordered_map(partial(_check, cache), range(len(cache)), workers), start=1):
         progress(done, len(cache))
         if found is not None:
+            cache.check_unchanged()
             damage.append(found)
     return damage
 

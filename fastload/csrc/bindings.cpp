@@ -23,6 +23,7 @@ PYBIND11_MODULE(_core, m) {
     bind_jpeg(m);
     bind_jpeg_write(m);
     bind_lmdb_tree(m);
+    bind_mapped_file(m);
     bind_nms(m);
     bind_stages(m);
     bind_targets(m);
