@@ -1,5 +1,7 @@
 #include "pool.h"
 
+#include "fault.h"
+
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -7,6 +9,9 @@
 
 namespace fastload {
 namespace {
+
+constexpr char vanished[] =
+    "its bytes vanished: the file was truncated or overwritten while it was read, or its disk is failing";
 
 // Timers wake late, by up to a tenth of a millisecond in a virtual machine: that is taken off the next sleep, so that
 // emulated work takes as long as it says.
@@ -26,6 +31,11 @@ void Records::decode(size_t i, RecordDecoder& decoder, Buffer& buffer, Planes& p
         throw RecordError("it is not the record that the index knows");
     decoder.planes(record.data, record.size, check, buffer, planes);
     if (check) checked_[i].store(true, std::memory_order_relaxed);
+}
+
+bool Records::there(size_t i) const {
+    const Record& record = records_[i];
+    return intact(record.data) || has_checksum(record.data, record.size, record.checksum);
 }
 
 Pool::Pool(std::vector<Record> records, std::shared_ptr<void> owner, int threads, Check check,
@@ -258,10 +268,17 @@ std::vector<Failure> Pool::write(const Job& job, int slot, uint8_t* out, Workspa
                 records_.decode(size_t(job.index[row]), workspace.decoder, workspace.planes[row - first], planes);
                 workspace.pictures[row - first].open(planes, job.placements[row], workspace.tables);
             } catch (const std::runtime_error& error) {  // this image is bad; the others of its slot are named too
-                failures.push_back({row, error.what()});
+                failures.push_back({row, records_.there(size_t(job.index[row])) ? error.what() : vanished});
             }
-        render(job.canvas, workspace.pictures, failures.empty() ? count : 0, workspace.row,
-               out + slot * job.canvas_bytes());
+        const auto draw = [&](int pictures) {
+            render(job.canvas, workspace.pictures, pictures, workspace.row, out + slot * job.canvas_bytes());
+        };
+        if (failures.empty()) {
+            draw(count);  // which reads records too: planes are not copied
+            for (row = first; row < first + count; ++row)
+                if (!records_.there(size_t(job.index[row]))) failures.push_back({row, vanished});
+        }
+        if (!failures.empty()) draw(0);
     } catch (const std::exception& error) {  // out of memory: nothing may leave a thread
         failures.push_back({std::min(row, first + count - 1), error.what()});
     }

@@ -36,6 +36,8 @@ public:
     size_t size() const { return records_.size(); }
     const Record& operator[](size_t i) const { return records_[i]; }
     void decode(size_t i, RecordDecoder& decoder, Buffer& buffer, Planes& planes);
+    // False when pages of the record have vanished, so that what was read of it may have been zeros.
+    bool there(size_t i) const;
 
 private:
     std::vector<Record> records_;

@@ -85,6 +85,13 @@ RecordHeader read_header(const uint8_t* record, size_t size) {
     return header;
 }
 
+bool has_checksum(const uint8_t* record, size_t size, uint64_t checksum) try {
+    const RecordHeader header = read_header(record, size);
+    return header.checksum == checksum && record_checksum(header, record + sizeof header) == checksum;
+} catch (const RecordError&) {
+    return false;
+}
+
 void RecordDecoder::planes(const uint8_t* record, size_t size, bool check, Buffer& buffer, Planes& planes) {
     const RecordHeader header = read_header(record, size);
     const uint8_t* payload = record + sizeof header;

@@ -34,6 +34,9 @@ struct RecordError : std::runtime_error {
 // Reads the header and checks it against the record's size. Throws RecordError.
 RecordHeader read_header(const uint8_t* record, size_t size);
 
+// Whether it is a whole record that carries this checksum, and rightly so.
+bool has_checksum(const uint8_t* record, size_t size, uint64_t checksum);
+
 // Turns records into planes; one per thread.
 class RecordDecoder {
 public:
