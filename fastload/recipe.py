@@ -79,6 +79,7 @@ class Recipe:
         """Transforms are called once. Batches that do not fit their canvases stand by themselves."""
         if not all(map(len, batches)):
             raise PlanError(f"batch {step} of the epoch is empty: check the batch sampler")
+        self.cache.check_unchanged()
         rng = random.step(step)
         positions, ends = self._checked(np.concatenate(batches)), list(accumulate(map(len, batches)))
         plan = self.records.plan(positions)

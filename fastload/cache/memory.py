@@ -88,6 +88,9 @@ class _Records(Mapping):
     def record(self, position: int) -> memoryview:
         return memoryview(self._records[position])
 
+    def check_unchanged(self) -> None:
+        """Nobody else can change it."""
+
 
 def read_images(
     images: Iterable[InputImage], exif_rotate: bool = True, workers: int | None = None
