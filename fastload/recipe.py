@@ -116,6 +116,7 @@ class Recipe:
 
     def deliver(self, skipped: dict[int, str], job: Job) -> Any:
         """What the user receives for an executed job. Failures raise DecodeError, or are added to `skipped`."""
+        self.cache.check_unchanged()
         if job.failures:
             self._account(job, job.failures, skipped)
         if self.feed is not None:
