@@ -63,6 +63,15 @@ def test_mutated_files_under_sanitizers(hostile, seeds):
     run_hostile(hostile, 2000, 1, seeds)
 
 
+@pytest.mark.long
+def test_records_overwritten_while_they_are_decoded(seeds, tmp_path):
+    """Records of each encoding decoded while another thread writes over them: no report from the sanitizers."""
+    program = build_program("overwritten", tmp_path)
+    settings = {"FASTLOAD_TURBOJPEG": _core.turbojpeg_path(), "FASTLOAD_MAX_PIXELS": "1000000"}
+    run = subprocess.run([program, "1000", *seeds], capture_output=True, text=True, env={**os.environ, **settings})
+    assert run.returncode == 0 and run.stdout == "done\n", run.stderr[-5000:]
+
+
 def test_a_coefficient_beyond_all_bounds_is_not_packed():
     """A JPEG whose DC overflows, which libjpeg-turbo itself does not rewrite without loss, is kept as it is."""
     data = (ROOT / "tests/data/hostile/overflowing_dc.jpg").read_bytes()

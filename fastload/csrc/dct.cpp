@@ -30,8 +30,8 @@ Kernels kernels_for(Simd simd) {
 size_t scratch_size(const DctStream& stream) { return (stream.count + 2 * dct_padding) / 64 * 64; }
 
 // The decoded bytes of a stream: where they lie in the record, or in scratch memory, which is then moved past them.
-const uint8_t* decoded(const DctStream& stream, bool writable, Simd simd, uint8_t*& scratch) {
-    if (!stream.coded && !writable) return stream.data;
+const uint8_t* decoded(const DctStream& stream, bool copied, Simd simd, uint8_t*& scratch) {
+    if (!stream.coded && !copied) return stream.data;
     uint8_t* const place = scratch;
     scratch += scratch_size(stream);
     if (stream.coded)
@@ -46,9 +46,10 @@ BlockStreams open_section(const DctSection& section, Simd simd, Buffer& memory) 
                                      scratch_size(section.masks) + scratch_size(section.values));
     BlockStreams streams{};
     try {
-        streams.presence = decoded(section.presence, false, simd, scratch);
-        streams.dc = decoded(section.dc, false, simd, scratch);
-        streams.masks = decoded(section.masks, false, simd, scratch);
+        // What is counted first and followed later must stay, though the file may be overwritten meanwhile.
+        streams.presence = decoded(section.presence, true, simd, scratch);
+        streams.dc = decoded(section.dc, true, simd, scratch);
+        streams.masks = decoded(section.masks, true, simd, scratch);
         uint8_t* const values = scratch;
         streams.values = decoded(section.values, section.signs != nullptr, simd, scratch);
         if (section.signs) kernels_for(simd).apply_signs(values, section.signs, section.values.count);

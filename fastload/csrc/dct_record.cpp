@@ -56,7 +56,7 @@ void read_size(Reader& reader, DctInfo& info) {
 }
 
 void read_quantisation(Reader& reader, int tables, DctRecord& record) {
-    const uint8_t* const number = reader.take(3);
+    const int number[3] = {reader.byte(), reader.byte(), reader.byte()};
     reader.byte();
     require(tables >= 1 && tables <= 3, "an impossible number of quantisation tables");
     uint16_t quant[3][64];

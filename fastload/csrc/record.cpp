@@ -95,6 +95,7 @@ bool has_checksum(const uint8_t* record, size_t size, uint64_t checksum) try {
 void RecordDecoder::planes(const uint8_t* record, size_t size, bool check, Buffer& buffer, Planes& planes) {
     const RecordHeader header = read_header(record, size);
     const uint8_t* payload = record + sizeof header;
+    if (header.encoding == uint8_t(Encoding::original)) payload = own_copy(payload, header.payload);
     if (check && record_checksum(header, payload) != header.checksum)
         throw RecordError("checksum mismatch: its bytes have changed since the cache was built");
     switch (static_cast<Encoding>(header.encoding)) {
@@ -115,6 +116,13 @@ void RecordDecoder::planes(const uint8_t* record, size_t size, bool check, Buffe
     }
     if (planes.width != int(header.width) || planes.height != int(header.height))
         throw RecordError("the image decodes to another size than its header says");
+}
+
+// A JPEG is read in several passes, which must meet the same bytes, though the file may be overwritten meanwhile.
+const uint8_t* RecordDecoder::own_copy(const uint8_t* data, size_t size) {
+    uint8_t* const copy = copy_.ensure(size);
+    std::copy_n(data, size, copy);
+    return copy;
 }
 
 // What our own decoder refuses is libjpeg-turbo's to decode, or to find damaged.

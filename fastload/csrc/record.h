@@ -46,11 +46,13 @@ public:
     void planes(const uint8_t* record, size_t size, bool check, Buffer& buffer, Planes& planes);
 
 private:
+    const uint8_t* own_copy(const uint8_t* data, size_t size);
     void jpeg_planes(const uint8_t* data, size_t size, Buffer& buffer, Planes& planes);
 
     JpegPlanesDecoder sequential_;
     JpegDecoder jpeg_;
     DctDecoder dct_;
+    Buffer copy_;
 };
 
 // A JPEG's payload in `encoding`, found to decode to the JPEG's own planes. Throws JpegError when the JPEG does not
