@@ -107,12 +107,12 @@ def rename_over(path: Path, one: Path, other: Path) -> None:
 
 MIDDLE, END, STEPS = 2, IMAGES // BATCH, 2 * IMAGES // BATCH
 CASES = [
-    *((how, workers, "first", at) for how in (truncate, overwrite) for workers in (0, 2) for at in (MIDDLE, END)),
-    (overwrite_without_truncating, 2, "first", END),
-    (truncate, 0, "never", MIDDLE),
-    (truncate, 2, "never", MIDDLE),
-    (overwrite_by_the_same, 2, "always", MIDDLE),
-    (rename_over, 2, "first", MIDDLE),
+    *((how, at, {"num_workers": n}) for how in (truncate, overwrite) for at in (MIDDLE, END) for n in (0, 2)),
+    *((truncate, MIDDLE, {"num_workers": n, "verify_checksums": "never"}) for n in (0, 2)),
+    (truncate, MIDDLE, {"num_workers": 2, "on_error": "skip"}),
+    (overwrite_without_truncating, END, {"num_workers": 2}),
+    (overwrite_by_the_same, MIDDLE, {"num_workers": 2, "verify_checksums": "always"}),
+    (rename_over, MIDDLE, {"num_workers": 2}),
 ]
 
 
@@ -123,16 +123,14 @@ def train_all(folder: str) -> None:
     """
     one, other, path = (Path(folder, name) for name in ("one.lmdb", "other.lmdb", "x.lmdb"))
     right = {key: value for batch in FastLoader(one, BATCH) for key, value in contents(batch)}
-    for change, workers, verify, at in CASES:
+    for change, at, arguments in CASES:
         path.unlink(missing_ok=True)
         shutil.copyfile(one, path)
-        loader = FastLoader(
-            path, BATCH, shuffle=True, num_workers=workers, verify_checksums=verify, group_by_aspect=False
-        )
+        loader = FastLoader(path, BATCH, shuffle=True, group_by_aspect=False, **arguments)
         seen, error = 0, ""
         try:
             for batch in chain(loader, loader):
-                assert all(right[key] == value for key, value in contents(batch)), (change, workers, verify, at, seen)
+                assert all(right[key] == value for key, value in contents(batch)), (change, at, arguments, seen)
                 seen += 1
                 if seen == at:
                     change(path, one, other)
@@ -143,7 +141,7 @@ def train_all(folder: str) -> None:
 
 @pytest.fixture(scope="module", params=list(Encoding), ids=lambda encoding: encoding.label)
 def outcomes(request, datasets, tmp_path_factory) -> list[tuple]:
-    """What became of each case: (change, workers, verify, at, batches seen, error), for caches of each encoding."""
+    """What became of each case: (change, at, arguments, batches seen, error), for caches of each encoding."""
     folder = tmp_path_factory.mktemp("caches")
     for root, name in zip(datasets, ("one.lmdb", "other.lmdb"), strict=True):
         build(root, folder / name, request.param)
@@ -155,14 +153,14 @@ def outcomes(request, datasets, tmp_path_factory) -> list[tuple]:
 
 def test_a_cache_cut_in_an_epoch_ends_it_with_its_name(outcomes):
     """Truncated or copied over in mid-epoch: what was handed out is right, then comes an error that names the cache."""
-    for change, _, _, at, seen, error in outcomes:
+    for change, at, _, seen, error in outcomes:
         if at == MIDDLE and change in (truncate, overwrite):
             assert MIDDLE <= seen < END and ("image" in error or CHANGED in error)
 
 
 def test_a_cache_changed_after_all_was_read_is_noticed(outcomes):
     """With all records checked before, the next epoch begins with an error, not with other pixels."""
-    for _, _, _, at, seen, error in outcomes:
+    for _, at, _, seen, error in outcomes:
         if at == END:
             assert seen == END and CHANGED in error
 
