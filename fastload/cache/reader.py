@@ -96,7 +96,7 @@ class Cache:
         return header
 
     def check_unchanged(self) -> None:
-        """See that the file is still the one that was opened. Takes about a microsecond as long as nobody changed it.
+        """See that the file is still the one that was opened. Takes a microsecond or two as long as nobody changed it.
 
         What was read of arrays and records before this call was not zeros in the place of lost pages. Damage to single
         records is not looked for here: see `check_record`.

@@ -22,7 +22,7 @@ public:
 
     const uint8_t* data() const { return data_; }
     size_t size() const { return size_; }
-    // As the file is now; takes about a microsecond. Throws std::system_error. Also sees to it that we are the first to
+    // As the file is now; takes a microsecond or two. Throws std::system_error. Also sees to it that we are the first to
     // hear of vanished pages, though somebody may have installed another handler since.
     State state() const;
     uint32_t vanished() const { return range_->vanished.load(); }
