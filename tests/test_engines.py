@@ -303,7 +303,7 @@ def test_checksum_is_xxh64() -> None:
     """The core's checksum is XXH64, of any length and seed."""
     xxhash = pytest.importorskip("xxhash")
     rng = np.random.default_rng(0)
-    for size in [*range(70), 1000, 4097]:
+    for size in [*range(70), 1000, 4097, *range(65_500, 65_606, 5), 200_003]:
         data, seed = rng.bytes(size), int(rng.integers(0, 2**63))
         assert _core.xxh64(data, seed) == xxhash.xxh64_intdigest(data, seed)
 

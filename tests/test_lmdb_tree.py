@@ -155,3 +155,48 @@ def test_a_large_tree_is_walked_in_milliseconds(tmp_path):
             assert len(_core.lmdb_tree(file)[1]) == 118_000
             seconds.append(time.perf_counter() - start)
     assert min(seconds) < 0.1
+
+
+RELEASED = """
+import sys
+from pathlib import Path
+import numpy as np
+import fastload._core as core
+def resident(name):
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status[name].split()[0]) / 1000
+def growth(work):
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = resident("VmRSS")
+    work()
+    return resident("VmHWM") - before
+with open(sys.argv[1], "rb") as stream:
+    file = core.MappedFile(stream.fileno())
+found = {}
+print(growth(lambda: found.update(tree=core.lmdb_tree(file, release=True))))
+print(growth(lambda: found.update(checksum=core.mapped_xxh64(file, 5, len(file) - 9))))
+assert all(np.array_equal(a, b) for a, b in zip(found["tree"][1:4], core.lmdb_tree(file)[1:4]))
+assert found["checksum"] == core.xxh64(memoryview(file)[5:-4])
+"""
+
+
+def test_what_was_read_does_not_stay_resident(tmp_path):
+    """Walking and hashing a file of 120 MB takes a few megabytes of memory, and finds the same."""
+    write(tmp_path / "x", {b"record/" + i.to_bytes(8, "big"): b"x" * 1000 for i in range(90_000)})
+    assert (tmp_path / "x").stat().st_size > 120e6
+    done = subprocess.run([sys.executable, "-c", RELEASED, tmp_path / "x"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert max(map(float, done.stdout.split())) < 24, done.stdout
+
+
+def test_only_mapped_files_are_released(tmp_path):
+    """Memory that would be lost is refused, and so is a part beyond the file."""
+    data = write(tmp_path / "x", {b"a": b"b"})
+    with pytest.raises(ValueError, match="of a MappedFile"):
+        _core.lmdb_tree(data, release=True)
+    with open(tmp_path / "x", "rb") as stream:
+        file = _core.MappedFile(stream.fileno())
+    for offset, size in ((0, len(file) + 1), (len(file), 1), (len(file) + 1, 0), (2**63, 2**63)):
+        with pytest.raises(ValueError, match="beyond the file"):
+            _core.mapped_xxh64(file, offset, size)
+    assert _core.mapped_xxh64(file, len(file), 0) == _core.xxh64(b"")

@@ -71,12 +71,19 @@ def check_index(index: Index, categories: int) -> None:
     """ValueError when the arrays, each sound by itself, do not fit one another."""
     for offsets, values in _OFFSETS.items():
         steps = index[offsets]
-        if steps[0] != 0 or steps[-1] != len(index[values]) or (np.diff(steps) < 0).any():
+        if steps[0] != 0 or steps[-1] != len(index[values]) or (steps[1:] < steps[:-1]).any():
             raise ValueError(f"its {offsets} is wrong")
-    if len(index["label"]) and not 0 <= index["label"].min() <= index["label"].max() < categories:
+    if index["label"].min(initial=0) < 0 or index["label"].max(initial=-1) >= categories:
         raise ValueError("its labels are not among its categories")
-    if (index["crowd"] > 1).any() or (index["size"] < 1).any() or (index["source_size"] < 1).any():
+    if index["crowd"].max(initial=0) > 1 or min(index[name].min(initial=1) for name in ("size", "source_size")) < 1:
         raise ValueError("its index holds impossible values")
+    _check_pixels(index)
+
+
+def _check_pixels(index: Index) -> None:
+    widest, highest = index["size"].max(0, initial=1).tolist()
+    if widest * highest <= _core.max_pixels():
+        return
     too_large = np.flatnonzero(index["size"].astype(np.int64).prod(1) > _core.max_pixels())
     if len(too_large):
         image_id, (width, height) = index["image_id"][too_large[0]], index["size"][too_large[0]]

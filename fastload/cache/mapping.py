@@ -27,7 +27,9 @@ class Mapping:
         self._state = (len(file), *file.state()[1:])  # as it was when it was mapped
         self._whole = memoryview(file)
         try:
-            values, _, self.offsets, self.lengths, extent = _core.lmdb_tree(file)
+            file.read_ahead(False)  # the tree's pages lie all over it
+            values, _, self.offsets, self.lengths, extent = _core.lmdb_tree(file, release=True)
+            file.read_ahead(True)
             if len(file) < extent:
                 raise ValueError(f"it is truncated: {len(file)} of {extent} bytes")
             if MANIFEST_KEY not in values:
@@ -80,7 +82,8 @@ class Mapping:
         return self._whole[offset : offset + size]
 
     def _is_sound(self, name: str) -> bool:
-        return _core.xxh64(self._bytes(INDEX_PREFIX + name.encode())) == int(self.manifest.arrays[name]["checksum"], 16)
+        offset, size = self._places[INDEX_PREFIX + name.encode()]
+        return _core.mapped_xxh64(self.file, offset, size) == int(self.manifest.arrays[name]["checksum"], 16)
 
     def _array(self, name: str) -> NDArray[Any]:
         described, stored = self.manifest.arrays[name], self._bytes(INDEX_PREFIX + name.encode())

@@ -44,7 +44,9 @@ void bind_mapped_file(py::module_& m) {
             "As the file is now: bytes, when it was last changed (ns), how often pages were found to have vanished.\n"
             "OSError when that cannot be known.")
         .def_property_readonly("vanished", &MappedFile::vanished, "The last of these: how often pages were found so.")
-        .def("release_pages", &MappedFile::release_pages, "Say that the pages need not stay in memory.");
+        .def("release_pages", &MappedFile::release_pages, "Say that the pages need not stay in memory.")
+        .def("read_ahead", &MappedFile::read_ahead, py::arg("wanted"),
+             "Say whether the pages around one that is read are to be read too. So they are at first.");
 }
 
 }  // namespace fastload

@@ -33,8 +33,8 @@ struct Meta {
 
 class Walk {
 public:
-    Walk(const uint8_t* file, size_t file_size, const LmdbVisitor& visit)
-        : file_(file), file_size_(file_size), visit_(visit) {}
+    Walk(const uint8_t* file, size_t file_size, const LmdbVisitor& visit, Residency residency)
+        : file_(file), file_size_(file_size), visit_(visit), resident_(file, file_size, residency) {}
 
     uint64_t run() {
         const Meta meta = newest_meta();
@@ -85,6 +85,7 @@ private:
     const uint8_t* enter(uint64_t number, uint16_t kind) {
         claim(number);
         const uint8_t* page = file_ + number * page_size_;
+        resident_.read(page);
         const uint16_t kinds = kBranchPage | kLeafPage | kOverflowPage | kMetaPage;
         if (load<uint64_t>(page) != number || (load<uint16_t>(page + 10) & kinds) != kind)
             damaged(page_name(number) + " is damaged");
@@ -143,12 +144,13 @@ private:
     uint64_t page_size_ = 0, pages_ = 0, depth_ = 0, entries_ = 0;
     std::vector<bool> seen_;
     std::string_view last_key_;
+    ResidentPages resident_;
 };
 
 }  // namespace
 
-uint64_t walk_lmdb(const uint8_t* file, size_t file_size, const LmdbVisitor& visit) {
-    return Walk(file, file_size, visit).run();
+uint64_t walk_lmdb(const uint8_t* file, size_t file_size, const LmdbVisitor& visit, Residency residency) {
+    return Walk(file, file_size, visit, residency).run();
 }
 
 }  // namespace fastload

@@ -9,6 +9,8 @@
 #include <functional>
 #include <string_view>
 
+#include "resident_pages.h"
+
 namespace fastload {
 
 struct LmdbValue {
@@ -21,7 +23,8 @@ using LmdbVisitor = std::function<void(std::string_view key, LmdbValue value)>;
 // Calls `visit` for every entry of the main database, in key order, and returns the bytes up to the end of the last
 // page that LMDB has numbered: the file may end before, when what follows was never written. Throws
 // std::invalid_argument that says what is wrong when the file is damaged, truncated, or no LMDB 0.9 file of a 64-bit
-// little-endian machine.
-uint64_t walk_lmdb(const uint8_t* file, size_t file_size, const LmdbVisitor& visit);
+// little-endian machine. `residency`: whether the pages it reads stay resident.
+uint64_t walk_lmdb(const uint8_t* file, size_t file_size, const LmdbVisitor& visit,
+                   Residency residency = Residency::kept);
 
 }  // namespace fastload

@@ -59,4 +59,8 @@ MappedFile::State MappedFile::state() const {
 
 void MappedFile::release_pages() const { madvise(const_cast<uint8_t*>(data_), size_, MADV_DONTNEED); }
 
+void MappedFile::read_ahead(bool wanted) const {
+    madvise(const_cast<uint8_t*>(data_), size_, wanted ? MADV_NORMAL : MADV_RANDOM);
+}
+
 }  // namespace fastload

@@ -28,6 +28,8 @@ public:
     uint32_t vanished() const { return range_->vanished.load(); }
     // The pages need not stay in memory.
     void release_pages() const;
+    // Whether the pages around one that is read are read too: so it is at first.
+    void read_ahead(bool wanted) const;
 
 private:
     const int descriptor_;
