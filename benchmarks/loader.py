@@ -82,7 +82,7 @@ def prepare(options: argparse.Namespace, scratch: Path) -> Work:
 def run(work: Work, kinds: Sequence[type[Contender]], rounds: int) -> tuple[list[float], dict[str, Rounds]]:
     """Interleaved rounds: the reference's images/s, and what was measured of each contender."""
     original = work.pictures.cache(Encoding.ORIGINAL)
-    files = [bytes(record.data) for record in map(original.__getitem__, range(len(original)))]
+    files = [bytes(record.data) for record in original.records()]
     jpegs = [files[i] for i in work.order]
     contenders = [kind(work) for kind in kinds]
     results = {contender.name: Rounds(contender.bytes_per_image()) for contender in contenders}

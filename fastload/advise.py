@@ -17,9 +17,9 @@ from PIL import Image
 
 import fastload._core as _core
 from fastload.cache.build import BuildOptions, build_cache
+from fastload.cache.file import CacheFile
 from fastload.cache.layout import Encoding
 from fastload.cache.picture import jpeg_picture
-from fastload.cache.reader import Cache
 from fastload.cache.reduce import Reduction
 from fastload.errors import SourceError
 from fastload.sources.source import Category, Problem, Sample, Source
@@ -117,7 +117,7 @@ def advise(
     with tempfile.TemporaryDirectory(prefix="fastload-plan-") as folder:
         original = Path(folder) / "original.lmdb"
         build_cache(sample, original, BuildOptions(Encoding.ORIGINAL, workers=threads))
-        todo = list(_combinations(Cache(original)))
+        todo = list(_combinations(CacheFile(original)))
         for done, (reduction, encoding, psnr) in enumerate(todo):
             progress(done, len(todo))
             path = Path(folder) / "option.lmdb"
@@ -130,7 +130,7 @@ def advise(
                     reduction,
                     bytes=size,
                     build_seconds=report.seconds / len(sample) * total,
-                    images_per_second=_speed(Cache(path), threads),
+                    images_per_second=_speed(path, threads),
                     psnr=None if psnr == inf else psnr,
                     fits_disk=size <= free_disk,
                     fits_memory=size <= free_memory,
@@ -150,7 +150,7 @@ def available_memory() -> int:
         return 0
 
 
-def _combinations(original: Cache) -> Iterator[tuple[str, Encoding, float]]:
+def _combinations(original: CacheFile) -> Iterator[tuple[str, Encoding, float]]:
     """Each reduction that changes something others do not, in each encoding, with its PSNR to `original`."""
     seen: set[tuple[tuple[int, int], ...]] = set()
     for name, reduction in REDUCTIONS.items():
@@ -165,10 +165,10 @@ def _combinations(original: Cache) -> Iterator[tuple[str, Encoding, float]]:
                 yield name, encoding, psnr
 
 
-def _psnr(original: Cache, reduction: Reduction) -> float:
+def _psnr(original: CacheFile, reduction: Reduction) -> float:
     """Peak signal-to-noise ratio in dB of all RGB samples together, shrunk pictures enlarged again (bicubic)."""
     squares, samples = 0.0, 0
-    for record in original:  # type: ignore[attr-defined]  # by __len__ and __getitem__
+    for record in original.records():
         before = jpeg_picture(bytes(record.data))
         after = reduction.apply(before)
         if after is before:
@@ -181,13 +181,13 @@ def _psnr(original: Cache, reduction: Reduction) -> float:
     return inf if squares == 0 else 10 * log10(255**2 * samples / squares)
 
 
-def _speed(cache: Cache, threads: int) -> float:
-    """Images/s of FastLoader over `cache`: the median epoch, after one to warm up."""
+def _speed(path: Path, threads: int) -> float:
+    """Images/s of FastLoader over the cache at `path`: the median epoch, after one to warm up."""
     from fastload.loader import FastLoader  # takes two seconds, for torch
     from fastload.plan.transforms import RandomFlip, ShortestEdge
 
     loader = FastLoader(
-        cache,
+        path,
         BATCH_SIZE,
         shuffle=True,
         num_workers=threads,
@@ -197,7 +197,7 @@ def _speed(cache: Cache, threads: int) -> float:
     end = time.perf_counter() + SECONDS
     while len(epochs) < 2 or time.perf_counter() < end:
         epochs.append(_epoch(loader))
-    return len(cache) / median(epochs[1:])
+    return len(loader.dataset) / median(epochs[1:])  # type: ignore[arg-type]
 
 
 def _epoch(loader: Iterable[Any]) -> float:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from fastload.cache.reader import Cache
+from fastload.cache.file import CacheFile
 from fastload.cache.summary import Summary, summarize
 from fastload.cache.verify import advice, verify_cache
 from fastload.cli_caches import build_cache_command, convert_cache_command
@@ -49,7 +49,7 @@ class Align(str, Enum):
 @app.command()
 def info(cache: CachePath) -> None:
     """Show what is in a cache: counts, classes, distributions of sizes."""
-    opened = Cache(cache)
+    opened = CacheFile(cache)
     summary = summarize(opened)
     source = opened.manifest.source
     print_table(
@@ -86,7 +86,7 @@ def verify(cache: CachePath, workers: Workers = None) -> None:
     with show_progress("verify") as progress:
         damage = verify_cache(cache, workers, progress)
     if not damage:
-        console.print(f"{cache} is sound: {len(Cache(cache)):,} images.", soft_wrap=True, markup=False)
+        console.print(f"{cache} is sound: {len(CacheFile(cache)):,} images.", soft_wrap=True, markup=False)
         return
     for found in damage[:LISTED]:
         console.print(f"image {found.image_id} ({found.name}): {found.reason}", soft_wrap=True, markup=False)
@@ -111,7 +111,8 @@ def view(
     out: Annotated[Path, typer.Option(metavar="FILE.png")] = Path("contact-sheet.png"),
 ) -> None:
     """Draw images of a cache with their boxes and class names on a contact sheet."""
-    from fastload.contact_sheet import choose, save, view  # needs torch, which takes two seconds
+    from fastload.cache.reader import Cache  # needs torch, which takes two seconds
+    from fastload.contact_sheet import choose, save, view
     from fastload.plan.collate import CenterAlign, RandomAlign, TopLeftAlign
 
     collators = {Align.TOP_LEFT: TopLeftAlign, Align.CENTER: CenterAlign, Align.RANDOM: RandomAlign}

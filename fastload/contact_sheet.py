@@ -86,11 +86,11 @@ def view(cache: Cache, indices: Sequence[int], collator: Collator | None = None)
     from fastload.plan.transforms import ShortestEdge
 
     subset = cache.subset(indices)
-    captions = [_caption(cache, index) for index in indices]
+    captions = [_caption(cache, position) for position in subset.indices]
     if collator is None:
-        pairs = list(FastLoader(subset, batch_size=None))
+        pairs = [subset[i] for i in range(len(subset))]
         return draw([image for image, _ in pairs], [target for _, target in pairs], cache.categories, captions)
-    loader = FastLoader(subset, len(indices), collate_fn=collator, transforms=[ShortestEdge(512, max_size=736)])
+    loader = FastLoader(subset, len(subset), collate_fn=collator, transforms=[ShortestEdge(512, max_size=736)])
     ((images, targets),) = loader
     return draw(images, targets, cache.categories, captions)
 
@@ -107,14 +107,12 @@ def choose(
         if not -len(cache) <= position < len(cache):
             raise FastloadError(f"{cache.path} holds images 0 to {len(cache) - 1}: there is no image {position}")
         chosen.append(position)
-    ids: dict[int | str, int] = {int(number): i for i, number in enumerate(cache.image_ids)} if image_id else {}
-    names: dict[int | str, int] = {cache.name(i): i for i in range(len(cache))} if name else {}
-    for known, wanted in ((ids, image_id), (names, name)):
-        for key in wanted:
-            if key not in known:
-                some = next(iter(known), "nothing")
-                raise FastloadError(f"{cache.path} holds no image {key}; it does hold {some}, for one")
-            chosen.append(known[key])
+    chosen += cache.index_of(image_id).tolist()
+    names = {cache.name(i): i for i in range(len(cache))} if name else {}
+    for wanted in name:
+        if wanted not in names:
+            raise FastloadError(f"{cache.path} holds no image {wanted}; it does hold {next(iter(names))}, for one")
+        chosen.append(names[wanted])
     return chosen
 
 

@@ -95,8 +95,8 @@ def test_problem_images_are_left_out_and_told(tmp_path):
     (root / "annotations/instances_train.json").write_text(json.dumps(document))
     report = build(root)
     cache = fastload.Cache(report.path)
-    assert [record.name for record in cache] == ["good.jpg", "really.png.jpg", "last.jpg"]
-    assert [record.boxes[0, 2] for record in cache] == [11, 18, 19]
+    assert [record.name for record in cache.records()] == ["good.jpg", "really.png.jpg", "last.jpg"]
+    assert [record.boxes[0, 2] for record in cache.records()] == [11, 18, 19]
     assert report.problems == {"left out": 8, "converted": 1}
     found = problems(root)
     assert {id: kinds[0][0] for id, kinds in found.items()} == {
@@ -129,7 +129,7 @@ def test_boxes_are_fitted(tmp_path):
     ]
     root = write_coco(tmp_path, {"a.jpg": jpeg()}, boxes)
     report = build(root)
-    record = fastload.Cache(report.path)[0]
+    record = fastload.Cache(report.path).record(0)
     assert record.annotation_ids.tolist() == [1, 2, 3, 10]
     assert record.boxes.tolist() == [[0, 0, 64, 48], [0, 0, 5, 5], [60, 40, 64, 48], [0, 0, 64, 48]]
     assert record.labels.tolist() == [0, 0, 1, 0] and record.area.tolist() == [64 * 48, 25, 32, 64 * 48]
@@ -153,7 +153,7 @@ def test_greyscale_and_converted_pictures_decode(tmp_path):
     report = build(root)
     assert report.images == 5 and report.problems == {"converted": 4}
     assert verify_cache(report.path) == []
-    planes = [len(_core.decode_planes(record.data)[0]) for record in fastload.Cache(report.path)]
+    planes = [len(_core.decode_planes(record.data)[0]) for record in fastload.Cache(report.path).records()]
     assert planes == [1, 3, 3, 1, 3]
 
 
@@ -200,7 +200,7 @@ def test_boxes_stay_right_when_pictures_are_turned(tmp_path, orientation, drawn_
     sizes = {"a.jpg": size if drawn_on == "upright" else (64, 48)}
     root = write_coco(tmp_path, {"a.jpg": data}, [box(1, 10, [x0, y0, x1 - x0, y1 - y0])], sizes=sizes)
     report = build(root, exif_rotate=True)
-    record = fastload.Cache(report.path)[0]
+    record = fastload.Cache(report.path).record(0)
     assert record.size == size and record.boxes[0].tolist() == upright.tolist()
     assert np.abs(np.array(white_part(record)) - record.boxes[0]).max() <= 1
     assert problems(root)[10][0][0] == "converted"
@@ -211,7 +211,7 @@ def test_orientation_is_ignored_by_default(tmp_path):
     data, stored = marked(6)
     x0, y0, x1, y1 = stored
     root = write_coco(tmp_path, {"a.jpg": data}, [box(1, 10, [x0, y0, x1 - x0, y1 - y0])])
-    record = fastload.Cache(build(root).path)[0]
+    record = fastload.Cache(build(root).path).record(0)
     assert bytes(record.data) == data and record.boxes[0].tolist() == stored == white_part(record)
 
 
@@ -222,7 +222,7 @@ def test_relative_boxes_take_the_real_size(tmp_path):
     (tmp_path / "classes.txt").write_text("thing\n")
     (tmp_path / "images/a.jpg").write_bytes(jpeg(200, 100))
     (tmp_path / "labels/a.txt").write_text("0 0.5 0.5 0.5 0.5\n0 0.95 0.5 0.3 0.2\n")
-    record = fastload.Cache(build(tmp_path).path)[0]
+    record = fastload.Cache(build(tmp_path).path).record(0)
     assert record.boxes.tolist() == [[50, 25, 150, 75], [160, 40, 200, 60]]
 
 
@@ -478,7 +478,7 @@ def test_coco_mini(coco_mini, tmp_path):
         assert report.images == len(samples) and report.boxes == sum(len(sample.boxes.ids) for sample in samples)
         assert not report.problems and verify_cache(report.path) == []
         ids = np.array([category.id for category in cache.categories])
-        for record, sample in zip(cache, samples, strict=True):
+        for record, sample in zip(cache.records(), samples, strict=True):
             assert bytes(record.data) == sample.path.read_bytes() and record.size == sample.size
             assert np.abs(record.boxes - sample.boxes.xyxy).max(initial=0) < 1e-4
             assert ids[record.labels].tolist() == sample.boxes.category_ids.tolist()

@@ -70,7 +70,7 @@ def test_verify_names_what_is_damaged(tmp_path):
     fastload_command("build-cache", root)
     path = root / "fastload/train.lmdb"
     data = bytearray(path.read_bytes())
-    data[data.index(bytes(fastload.Cache(path)[2].data)) + 99] ^= 1
+    data[data.index(bytes(fastload.Cache(path).record(2).data)) + 99] ^= 1
     path.write_bytes(data)
     done = fastload_command("verify", path)
     assert done.returncode == 1

@@ -135,7 +135,7 @@ def test_damage_is_an_error(caches, tmp_path):
     """A damaged image stops the conversion with its id; no cache is left, and an older one stays."""
     path = tmp_path / "damaged.lmdb"
     data = bytearray(caches[Encoding.DCT].read_bytes())
-    data[data.index(bytes(Cache(caches[Encoding.DCT])[3].data)) + 50] ^= 4
+    data[data.index(bytes(Cache(caches[Encoding.DCT]).record(3).data)) + 50] ^= 4
     path.write_bytes(data)
     with pytest.raises(CacheError, match=r"image 40 \(d.png\) is damaged"):
         transcode_cache(path, tmp_path / "new.lmdb", TranscodeOptions(Encoding.PLANES))

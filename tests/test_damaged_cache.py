@@ -68,7 +68,7 @@ def meet(path: Path, whole: dict[int, bytes]) -> str:
     damaged = {found.image_id for found in verify_cache(path, workers=1)}
     for record_id, index in zip(cache.image_ids.tolist(), range(len(cache)), strict=True):
         try:
-            assert cache[index].image_id == record_id and record_id not in damaged
+            assert cache[index][1]["image_id"] == cache.record(index).image_id == record_id not in damaged
         except CacheError as error:
             assert f"image {record_id} (" in str(error) and record_id in damaged
     sound, skipped = loaded(cache)

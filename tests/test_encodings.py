@@ -156,7 +156,7 @@ def test_boxes_follow(annotated, encoding):
     cache = build(annotated, f"{encoding.label}.lmdb", encoding=encoding, reduction=Reduction(200, 280, 90, "420"))
     assert cache.sizes.tolist() == [[280, 187]] * 4 and cache.source_sizes.tolist() == [[640, 427]] * 4
     scale = np.array([280 / 640, 187 / 427])
-    record = cache[1]
+    record = cache.record(1)
     assert record.size == (280, 187) and record.source_size == SIZE
     expected = np.array(BOXES)
     expected[:, 2:] += expected[:, :2]
@@ -202,7 +202,7 @@ def test_original_bytes_stay_in_original_caches(tmp_path):
     """With `original` and no reduction, payloads are the files, and a cache of them opens and feeds the loader."""
     files = many_jpegs(3)
     cache = build(write_coco(tmp_path, files), encoding=Encoding.ORIGINAL)
-    assert [bytes(record.data) for record in cache] == list(files.values())
+    assert [bytes(record.data) for record in cache.records()] == list(files.values())
     assert sum(len(images) for images, _ in FastLoader(cache, 2)) == 3
     with pytest.raises(CacheError, match="encoding differ"):
         build(tmp_path, encoding=Encoding.PLANES)

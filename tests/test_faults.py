@@ -200,7 +200,7 @@ def test_files_that_change_while_a_build_runs_are_told(root, tmp_path):
     build_cache(dataset.load(), dataset.cache, options, lambda done, _: change(root) if done == 120 else None)
     told = {problem.file for problem in read_problems(dataset.cache) if problem.kind == "changed"}
     assert told == {"00021.jpg", "00030.jpg", "00034.jpg"}
-    stored = {record.name: bytes(record.data) for record in Cache(dataset.cache)}
+    stored = {record.name: bytes(record.data) for record in Cache(dataset.cache).records()}
     assert stored["00021.jpg"] == before["00021.jpg"] and stored["00030.jpg"] == before["00030.jpg"]
     fresh = build_cache(dataset.load(), tmp_path / "fresh.lmdb", options).path
     build_cache(dataset.load(), dataset.cache, BuildOptions(Encoding.ORIGINAL, overwrite=True))

@@ -26,9 +26,9 @@ def test_it_opens_and_decodes_to_the_same():
     assert cache.boxes.tolist() == known["boxes"] and cache.box_offsets.tolist() == [0, 0, 1, 3, 6]
     assert cache.labels.tolist() == [0, 0, 1, 0, 1, 0] and cache.crowd.tolist() == [False] * 5 + [True]
     assert cache.annotation_ids.tolist() == [7, 7, 8, 7, 8, 9]
-    assert [record.name for record in cache] == ["rgb.jpg", "s411.jpg", "gray_2x2.jpg", "scans_420.jpg"]
+    assert [record.name for record in cache.records()] == ["rgb.jpg", "s411.jpg", "gray_2x2.jpg", "scans_420.jpg"]
     assert [category.name for category in cache.categories] == ["person", "dog"]
-    assert cache[3].size != cache[3].source_size and cache[2].size == cache[2].source_size
+    assert [record.size == record.source_size for record in cache.records()] == [True, True, True, False]
 
 
 def test_its_lossless_records_are_the_pictures():

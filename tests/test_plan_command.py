@@ -149,4 +149,5 @@ def test_the_sample_is_a_source(dataset, tmp_path):
     sample = SampleOf([find_datasets(dataset, splits=["train"])[0].load()], 3, seed=1)
     build_cache(sample, tmp_path / "x.lmdb", BuildOptions(Encoding.DCT))
     cache = Cache(tmp_path / "x.lmdb")
-    assert [record.name for record in cache] == [each.name for each in sample.samples()] and len(cache.boxes) == 3
+    assert [record.name for record in cache.records()] == [each.name for each in sample.samples()]
+    assert len(cache.boxes) == 3

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from fastload.cache.convert import Outcome, Stamp
+from fastload.cache.file import CacheFile
 from fastload.cache.index import Entry, build_index
 from fastload.cache.partial import Part, Partial
 from fastload.cache.problems import read_problems
-from fastload.cache.reader import Cache
 from fastload.errors import CacheError
 from fastload.sources.source import Problem
 
@@ -63,7 +63,7 @@ def fill(partial: Partial, outcomes: Iterable[Outcome], total: int, progress: Pr
 
 def check_up_to_date(path: Path, job: dict[str, Any]) -> None:
     """`CacheError` unless the cache at `path` is what `job` would make."""
-    source = Cache(path).manifest.source
+    source = CacheFile(path).manifest.source
     changed = [key for key in job if source.get(key) != job[key]]
     if changed:
         what = "its annotations have changed since" if changed == ["digest"] else f"{', '.join(changed)} differ"
@@ -72,7 +72,7 @@ def check_up_to_date(path: Path, job: dict[str, Any]) -> None:
 
 def report(path: Path, start: float, built: bool, resumed: int = 0, restarted: bool = False) -> BuildReport:
     """What has been done since `start` (of time.monotonic) to make the cache at `path`."""
-    cache = Cache(path)
+    cache = CacheFile(path)
     return BuildReport(
         path=path,
         images=len(cache),

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fastload.cache.file import CacheFile
 from fastload.cache.layout import Encoding
-from fastload.cache.reader import Cache
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -34,11 +34,11 @@ class Summary:
     bytes: int
     encodings: Counter[str]  # images by encoding
     encoding_bytes: Counter[str]  # bytes of their records by encoding
-    classes: tuple[ClassCount, ...]  # in the order of `Cache.categories`
+    classes: tuple[ClassCount, ...]  # in the order of `CacheFile.categories`
     distributions: dict[str, tuple[float, ...]]
 
 
-def summarize(cache: Cache) -> Summary:
+def summarize(cache: CacheFile) -> Summary:
     """Count what is in `cache`. Reads its index only."""
     boxes_per_image = np.diff(cache.box_offsets)
     width, height = cache.sizes.T.astype(np.float64)
@@ -66,7 +66,7 @@ def summarize(cache: Cache) -> Summary:
     )
 
 
-def _count_classes(cache: Cache) -> tuple[ClassCount, ...]:
+def _count_classes(cache: CacheFile) -> tuple[ClassCount, ...]:
     k = len(cache.categories)
     image_of = np.repeat(np.arange(len(cache)), np.diff(cache.box_offsets))
     pairs = np.unique(image_of * max(k, 1) + cache.labels)  # every (image, class) once

@@ -15,12 +15,12 @@ import fastload._core as _core
 from fastload.cache.assemble import BuildReport, Progress, check_up_to_date, fill, report
 from fastload.cache.boxes import FittedBoxes
 from fastload.cache.convert import NOT_PACKED, Outcome, encode, make_entry
+from fastload.cache.file import CacheFile, Record
 from fastload.cache.layout import Encoding
 from fastload.cache.manifest import Manifest, describe_arrays
 from fastload.cache.partial import Partial, write_errors
 from fastload.cache.picture import jpeg_picture
 from fastload.cache.problems import read_problems, write_problems
-from fastload.cache.reader import Cache, Record
 from fastload.cache.reduce import Reduction, scale_boxes
 from fastload.errors import CacheError, DecodeError
 from fastload.parallel import ordered_map
@@ -47,7 +47,7 @@ def transcode_cache(
     else: from planes there is no way back.
     """
     start = time.monotonic()
-    cache = Cache(source)
+    cache = CacheFile(source)
     _check_possible(cache, options)
     job = describe_job(cache, options)
     if path.exists() and not options.overwrite:
@@ -63,7 +63,7 @@ def transcode_cache(
     return report(path, start, True, resumed, restarted)
 
 
-def describe_job(cache: Cache, options: TranscodeOptions) -> dict[str, Any]:
+def describe_job(cache: CacheFile, options: TranscodeOptions) -> dict[str, Any]:
     """What decides the content: for `build_cache` the result is as if built from the dataset with these settings."""
     built = cache.manifest.source
     earlier = Reduction(**{name: built.get(name) for name in Reduction().describe()})
@@ -75,9 +75,9 @@ def describe_job(cache: Cache, options: TranscodeOptions) -> dict[str, Any]:
     }
 
 
-def transcode(cache: Cache, options: TranscodeOptions, index: int) -> Outcome:
+def transcode(cache: CacheFile, options: TranscodeOptions, index: int) -> Outcome:
     """The record of image `index` as `options` want it. Runs in a worker thread."""
-    record = cache[index]
+    record = cache.record(index)
     boxes = FittedBoxes(record.boxes, record.labels, record.crowd.view(np.uint8), record.area, record.annotation_ids)
     if record.encoding == options.encoding and not options.reduction:
         data, refusal = bytes(cache.record_bytes(index)), None
@@ -95,7 +95,7 @@ def transcode(cache: Cache, options: TranscodeOptions, index: int) -> Outcome:
     return Outcome(data, entry, problems)
 
 
-def _jpeg(cache: Cache, record: Record) -> bytes:
+def _jpeg(cache: CacheFile, record: Record) -> bytes:
     """A JPEG that decodes to the record's planes, bit for bit."""
     if record.encoding == Encoding.ORIGINAL:
         return bytes(record.data)
@@ -107,11 +107,11 @@ def _jpeg(cache: Cache, record: Record) -> bytes:
         ) from error
 
 
-def _outcomes(cache: Cache, start: int, options: TranscodeOptions) -> Iterator[Outcome]:
+def _outcomes(cache: CacheFile, start: int, options: TranscodeOptions) -> Iterator[Outcome]:
     return ordered_map(partial(transcode, cache, options), range(start, len(cache)), options.workers)
 
 
-def _check_possible(cache: Cache, options: TranscodeOptions) -> None:
+def _check_possible(cache: CacheFile, options: TranscodeOptions) -> None:
     if (options.encoding == Encoding.PLANES and not options.reduction) or Encoding.PLANES not in cache.encodings:
         return
     raise CacheError(
@@ -120,7 +120,7 @@ def _check_possible(cache: Cache, options: TranscodeOptions) -> None:
     )
 
 
-def _finish(unfinished: Partial, cache: Cache, path: Path, job: dict[str, Any], options: TranscodeOptions) -> None:
+def _finish(unfinished: Partial, cache: CacheFile, path: Path, job: dict[str, Any], options: TranscodeOptions) -> None:
     if unfinished.manifest is not None:  # it was killed on the last metre
         unfinished.finish({}, unfinished.manifest, path)
         return

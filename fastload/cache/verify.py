@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import fastload._core as _core
-from fastload.cache.reader import Cache
+from fastload.cache.file import CacheFile
 from fastload.errors import CacheError
 from fastload.parallel import ordered_map
 
@@ -31,7 +31,7 @@ def verify_cache(
 ) -> list[Damage]:
     """The damaged images of the cache at `path`, in order. `CacheError` when it cannot even be opened or is changed
     meanwhile."""
-    cache = Cache(path)
+    cache = CacheFile(path)
     damage = []
     for done, found in enumerate(ordered_map(partial(_check, cache), range(len(cache)), workers), start=1):
         progress(done, len(cache))
@@ -49,7 +49,7 @@ def advice(path: Path) -> str:
     )
 
 
-def _check(cache: Cache, index: int) -> Damage | None:
+def _check(cache: CacheFile, index: int) -> Damage | None:
     try:
         cache.check_record(index)
         _core.decode_record(cache.record_bytes(index))

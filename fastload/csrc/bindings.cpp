@@ -25,6 +25,7 @@ PYBIND11_MODULE(_core, m) {
     bind_lmdb_tree(m);
     bind_mapped_file(m);
     bind_nms(m);
+    bind_record(m);
     bind_stages(m);
     bind_targets(m);
 }
