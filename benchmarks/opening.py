@@ -48,6 +48,10 @@ def main() -> None:
     if options.measure:
         print(json.dumps(WAYS[options.measure](options.cache)))
         return
+    from machine import machine  # needs torch, whose memory is none of what is measured
+
+    for name, value in machine().items():
+        console.print(f"[dim]{name}:[/] {value}", highlight=False)
     with tempfile.TemporaryDirectory(prefix="fastload-benchmark-") as scratch:
         path = options.cache or make_cache(Path(scratch) / "opened.lmdb", options.images, options.boxes, options.side)
         found = {way: [measure(way, path) for _ in range(options.repeats)] for way in WAYS}

@@ -191,6 +191,17 @@ def test_stages(sample_set, tmp_path):
         assert row["read"] > 0 and row["resample"] > 0 and row["floor"] > row["read"]
 
 
+def test_opening(small_cache):
+    """Opening is measured of a cache that is made for it, and of one that is there."""
+    for arguments, title in (
+        (["--images", "150", "--boxes", "3", "--side", "8"], "150 images with 450 boxes"),
+        (["--cache", small_cache], "12 images with 22 boxes"),
+    ):
+        done = run("opening.py", *arguments, "--repeats", "1")
+        assert done.returncode == 0, done.stderr
+        assert title in done.stdout and all(way in done.stdout for way in ("CacheFile(path)", "first batch", "subset"))
+
+
 def test_emulated_threads_sleep_side_by_side(small_cache, scripts, monkeypatch):
     """With 12 threads, 12 images of 50 ms asleep take less than 12 times as long; every batch comes."""
     import engines
