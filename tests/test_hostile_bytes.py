@@ -107,10 +107,12 @@ def test_property_tests_under_sanitizers(tmp_path):
     ]
     environment |= {"LD_PRELOAD": ":".join(libraries), "PYTHONPATH": str(tree)}
     environment["ASAN_OPTIONS"] = "detect_leaks=0"  # Python itself keeps what it has
-    names = ("lmdb_tree", "dct", "jpeg_write", "engines", "cache", "damaged_cache")
+    names = ("lmdb_tree", "dct", "jpeg_write", "engines", "cache", "cache_dataset", "damaged_cache")
     tests = [f"tests/test_{name}.py" for name in names]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
-    unsuited = "sanitizers or every_simd_level or large_cache or one_mapping or opening_is_quick or photographs"
+    unsuited = (
+        "sanitizers or every_simd_level or large_cache or resident or one_mapping or opening_is_quick or photographs"
+    )
     run = subprocess.run([*command, "-k", f"not ({unsuited})", "-m", "not slow"], cwd=tree, env=environment,
                          capture_output=True, text=True)  # fmt: skip
     assert run.returncode == 0, run.stdout[-5000:] + run.stderr[-2000:]
