@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import fastload
-from fastload.cache.index import Entry, build_index
+from fastload.cache.index import Entry, build_index, check_index
 from fastload.cache.layout import INDEX, INDEX_PREFIX, MANIFEST_KEY, Encoding, Subsampling, record_key
 from fastload.cache.manifest import Manifest, describe_arrays
 from fastload.cache.record import pack_record
@@ -195,6 +195,43 @@ def test_a_large_cache_opens_at_once_in_little_memory(tmp_path, payload):
     images, boxes, seconds, megabytes = map(float, done.stdout.split())
     assert (images, boxes) == (118_000, 944_000)
     assert seconds < 0.7 and megabytes < 30, done.stdout
+
+
+def sound_index() -> dict[str, np.ndarray]:
+    """Two images, a wide and a high one, with a box each."""
+    rows, ones = np.array([[0, 0, 1, 1]], np.float32), np.ones(1)
+    columns = [ones.astype(dtype) for dtype in ("i4", "u1", "f4", "i8")]
+    sizes = ((30_000, 10), (10, 30_000))  # together more pixels than an image may have, each far fewer
+    return build_index([Entry(i, f"{i}.jpg", size, size, 0, 0, rows, *columns) for i, size in enumerate(sizes)])
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "value", "message"),
+    [
+        ("label", 1, 2, "labels"),
+        ("label", 0, -1, "labels"),
+        ("crowd", 1, 2, "impossible"),
+        ("size", (0, 1), 0, "impossible"),
+        ("source_size", (1, 0), -5, "impossible"),
+        ("size", (1, 0), 30_000, "image 1 is 30000 x 30000 pixels"),
+        ("box_offset", 0, 1, "box_offset"),
+        ("box_offset", 1, 3, "box_offset"),
+        ("box_offset", 2, 1, "box_offset"),
+        ("name_offset", 1, -1, "name_offset"),
+    ],
+)
+def test_an_index_that_does_not_fit_together_is_refused(name, at, value, message):
+    """Sound checksums do not make labels, offsets or sizes possible: each is looked at, and named."""
+    index = sound_index()
+    check_index(index, categories=2)
+    index[name][at] = value
+    with pytest.raises(ValueError, match=message):
+        check_index(index, categories=2)
+
+
+def test_an_index_of_nothing_fits():
+    """No images, no boxes and no categories are no reason to complain."""
+    check_index(build_index([]), categories=0)
 
 
 @pytest.mark.parametrize(
