@@ -12,7 +12,7 @@ from tempfile import mkdtemp
 ROOT = Path(__file__).parents[1]
 CSRC = ROOT / "fastload/csrc"
 READERS = ("dct", "huffman", "jpeg_", "lmdb_tree", "record", "simd", "turbojpeg")  # all that reads bytes from outside
-POOL = (*READERS, "canvas_ring", "fault", "kernels", "pool", "render", "resample")
+POOL = (*READERS, "canvas_ring", "fault", "kernels", "pixel_format", "pool", "render", "resample")
 BOUNDS = "-fsanitize=address,undefined"
 RACES = "-fsanitize=thread"
 OPTIONS = ["-std=c++17", "-O1", "-g", "-fno-sanitize-recover=all", "-pthread"]

@@ -11,7 +11,7 @@ import pytest
 
 from tests.native_programs import CSRC, ROOT, build_program
 
-PARTS = ("simd", "resample", "kernels")
+PARTS = ("simd", "resample", "kernels", "pixel_format")
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ PYBIND11_MODULE(_core, m) {
     bind_mapped_file(m);
     bind_nms(m);
     bind_record(m);
+    bind_pixels(m);
     bind_stages(m);
     bind_targets(m);
 }

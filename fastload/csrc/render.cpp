@@ -97,32 +97,53 @@ void fill_pixels(uint8_t* row, int from, int to, const uint8_t fill[3]) {
     for (uint8_t* p = row + 3 * from; p < row + 3 * to; p += 3) std::copy_n(fill, 3, p);
 }
 
+// Row y of a canvas, from its packed RGB bytes. `channels` is room for as many bytes again.
+void store(const Canvas& canvas, int y, const uint8_t* rgb, uint8_t* channels, uint8_t* out) {
+    const PixelFormat& format = *canvas.format;
+    const PixelKernels& pixels = pixel_kernels();
+    const size_t width = size_t(canvas.width), size = width * format.sample_bytes();
+    if (!format.planar) return pixels.convert(rgb, 3 * width, format, Channels::all, out + 3 * size * y);
+    uint8_t* const rows[3] = {channels, channels + width, channels + 2 * width};
+    pixels.split(rgb, canvas.width, rows);
+    for (int c = 0; c < 3; ++c) {
+        uint8_t* const to = out + size * (size_t(canvas.height) * c + y);
+        format.sample == Sample::u8 ? kernels().stream(to, rows[c], width)
+                                    : pixels.convert(rows[c], width, format, Channels(c), to);
+    }
+}
+
 }  // namespace
 
 void render(const Canvas& canvas, std::vector<Picture>& pictures, size_t count, Buffer& row_memory, uint8_t* out) {
+    const bool packed = canvas.format->is_packed_bytes();
     const size_t size = size_t(3) * canvas.width;
-    uint8_t* const blank = row_memory.ensure(2 * size);
-    uint8_t* const row = blank + size;
+    uint8_t* const blank = row_memory.ensure(3 * size);
+    uint8_t *const row = blank + size, *const channels = row + size;
     fill_pixels(blank, 0, canvas.width, canvas.fill);
     std::memcpy(row, blank, size);
-    for (int y = 0; y < canvas.height; ++y, out += size) {
+    for (int y = 0; y < canvas.height; ++y) {
         int shown = 0;
         for (size_t i = 0; i < count; ++i) {
             const int32_t* rect = pictures[i].placement().rect;
             if (y == rect[1] + rect[3]) std::memcpy(row + 3 * rect[0], blank, size_t(3) * rect[2]);
             shown += y >= rect[1] && y < rect[1] + rect[3];
         }
-        size_t begin = 0, end = 0;  // what is on the canvas already
+        uint8_t* const to = packed ? out + size * y : nullptr;  // the row, where it is to be stored as it is
+        size_t begin = 0, end = 0;                              // what is there already
         for (size_t i = 0; i < count; ++i) {
             const int32_t* rect = pictures[i].placement().rect;
             if (y < rect[1] || y >= rect[1] + rect[3]) continue;
             const size_t left = size_t(3) * rect[0];
-            const int direct = pictures[i].draw(y - rect[1], row + left, shown == 1 ? out + left : nullptr);
+            const int direct = pictures[i].draw(y - rect[1], row + left, to && shown == 1 ? to + left : nullptr);
             if (direct) begin = left, end = left + size_t(3) * direct;
         }
         const uint8_t* const from = shown ? row : blank;
-        if (begin) kernels().stream(out, from, begin);
-        kernels().stream(out + end, from + end, size - end);
+        if (!to) {
+            store(canvas, y, from, channels, out);
+            continue;
+        }
+        if (begin) kernels().stream(to, from, begin);
+        kernels().stream(to + end, from + end, size - end);
     }
 }
 

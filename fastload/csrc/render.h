@@ -1,10 +1,12 @@
 // One image of a batch: its sources' planes, resampled, coloured and laid out on a canvas.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <vector>
 
+#include "pixel_format.h"
 #include "planes.h"
 #include "resample.h"
 
@@ -21,6 +23,8 @@ struct Placement {
 struct Canvas {
     int height, width;
     uint8_t fill[3];
+    std::shared_ptr<const PixelFormat> format = packed_bytes();
+    size_t bytes() const { return size_t(3) * height * width * format->sample_bytes(); }
 };
 
 // A source on its way to the canvas: remembers the rows it has resampled horizontally.
@@ -54,7 +58,7 @@ private:
     Buffer memory_;
 };
 
-// Writes every byte of a canvas once: the pictures, and `fill` where there is none.
+// Writes every byte of a canvas once, in its format: the pictures, and `fill` where there is none.
 void render(const Canvas& canvas, std::vector<Picture>& pictures, size_t count, Buffer& row_memory, uint8_t* out);
 
 }  // namespace fastload

@@ -1,5 +1,9 @@
 #include "simd.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include <cstdlib>
 #include <cstring>
 #include <stdexcept>
@@ -11,6 +15,11 @@ namespace {
 #if defined(__x86_64__)
 bool bit_instructions() {
     return __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+}
+
+bool half_precision() {  // a name that GCC knows from version 11 on
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
 }
 #endif
 
@@ -26,7 +35,8 @@ bool available(Simd level) {
 #endif
 #if defined(__x86_64__)
         case Simd::avx2:
-            return __builtin_cpu_supports("avx2") && bit_instructions();
+            return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && half_precision() &&
+                   bit_instructions();
         case Simd::avx512:  // Ice Lake and later: byte permutes and byte dot products
             return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                    __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi") &&

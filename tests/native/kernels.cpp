@@ -1,14 +1,16 @@
 // Run under AddressSanitizer and UndefinedBehaviorSanitizer: random geometry through every kernel of this machine.
 // Each must touch only what it may (planes are allocated to the byte, plus the promised slack) and equal the scalar one.
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <memory>
 #include <random>
 #include <vector>
 
-#include "../../fastload/csrc/resample.h"
+#include "../../fastload/csrc/pixel_format.h"
 #include "../../fastload/csrc/planes.h"
+#include "../../fastload/csrc/resample.h"
 
 using namespace fastload;
 
@@ -120,6 +122,42 @@ void stream(const Kernels& kernels) {
     require(!std::memcmp(to.get() + skew, from.get(), size), "stream");
 }
 
+void split(const PixelKernels& kernels) {
+    const int width = uniform(1, 200);
+    std::unique_ptr<uint8_t[]> rgb(new uint8_t[3 * width]), rows[2][3];
+    for (int i = 0; i < 3 * width; ++i) rgb[i] = uint8_t(uniform(0, 255));
+    for (int k = 0; k < 2; ++k) {
+        for (auto& row : rows[k]) row.reset(new uint8_t[width]);
+        uint8_t* const channels[3] = {rows[k][0].get(), rows[k][1].get(), rows[k][2].get()};
+        (k ? kernels : scalar_pixel_kernels).split(rgb.get(), width, channels);
+    }
+    for (int c = 0; c < 3; ++c) require(!std::memcmp(rows[0][c].get(), rows[1][c].get(), size_t(width)), "split");
+}
+
+// Such as are used, or with deviations that have no reciprocal to speak of.
+std::unique_ptr<PixelFormat> random_format() {
+    std::array<float, 3> mean, deviation;
+    const int scale = uniform(0, 9) ? 0 : uniform(-126, 126);
+    for (float& value : mean) value = uniform(0, 3) ? std::uniform_real_distribution<float>(-50, 300)(rng) : 0;
+    for (float& value : deviation) value = std::ldexp(std::uniform_real_distribution<float>(.5, 300)(rng), scale);
+    for (float& value : deviation) value = std::isfinite(value) ? value : 255;
+    return std::make_unique<PixelFormat>(static_cast<Sample>(uniform(1, sample_kinds - 1)), false, mean, deviation);
+}
+
+void convert(const PixelKernels& kernels) {
+    const int count = uniform(1, 600), skew = uniform(0, 70);
+    const std::unique_ptr<PixelFormat> format = random_format();
+    const auto channels = static_cast<Channels>(uniform(0, 3));
+    const size_t size = count * format->sample_bytes();
+    std::unique_ptr<uint8_t[]> bytes(new uint8_t[count]), out(new uint8_t[skew + size]), expected(new uint8_t[size]);
+    for (int i = 0; i < count; ++i) bytes[i] = uint8_t(uniform(0, 255));
+    scalar_pixel_kernels.convert(bytes.get(), size_t(count), *format, channels, expected.get());
+    std::memset(out.get(), 99, size_t(skew));
+    kernels.convert(bytes.get(), size_t(count), *format, channels, out.get() + skew);
+    require(!std::memcmp(out.get() + skew, expected.get(), size), "convert");
+    require(std::all_of(out.get(), out.get() + skew, [](uint8_t byte) { return byte == 99; }), "bytes before a row");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -128,6 +166,8 @@ int main(int argc, char** argv) {
         horizontal(kernels());
         blend(kernels());
         stream(kernels());
+        split(pixel_kernels());
+        convert(pixel_kernels());
     }
     std::puts("equal");
 }
