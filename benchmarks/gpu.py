@@ -40,6 +40,7 @@ from fastload.cache.layout import Encoding
 from fastload.cache.transcode import TranscodeOptions, transcode_cache
 from fastload.device import Feed
 from fastload.loader import ENGINES
+from fastload.pixels import IMAGENET_MEAN, IMAGENET_STD, PixelFormat
 
 console = Console()
 Figures = dict[str, Any]
@@ -115,7 +116,7 @@ def transfers(options: argparse.Namespace, device: torch.device) -> Figures:
     images, _ = make_batch(options.batch_size, options.size)
     images = images.pin_memory() if device.type == "cuda" else images
     matrix = torch.randn(2048, 2048, device=device, dtype=pick_format(settings("auto"), device))
-    feed, clock = Feed(device, dtype=matrix.dtype), Clock(device)
+    feed, clock = Feed(device, PixelFormat(matrix.dtype, IMAGENET_MEAN, IMAGENET_STD)), Clock(device)
 
     def compute() -> None:
         for _ in range(50 if device.type == "cuda" else 1):

@@ -27,7 +27,7 @@ from detector.grid import Grid, make_grid
 from detector.losses import fcos_loss, sigmoid_focal_loss
 from detector.nms import nms
 from detector.postprocess import Settings, postprocess
-from fastload.device import IMAGENET_MEAN, IMAGENET_STD, Normalise
+from fastload.pixels import IMAGENET_MEAN, IMAGENET_STD, Normalize, PixelFormat
 
 STRIDES = (8, 16, 32, 64, 128)
 CLASSES = 80
@@ -220,7 +220,7 @@ def upload(device: torch.device) -> Contenders:
     """A batch of 16 images of 512 x 672 to the device, normalised."""
     images = torch.randint(256, (16, 3, 512, 672), dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
-    normalise = Normalise(IMAGENET_MEAN, IMAGENET_STD).to(device)
+    normalise = Normalize(PixelFormat(mean=IMAGENET_MEAN, std=IMAGENET_STD)).to(device)
     alone = [image.contiguous() for image in images]
 
     def run_stock() -> Tensor:

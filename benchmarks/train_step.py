@@ -29,7 +29,7 @@ from torch import Tensor
 from detector.config import PRESETS, Config
 from detector.fcos import FCOS, grid_of
 from detector.learner import Learner
-from fastload.device import Normalise
+from fastload.pixels import Normalize, PixelFormat
 
 CLASSES = 80
 Step = Callable[[], object]
@@ -126,7 +126,7 @@ def stock_step(images: Tensor, targets: SimpleNamespace, device: torch.device) -
     """The same network with the stock head, as most training scripts are written."""
     model = FCOS.from_config(settings("fp32"), CLASSES).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4)
-    floats = Normalise(model.backbone.mean, model.backbone.std)(images).contiguous()
+    floats = Normalize(PixelFormat(mean=model.backbone.mean, std=model.backbone.std))(images).contiguous()
 
     def step() -> float:
         on_device = targets.to(device)

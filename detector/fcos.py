@@ -12,7 +12,7 @@ from detector.backbone import Backbone, freeze, keep_frozen, make_backbone
 from detector.errors import ConfigError
 from detector.fpn import FPN
 from detector.grid import Grid, make_grid
-from fastload.device import Normalise
+from fastload.pixels import Normalize, PixelFormat
 
 if TYPE_CHECKING:
     from detector.config import Config
@@ -113,7 +113,7 @@ class FCOS(nn.Module):
         self.backbone = backbone
         self.fpn = FPN(backbone.out_channels, channels, len(strides))
         self.head = Head(classes, channels, width, depth, norm, len(strides))
-        self.normalise = Normalise(backbone.mean, backbone.std)
+        self.normalise = Normalize(PixelFormat(mean=backbone.mean, std=backbone.std))
         freeze(backbone, frozen_stages, frozen_norm)
 
     @classmethod

@@ -1,7 +1,7 @@
-"""Batches on the device: copied, normalised and handed over on streams of their own, so that no computation waits.
+"""Batches on the device: copied, normalized and handed over on streams of their own, so that no computation waits.
 
 On a CUDA device the canvases are page-locked. A batch's bytes, a quarter of what float32 would be, are copied on one
-stream and normalised on a second; the stream that is current when the batch is handed out waits for it, the host never
+stream and normalized on a second; the stream that is current when the batch is handed out waits for it, the host never
 does. On a CPU the same happens at once and without streams.
 """
 
@@ -18,51 +18,14 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fastload.batch import Targets
 from fastload.errors import DeviceError, PlanError
-
-IMAGENET_MEAN = (123.675, 116.28, 103.53)
-IMAGENET_STD = (58.395, 57.12, 57.375)
-LINES = 128  # of an image: 1 MB as float32 where they are 672 pixels wide
-FORMATS = (torch.uint8, torch.float32, torch.float16, torch.bfloat16)
-
-
-class Normalise(nn.Module):
-    """uint8 images (..., 3, H, W) -> (image - mean) / std as `dtype` in channels_last, in one pass.
-
-    Images that are floating-point already pass unchanged. `mean` and `std` are in levels of 0 to 255.
-    """
-
-    gain: Tensor
-    shift: Tensor
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32) -> None:
-        super().__init__()
-        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise PlanError(f"mean and std need three values each, std above 0, not {mean!r} and {std!r}")
-        if max(std) < 1:
-            raise PlanError(f"mean and std are in levels of 0 to 255: multiply {mean!r} and {std!r} by 255")
-        spread = torch.tensor(std)
-        self.dtype = dtype
-        self.register_buffer("gain", 1 / spread, persistent=False)
-        self.register_buffer("shift", -torch.tensor(mean) / spread, persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        if images.is_floating_point():
-            return images
-        width = images.shape[-1]
-        rows = images.movedim(-3, -1).flatten(-2)  # (..., H, W * 3): long enough for vector instructions
-        out = torch.empty(rows.shape, dtype=self.dtype, device=rows.device)
-        gain, shift = self.gain.repeat(width), self.shift.repeat(width)
-        # The bytes become float32 on the way. On a CPU that is a copy, so one that fits in the cache is made at a time.
-        lines, filled = rows.flatten(0, -2), out.flatten(0, -2)
-        parts = max(len(lines) // LINES, 1) if rows.device.type == "cpu" else 1
-        for part, done in zip(lines.chunk(parts), filled.chunk(parts), strict=True):
-            torch.addcmul(shift, part, gain, out=done)
-        return out.view(*rows.shape[:-1], width, 3).movedim(-1, -3)
+from fastload.pixels import IMAGENET_MEAN as IMAGENET_MEAN
+from fastload.pixels import IMAGENET_STD as IMAGENET_STD
+from fastload.pixels import Normalize, PixelFormat
 
 
 class Event(Protocol):
@@ -136,7 +99,7 @@ def feed_to(
 ) -> Feed | None:
     """What takes batches to `device`; None without one, and PlanError if the others are given all the same."""
     if device is not None:
-        return Feed(device, mean, std, dtype)
+        return Feed(device, PixelFormat() if dtype == torch.uint8 else PixelFormat(dtype, mean, std))
     if (*mean, *std) != (*IMAGENET_MEAN, *IMAGENET_STD) or dtype not in (torch.float32, torch.uint8):
         raise PlanError('mean, std and dtype say how batches come on a device: give device as well, if only "cpu"')
     return None
@@ -147,23 +110,14 @@ class Feed:
 
     Args:
         device: "cuda", "cuda:1", "cpu", ..., or "auto": a CUDA device if there is one, else the CPU.
-        mean, std: for `Normalise`.
-        dtype: of the images: torch.float32, float16 or bfloat16; torch.uint8 leaves them as they are.
+        pixels: what uint8 images (B, 3, H, W) become there. Floating-point ones are left as they are.
 
     Raises DeviceError if the device cannot be used here.
     """
 
-    def __init__(
-        self,
-        device: torch.device | str,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        if dtype not in FORMATS:
-            raise PlanError(f"dtype is one of {', '.join(map(str, FORMATS))}, not {dtype!r}")
+    def __init__(self, device: torch.device | str, pixels: PixelFormat) -> None:
         self.device = usable_device(device)
-        self._normalise = Normalise(mean, std, dtype).to(self.device)
+        self._normalize = Normalize(pixels).to(self.device)
         self._reading = Reading()
 
     @property
@@ -179,7 +133,7 @@ class Feed:
         """Start taking `batch` to the device. Its pixels lie on `canvas`, which is kept until they are copied.
 
         A batch is any structure of tensors and `Targets`; in one like (images, ...) uint8 images (B, 3, H, W) are
-        normalised. Raises DeviceError if the device has no memory for it.
+        normalized. Raises DeviceError if the device has no memory for it.
         """
         streams = self.streams
         try:
@@ -226,12 +180,12 @@ class Feed:
             yield self.receive(ahead)
 
     def _prepare(self, batch: Any) -> Any:
-        if not isinstance(batch, (tuple, list)) or not batch or self._normalise.dtype == torch.uint8:
+        if not isinstance(batch, (tuple, list)) or not batch:
             return batch
         images = batch[0]
         if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim < 3 or images.shape[-3] != 3:
             return batch
-        images = self._normalise(images)
+        images = self._normalize(images)
         return batch._replace(images=images) if hasattr(batch, "_replace") else type(batch)((images, *batch[1:]))
 
     def _pinned(self, size: int) -> NDArray[np.uint8]:

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from fastload import Batch, CenterAlign, DeviceError, FastLoader, PlanError, device
-from fastload.device import IMAGENET_MEAN, IMAGENET_STD, Feed, Normalise, Reading
+from fastload.device import Feed, Reading
+from fastload.pixels import IMAGENET_MEAN, IMAGENET_STD
 from tests.loaders import CACHE, IDS, RANDOM, assert_equal, copies, ids, loader
 from tests.memory_cache import MemoryCache
 
@@ -82,27 +83,11 @@ def streams(monkeypatch) -> FakeStreams:
     return fake
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_normalising_is_the_formula_rounded_once(dtype):
-    """Every level of every channel is (level - mean) / std to the format's precision, in channels_last."""
-    images = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).repeat(2, 3, 1, 1)
-    mean, std = (10.0, 127.5, 200.0), (3.0, 58.4, 255.0)
-    for layout in (torch.channels_last, torch.contiguous_format):
-        found = Normalise(mean, std, dtype)(images.contiguous(memory_format=layout))
-        assert found.dtype == dtype and found.is_contiguous(memory_format=torch.channels_last)
-        rounding = torch.finfo(dtype).eps / 2 * by_hand(images, mean, std).abs() + 1e-4
-        assert ((found.double() - by_hand(images, mean, std)).abs() <= rounding).all()
-    assert torch.equal(Normalise(mean, std, dtype)(images[0]), found[0])
-    assert Normalise(mean, std)(found) is found
-
-
-def test_means_and_deviations_in_other_units_are_refused():
-    """Values for images of 0 to 1, too few of them, and deviations of zero are explained."""
-    for mean, std in (((0.48, 0.45, 0.4), (0.22, 0.22, 0.22)), ((1.0,), (1.0,)), ((0.0, 0, 0), (1.0, 0, 1))):
-        with pytest.raises(PlanError, match="mean and std"):
-            loader(device="cpu", mean=mean, std=std)
-    with pytest.raises(PlanError, match="dtype is one of"):
-        loader(device="cpu", dtype=torch.int8)
+def test_impossible_formats_are_refused():
+    """The loader refuses what `PixelFormat` does."""
+    for setting in ({"mean": (0.48, 0.45, 0.4), "std": (0.22, 0.22, 0.22)}, {"dtype": torch.int8}):
+        with pytest.raises(PlanError, match=r"multiply|dtype is one of"):
+            loader(device="cpu", **setting)
 
 
 @pytest.mark.parametrize("setting", [{"mean": (1.0, 2, 3)}, {"std": [50, 50, 50]}, {"dtype": torch.float16}], ids=str)

@@ -12,7 +12,7 @@ from detector.errors import CheckpointError, ConfigError
 from detector.fcos import FCOS, Head
 from detector.fuse import fuse_batch_norm
 from detector.resnet import ResNet
-from fastload.device import Normalise
+from fastload.pixels import Normalize, PixelFormat
 
 
 def small(norm="bn", backbone="resnet18", strides=(8, 16, 32, 64, 128), **settings) -> FCOS:
@@ -207,7 +207,7 @@ def test_batch_size_does_not_change_a_prediction():
 def test_images_that_are_normalised_already_are_left_alone(backbone):
     """uint8 images, and the same normalised by the loader with the backbone's mean and std, predict the same bits."""
     model = small(backbone=backbone).eval()
-    normalise = Normalise(**normalisation(backbone))
+    normalise = Normalize(PixelFormat(**normalisation(backbone)))
     with torch.no_grad():
         for ours, theirs in zip(chain(*model(images())), chain(*model(normalise(images()))), strict=True):
             assert torch.equal(ours, theirs)

@@ -1,0 +1,123 @@
+"""What images are handed out as: levels, or (level - mean) / std in floating point."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fastload.errors import PlanError
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+DTYPES = (torch.uint8, torch.float32, torch.bfloat16, torch.float16)  # numbered as in the core
+MEMORY_FORMATS = (torch.channels_last, torch.contiguous_format)
+LINES = 128  # of an image: 1 MB as float32 where they are 672 pixels wide
+
+
+@dataclass(frozen=True, init=False)
+class PixelFormat:
+    """How the pixels of a batch (B, 3, H, W) are stored.
+
+    uint8 images hold levels of 0 to 255. Floating-point ones hold (level - mean) / std: the difference and the quotient
+    are float32, each rounded to nearest, and so is the result where `dtype` has fewer bits.
+
+    Args:
+        dtype: torch.uint8, float32, bfloat16 or float16. Default: float32 if `mean` or `std` is given, else uint8.
+        mean, std: of red, green and blue, in levels. Default: 0 and 255, which give images of 0 to 1.
+        memory_format: torch.channels_last, where a pixel's channels lie together, or torch.contiguous_format.
+
+    Raises:
+        PlanError: the arguments do not describe a format.
+    """
+
+    dtype: torch.dtype
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    memory_format: torch.memory_format
+
+    def __init__(
+        self,
+        dtype: torch.dtype | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        memory_format: torch.memory_format = torch.channels_last,
+    ) -> None:
+        given = mean is not None or std is not None
+        dtype = dtype or (torch.float32 if given else torch.uint8)
+        if dtype not in DTYPES:
+            raise PlanError(f"dtype is one of {', '.join(map(str, DTYPES))}, not {dtype!r}")
+        if memory_format not in MEMORY_FORMATS:
+            raise PlanError(f"memory_format is one of {', '.join(map(str, MEMORY_FORMATS))}, not {memory_format!r}")
+        if dtype == torch.uint8 and given:
+            raise PlanError("uint8 images are not normalized: leave out mean and std, or choose a floating-point dtype")
+        means = _of_channels("mean", (0, 0, 0) if mean is None else mean)
+        deviations = _of_channels("std", (255, 255, 255) if std is None else std)
+        if min(deviations) <= 0:
+            raise PlanError(f"std must be above 0, not {std!r}")
+        if max(deviations) < 1:
+            raise PlanError(f"mean and std are in levels of 0 to 255: multiply {mean!r} and {std!r} by 255")
+        values = {"dtype": dtype, "mean": means, "std": deviations, "memory_format": memory_format}
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def is_planar(self) -> bool:
+        """Whether a channel's pixels lie together."""
+        return self.memory_format == torch.contiguous_format
+
+
+def _of_channels(name: str, values: Sequence[float]) -> tuple[float, ...]:
+    found = tuple(map(float, values))
+    if len(found) != 3 or not all(map(math.isfinite, found)):
+        raise PlanError(f"{name} needs a finite value for each of red, green and blue, not {values!r}")
+    return found
+
+
+class Normalize(nn.Module):
+    """uint8 images (..., 3, H, W) on any device in a `PixelFormat`: for what the native engine does not make.
+
+    Images that are floating-point already pass unchanged. On a CPU the result is the format's to the bit. On a GPU it
+    takes one pass, level * (1 / std) - mean / std, which differs by the rounding of these constants.
+    """
+
+    mean: Tensor
+    std: Tensor
+    gain: Tensor
+    shift: Tensor
+
+    def __init__(self, pixels: PixelFormat) -> None:
+        super().__init__()
+        self.pixels = pixels
+        mean, std = torch.tensor(pixels.mean), torch.tensor(pixels.std)
+        for name, value in {"mean": mean, "std": std, "gain": 1 / std, "shift": -mean / std}.items():
+            self.register_buffer(name, value, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.is_floating_point():
+            return images
+        levels = images if self.pixels.is_planar else images.movedim(-3, -1)  # axes as they lie in memory
+        levels = levels.contiguous()
+        if self.pixels.dtype == torch.uint8:
+            found = levels
+        elif self.pixels.is_planar:
+            found = self._normalized(levels, *(each.view(3, 1, 1) for each in self.buffers()))
+        else:  # rows of pixels, long enough for vector instructions
+            rows = levels.flatten(-2)
+            found = self._normalized(rows, *(each.repeat(levels.shape[-2]) for each in self.buffers()))
+            found = found.view(levels.shape)
+        return found if self.pixels.is_planar else found.movedim(-1, -3)
+
+    def _normalized(self, rows: Tensor, mean: Tensor, std: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
+        """Levels (..., H, length of a row); the constants broadcast to that."""
+        out = torch.empty(rows.shape, dtype=self.pixels.dtype, device=rows.device)
+        if rows.device.type != "cpu":
+            return torch.addcmul(shift, rows, gain, out=out)
+        parts = max(rows[..., 0].numel() // LINES, 1)  # one that fits in the cache at a time
+        for part, done in zip(rows.chunk(parts, -2), out.chunk(parts, -2), strict=True):
+            difference = torch.sub(part, mean, out=done) if done.dtype == torch.float32 else part - mean
+            done.copy_(difference.div_(std))
+        return out
