@@ -85,6 +85,7 @@ class Engine:
         owner: Any,
         in_flight: int,
         allocate: Callable[[int], NDArray[np.uint8]],
+        format: PixelFormat,
         emulated_microseconds: int = 0,
     ) -> None: ...
     def submit(

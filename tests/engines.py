@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fastload.engines.engine import Engine
 from fastload.loader import ENGINES as REGISTERED
+from fastload.pixels import PixelFormat
 from fastload.plan.batch_plan import BatchPlan
 
 
@@ -28,10 +29,10 @@ ENGINES = ("native", DALI, "reference")
 THREADED = ("native", DALI)
 
 
-def open_engine(name: str, cache: Any, threads: int = 0) -> Any:
+def open_engine(name: str, cache: Any, threads: int = 0, pixels: PixelFormat | None = None) -> Any:
     """The engine `name` over `cache`."""
     module, kind = REGISTERED[name]
-    return getattr(import_module(module), kind)(cache, threads)
+    return getattr(import_module(module), kind)(cache, threads, pixels=pixels)
 
 
 def submit(engine: Engine, plan: BatchPlan) -> Any:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fastload import PlanError, _core
-from fastload.pixels import DTYPES, IMAGENET_MEAN, IMAGENET_STD, MEMORY_FORMATS, Normalize, PixelFormat
+from fastload.engines.native import core_format
+from fastload.pixels import IMAGENET_MEAN, IMAGENET_STD, MEMORY_FORMATS, Normalize, PixelFormat
 
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
 LEVELS = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).repeat(2, 3, 1, 1)  # every level of every channel
@@ -33,17 +34,12 @@ def by_torch(images: Tensor, pixels: PixelFormat) -> Tensor:
 
 def equal_bits(one: Tensor, other: Tensor) -> bool:
     """Zeros have a sign."""
-    number = torch.int32 if other.dtype == torch.float32 else torch.int16
-    return one.dtype == other.dtype and torch.equal(one.contiguous().view(number), other.contiguous().view(number))
-
-
-def in_core(pixels: PixelFormat) -> _core.PixelFormat:
-    return _core.PixelFormat(DTYPES.index(pixels.dtype), pixels.is_planar, pixels.mean, pixels.std)
+    return one.dtype == other.dtype and torch.equal(one, other) and torch.equal(one.signbit(), other.signbit())
 
 
 def converted(rgb: np.ndarray, pixels: PixelFormat, level: str) -> Tensor:
     """A row (W, 3) by a kernel, as (3, W)."""
-    found = torch.from_numpy(_core.convert_row(rgb, in_core(pixels), level)).view(pixels.dtype)
+    found = torch.from_numpy(_core.convert_row(rgb, core_format(pixels), level)).view(pixels.dtype)
     return found.view(3, -1) if pixels.is_planar else found.view(-1, 3).T
 
 

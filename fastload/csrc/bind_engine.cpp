@@ -52,9 +52,10 @@ void bind_engine(py::module_& m) {
     py::class_<Ticket>(m, "Ticket");
     py::class_<Engine, std::shared_ptr<Engine>>(m, "Engine")
         .def(py::init<const Array<uint64_t>&, const Array<uint64_t>&, const Array<uint64_t>&, int, int, py::object, int,
-                      py::object, int>(),
+                      py::object, std::shared_ptr<PixelFormat>, int>(),
              py::arg("addresses"), py::arg("lengths"), py::arg("checksums"), py::arg("threads"), py::arg("check"),
-             py::arg("owner"), py::arg("in_flight"), py::arg("allocate"), py::arg("emulated_microseconds") = 0)
+             py::arg("owner"), py::arg("in_flight"), py::arg("allocate"), py::arg("format"),
+             py::arg("emulated_microseconds") = 0)
         .def("submit", &Engine::submit, py::arg("index").noconvert(), py::arg("slot").noconvert(),
              py::arg("crop").noconvert(), py::arg("rect").noconvert(), py::arg("flip").noconvert(),
              py::arg("color").noconvert(), py::arg("fill").noconvert(), py::arg("canvases").noconvert(),

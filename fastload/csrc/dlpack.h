@@ -7,7 +7,7 @@
 namespace fastload {
 
 constexpr int32_t dl_cpu = 1;
-constexpr uint8_t dl_int = 0, dl_unsigned = 1, dl_float = 2;
+constexpr uint8_t dl_int = 0, dl_unsigned = 1, dl_float = 2, dl_bfloat = 4;
 
 struct DLTensor {
     void* data;

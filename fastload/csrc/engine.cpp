@@ -44,14 +44,15 @@ struct PlanArrays {
     }
 
     // The batch of the slots from `begin` to `end`; its rows begin at `row`, which is moved past them.
-    std::shared_ptr<Job> batch(py::ssize_t begin, py::ssize_t end, py::ssize_t& row, size_t records) const {
+    std::shared_ptr<Job> batch(py::ssize_t begin, py::ssize_t end, py::ssize_t& row, size_t records,
+                               const std::shared_ptr<const PixelFormat>& format) const {
         auto job = std::make_shared<Job>();
         const int32_t* const size = canvases.data() + 2 * begin;
         require(size[0] >= 1 && size[1] >= 1 && size[0] <= 65535 && size[1] <= 65535,
                 "a canvas has 1 to 65535 pixels a side");
         for (py::ssize_t s = begin; s < end; ++s)
             require(std::equal(size, size + 2, canvases.data() + 2 * s), "a batch has canvases of one size");
-        job->canvas = {size[0], size[1], {fill.data()[0], fill.data()[1], fill.data()[2]}};
+        job->canvas = {size[0], size[1], {fill.data()[0], fill.data()[1], fill.data()[2]}, format};
         job->first_row.assign(size_t(end - begin) + 1, 0);
         for (; row < index.size() && slot.data()[row] < end; ++row) {
             require(index.data()[row] >= 0 && size_t(index.data()[row]) < records, "no record of that index");
@@ -76,6 +77,19 @@ private:
     }
 };
 
+ElementType element_type_of(Sample sample) {
+    switch (sample) {
+        case Sample::f32:
+            return {dl_float, 32};
+        case Sample::bf16:
+            return {dl_bfloat, 16};
+        case Sample::f16:
+            return {dl_float, 16};
+        default:
+            return element_type<uint8_t>;
+    }
+}
+
 std::shared_ptr<void> owned(py::object object) {
     return {object.release().ptr(), [](void* owner) {
                 if (!Py_IsInitialized()) return;  // the process is ending
@@ -87,8 +101,9 @@ std::shared_ptr<void> owned(py::object object) {
 }  // namespace
 
 Engine::Engine(const Array<uint64_t>& addresses, const Array<uint64_t>& lengths, const Array<uint64_t>& checksums,
-               int threads, int check, py::object owner, int in_flight, py::object allocate, int emulated_microseconds)
-    : Engine(nullptr, in_flight, std::move(allocate)) {
+               int threads, int check, py::object owner, int in_flight, py::object allocate,
+               std::shared_ptr<const PixelFormat> format, int emulated_microseconds)
+    : Engine(nullptr, in_flight, std::move(allocate), std::move(format)) {
     require(addresses.ndim() == 1 && lengths.size() == addresses.size() && checksums.size() == addresses.size(),
             "addresses, lengths and checksums must be of one length");
     require(check >= 0 && check <= int(Check::always), "no such way of checking");
@@ -100,14 +115,16 @@ Engine::Engine(const Array<uint64_t>& addresses, const Array<uint64_t>& lengths,
                                    std::chrono::microseconds(emulated_microseconds));
 }
 
-Engine::Engine(std::shared_ptr<Pool> pool, int in_flight, py::object allocate)
-    : process_(this_process()), in_flight_(in_flight), allocate_(std::move(allocate)),
+Engine::Engine(std::shared_ptr<Pool> pool, int in_flight, py::object allocate,
+               std::shared_ptr<const PixelFormat> format)
+    : process_(this_process()), in_flight_(in_flight), allocate_(std::move(allocate)), format_(std::move(format)),
       lane_(std::make_shared<Lane>(in_flight)), pool_(std::move(pool)) {
     require(in_flight >= 1, "a batch at least must be in flight");
+    require(format_ != nullptr, "images must have a format");
 }
 
 std::shared_ptr<Engine> Engine::share() const {
-    return std::shared_ptr<Engine>(new Engine(open_pool(), in_flight_, allocate_));
+    return std::shared_ptr<Engine>(new Engine(open_pool(), in_flight_, allocate_, format_));
 }
 
 void Engine::close() {
@@ -133,7 +150,7 @@ std::unique_ptr<Ticket> Engine::submit(const Array<int64_t>& index, const Array<
         py::ssize_t begin = 0, row = 0;
         for (py::ssize_t end : ends) {
             require(begin < end && end <= canvases.shape(0), "batches must be in order, not empty and of the plan");
-            jobs.push_back(plan.batch(begin, end, row, pool->records().size()));
+            jobs.push_back(plan.batch(begin, end, row, pool->records().size(), format_));
             begin = end;
         }
         require(row == index.size(), "a row's slot is beyond the batches");
@@ -169,10 +186,13 @@ std::vector<Failure> Engine::wait(const std::shared_ptr<Job>& job) {
 py::object Engine::images(const std::shared_ptr<Job>& job) {
     std::shared_ptr<CanvasRing::Lease> memory = open_pool()->show(job);
     if (!memory) return py::none();
-    const Canvas& canvas = job->canvas;
+    const int64_t height = job->canvas.height, width = job->canvas.width;
+    using Strides = std::array<int64_t, 4>;
+    const Strides strides = format_->planar ? Strides{3 * height * width, height * width, width, 1}
+                                            : Strides{3 * height * width, 1, 3 * width, 3};
     uint8_t* const data = memory->data();
-    return to_capsule<uint8_t, 4>(data, {job->slots(), 3, canvas.height, canvas.width},
-                                  {int64_t(job->canvas_bytes()), 1, int64_t{3} * canvas.width, 3}, std::move(memory));
+    return to_capsule<4>(data, element_type_of(format_->sample), {job->slots(), 3, height, width}, strides,
+                         std::move(memory));
 }
 
 py::tuple Engine::times() {

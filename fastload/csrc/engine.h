@@ -37,7 +37,8 @@ struct Ticket {
 class Engine {
 public:
     Engine(const Array<uint64_t>& addresses, const Array<uint64_t>& lengths, const Array<uint64_t>& checksums,
-           int threads, int check, py::object owner, int in_flight, py::object allocate, int emulated_microseconds);
+           int threads, int check, py::object owner, int in_flight, py::object allocate,
+           std::shared_ptr<const PixelFormat> format, int emulated_microseconds);
     ~Engine() { close(); }
     void close();
 
@@ -50,7 +51,8 @@ public:
                                    const Array<uint8_t>& fill, const Array<int32_t>& canvases,
                                    const std::vector<py::ssize_t>& ends);
     std::vector<Failure> wait(const std::shared_ptr<Job>& job);
-    py::object images(const std::shared_ptr<Job>& job);  // (B, 3, height, width) in channels_last, as a DLPack capsule; None without a canvas
+    // (B, 3, height, width) in the format, as a DLPack capsule; None without a canvas.
+    py::object images(const std::shared_ptr<Job>& job);
     bool done(const Ticket& ticket, size_t number) { return pool_->done(*job(ticket, number)); }
     py::tuple times();
 
@@ -58,7 +60,7 @@ public:
     std::shared_ptr<Job> job(const Ticket& ticket, size_t number) const;
 
 private:
-    Engine(std::shared_ptr<Pool> pool, int in_flight, py::object allocate);
+    Engine(std::shared_ptr<Pool> pool, int in_flight, py::object allocate, std::shared_ptr<const PixelFormat> format);
     // The pool, which lasts as long as this: without the GIL, others may close the engine.
     std::shared_ptr<Pool> open_pool() const;
     void add_canvas();
@@ -66,6 +68,7 @@ private:
     const pid_t process_;
     const int in_flight_;
     const py::object allocate_;
+    const std::shared_ptr<const PixelFormat> format_;
     const std::shared_ptr<Lane> lane_;
     std::shared_ptr<Pool> pool_;
     size_t largest_ = 0;  // batch so far, in bytes

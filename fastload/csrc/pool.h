@@ -60,7 +60,7 @@ struct Job {
     std::vector<int> first_row;         // (B + 1) rows of a slot
 
     int slots() const { return int(first_row.size()) - 1; }
-    size_t canvas_bytes() const { return size_t(3) * canvas.height * canvas.width; }
+    size_t canvas_bytes() const { return canvas.bytes(); }
 
 private:
     friend class Pool;
@@ -97,7 +97,7 @@ public:
     const Records& records() const { return records_; }
     // Each is begun as soon as there is a canvas for it, in this order. Lanes take turns.
     void submit(const std::shared_ptr<Lane>& lane, const std::vector<std::shared_ptr<Job>>& jobs);
-    // Where a batch is, (B, height, width, 3) bytes. Null, to be asked again, as long as there is no canvas for it.
+    // Where a batch is, its canvases one after another. Null, to be asked again, as long as there is no canvas for it.
     std::shared_ptr<CanvasRing::Lease> show(const std::shared_ptr<Job>& job);
     // Both may be called again for the latest batch of a lane, in case the answer was lost on its way, by Ctrl-C.
     // Waits up to `milliseconds` for the job to be finished. With no threads, does the work itself, in as many calling

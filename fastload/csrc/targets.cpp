@@ -125,8 +125,8 @@ public:
         for (size_t k = 0; k < ends_.size(); ++k) {
             const int64_t b = slots(k), g = width(k), start = starts_.data()[k];
             auto* const first = reinterpret_cast<float*>(boxes_.get() + start);
-            boxes[k] = to_capsule<float, 3>(first, {b, g, 4}, {4 * g, 4, 1}, boxes_);
-            labels[k] = to_capsule<int64_t, 2>(labels_.get() + start, {b, g}, {g, 1}, labels_);
+            boxes[k] = to_capsule<3>(first, element_type<float>, {b, g, 4}, {4 * g, 4, 1}, boxes_);
+            labels[k] = to_capsule<2>(labels_.get() + start, element_type<int64_t>, {b, g}, {g, 1}, labels_);
         }
         return py::make_tuple(boxes, labels, crowd_, area_, starts_);
     }

@@ -20,10 +20,19 @@ struct ManagedTensor {
     std::shared_ptr<void> memory;
 };
 
+// Of a tensor's elements, as DLPack says it.
+struct ElementType {
+    uint8_t code, bits;
+};
+
+template <class T>
+constexpr ElementType element_type = {
+    std::is_floating_point_v<T> ? dl_float : std::is_signed_v<T> ? dl_int : dl_unsigned, 8 * sizeof(T)};
+
 // A DLPack capsule of (shape) elements at `data`, which keeps `memory`. Strides are in elements. torch.from_dlpack makes a
 // tensor of it, which costs little and, unlike one of an array, is dropped without a look at Python.
-template <class T, size_t N>
-py::capsule to_capsule(T* data, std::array<int64_t, N> shape, std::array<int64_t, N> strides,
+template <size_t N>
+py::capsule to_capsule(void* data, ElementType type, std::array<int64_t, N> shape, std::array<int64_t, N> strides,
                        std::shared_ptr<void> memory) {
     auto tensor = std::make_unique<ManagedTensor<N>>();
     tensor->shape = shape;
@@ -33,8 +42,8 @@ py::capsule to_capsule(T* data, std::array<int64_t, N> shape, std::array<int64_t
                               dl_cpu,
                               0,
                               int32_t(N),
-                              std::is_floating_point_v<T> ? dl_float : std::is_signed_v<T> ? dl_int : dl_unsigned,
-                              8 * sizeof(T),
+                              type.code,
+                              type.bits,
                               1,
                               tensor->shape.data(),
                               tensor->strides.data(),

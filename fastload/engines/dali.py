@@ -29,6 +29,7 @@ from fastload.engines.check import check_plan
 from fastload.engines.dali_pipeline import DaliPipeline, Graph, TileError, Tiles, import_dali
 from fastload.engines.native import Check
 from fastload.errors import EngineError, PlanError
+from fastload.pixels import Normalize, PixelFormat
 from fastload.plan.batch_plan import IDENTITY_COLOR, BatchPlan
 
 if TYPE_CHECKING:
@@ -74,14 +75,26 @@ class DaliEngine:
     stream that was torch's current one in `wait`: a user on another stream has to wait for it, and to keep them until
     done.
 
+    DALI makes uint8 images, which torch turns into the format `pixels`.
+
     A record's checksum is verified the first time this engine reads it, or every time, or never. Raises EngineError
     when DALI is missing or cannot run here, and for caches it cannot read.
     """
 
-    def __init__(self, cache: Cache, threads: int, check: Check = "first", device_id: int | None = None) -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        threads: int,
+        check: Check = "first",
+        device_id: int | None = None,
+        pixels: PixelFormat | None = None,
+    ) -> None:
         import_dali()
         refuse_other_encodings(cache)
         self._cache, self._threads, self._device_id = cache, threads, device_id
+        self._normalize = Normalize(pixels or PixelFormat())
+        if device_id is not None:
+            self._normalize.to(f"cuda:{device_id}")
         self._sound = np.full(len(cache.lengths), check == "never")
         self._check = check
         self._lock = RLock()
@@ -120,7 +133,7 @@ class DaliEngine:
                 self._collect()
         if job.error is not None:
             raise job.error
-        job.images = self._compose(job).permute(0, 3, 1, 2)
+        job.images = self._normalize(self._compose(job).permute(0, 3, 1, 2))
         job.tiles = None
         return job.failures
 

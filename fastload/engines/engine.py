@@ -29,7 +29,8 @@ class Engine(Protocol):
         executed here, after which others can."""
 
     def images(self, ticket: Any, number: int) -> Tensor | None:
-        """Where a batch is once it was waited for: (B, 3, H, W) uint8 in channels_last. Before that None is possible.
+        """Where a batch is once it was waited for: (B, 3, H, W) in the engine's `PixelFormat`. Before that None is
+        possible.
 
         Nobody else writes there as long as somebody sees it. To be asked until it is not None, then no more."""
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from fastload import _core
 from fastload.batch import from_capsule
 from fastload.errors import PlanError
+from fastload.pixels import DTYPES, PixelFormat
 from fastload.plan.batch_plan import BatchPlan
 from fastload.stats import ThreadTimes
 
@@ -26,9 +27,9 @@ ALIGNMENT = 64  # bytes: a cache line, and the widest vector store
 class NativeEngine:
     """Executes plans over `cache` on `threads` native threads; with 0, in the thread that waits.
 
-    One iterator's: see `share`. A record's checksum is verified the first time it is read, or every time, or never. At
-    most `in_flight` batches are in the making at a time; `allocate` makes memory for them, of a number of bytes, which
-    is used again when nobody sees it.
+    One iterator's: see `share`. Images are made in the format `pixels`, each row as soon as it is drawn. A record's
+    checksum is verified the first time it is read, or every time, or never. At most `in_flight` batches are in the
+    making at a time; `allocate` makes memory for them, of a number of bytes, which is used again when nobody sees it.
     """
 
     def __init__(
@@ -38,12 +39,14 @@ class NativeEngine:
         check: Check = "first",
         in_flight: int = 6,
         allocate: Callable[[int], NDArray[np.uint8]] | None = None,
+        pixels: PixelFormat | None = None,
         emulated_microseconds: int = 0,
     ) -> None:
         places = cache.addresses, cache.lengths, cache.checksums
         number = get_args(Check).index(check)
+        memory, pixel_format = allocate or aligned_memory, core_format(pixels or PixelFormat())
         self.core = _core.Engine(
-            *places, threads, number, cache, in_flight, allocate or aligned_memory, emulated_microseconds
+            *places, threads, number, cache, in_flight, memory, pixel_format, emulated_microseconds
         )
 
     def share(self) -> NativeEngine:
@@ -81,6 +84,11 @@ class NativeEngine:
     def close(self) -> None:
         """End all threads, when all that share them are closed or dropped."""
         self.core.close()
+
+
+def core_format(pixels: PixelFormat) -> _core.PixelFormat:
+    """The same for the core."""
+    return _core.PixelFormat(DTYPES.index(pixels.dtype), pixels.is_planar, pixels.mean, pixels.std)
 
 
 def aligned_memory(size: int) -> NDArray[np.uint8]:

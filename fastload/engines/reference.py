@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fastload import _core
 from fastload.engines.check import check_plan
+from fastload.pixels import PixelFormat
 from fastload.plan.batch_plan import BatchPlan
 
 if TYPE_CHECKING:
@@ -75,6 +76,16 @@ def render(
     return np.floor(np.clip(pixels, 0, 255) + 0.5).astype(np.uint8)
 
 
+def in_format(canvases: NDArray[np.uint8], pixels: PixelFormat) -> Tensor:
+    """Canvases (B, H, W, 3) as images (B, 3, H, W) in a format."""
+    if pixels.dtype == torch.uint8:
+        images = torch.from_numpy(canvases)
+    else:
+        mean, std = np.array(pixels.mean, np.float32), np.array(pixels.std, np.float32)
+        images = torch.from_numpy((canvases.astype(np.float32) - mean) / std).to(pixels.dtype)
+    return images.permute(0, 3, 1, 2).contiguous(memory_format=pixels.memory_format)
+
+
 @dataclass(eq=False)
 class ReferenceJob:
     """A batch to be executed; its canvases (B, H, W, 3) from when it was until they are taken."""
@@ -86,11 +97,14 @@ class ReferenceJob:
 class ReferenceEngine:
     """Executes plans in the calling thread when they are waited for. The oracle of every other engine.
 
-    It verifies every record's checksum every time.
+    Images are made in the format `pixels`. It verifies every record's checksum every time.
     """
 
-    def __init__(self, cache: Cache, threads: int = 0, check: str = "always") -> None:
+    def __init__(
+        self, cache: Cache, threads: int = 0, check: str = "always", pixels: PixelFormat | None = None
+    ) -> None:
         self._cache = cache
+        self._pixels = pixels or PixelFormat()
 
     def submit(self, plan: BatchPlan, ends: Sequence[int]) -> list[ReferenceJob]:
         """See `Engine.submit`."""
@@ -120,7 +134,7 @@ class ReferenceEngine:
     def images(self, ticket: list[ReferenceJob], number: int) -> Tensor | None:
         """See `Engine.images`."""
         canvases, ticket[number].canvases = ticket[number].canvases, None
-        return None if canvases is None else torch.from_numpy(canvases.transpose(0, 3, 1, 2))
+        return None if canvases is None else in_format(canvases, self._pixels)
 
     def share(self) -> ReferenceEngine:
         """See `Engine.share`: nothing is kept between batches."""
