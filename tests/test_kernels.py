@@ -11,7 +11,7 @@ import pytest
 
 from tests.native_programs import CSRC, ROOT, build_program
 
-PARTS = ("simd", "resample", "kernels", "pixel_format")
+PARTS = ("kernels", "pixel_format", "render", "resample", "simd")
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +23,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.long
 @pytest.mark.parametrize("level", ["scalar", "neon", "avx2", "avx512"])
 def test_kernels_stay_in_bounds_and_equal_scalar(driver: Path, level: str) -> None:
-    """Random geometry, edges and tails: no report from the sanitizers, the same bits as the scalar kernel."""
+    """Random geometry, formats, edges and tails: no report from the sanitizers, the same bits as the scalar kernel."""
     run = subprocess.run([driver], capture_output=True, text=True, env={**os.environ, "FASTLOAD_SIMD": level})
     if "this machine lacks it" in run.stderr:
         pytest.skip(f"no {level} here")

@@ -40,8 +40,12 @@ uint32_t sample_of(Sample sample, int level, float value) {
     }
 }
 
-// As vector kernels compute it.
-float by_multiplying(float x, float std, float reciprocal) {
+// As kernels round a product.
+uint32_t sample_of_product(Sample sample, float value) {
+    return sample == Sample::bf16 ? (bits_of(value) + 0x8000) >> 16 : to_half(value);
+}
+
+float corrected(float x, float std, float reciprocal) {
     const float q = x * reciprocal;
     return std::fma(std::fma(-q, std, x), reciprocal, q);
 }
@@ -52,7 +56,8 @@ void split(const uint8_t* rgb, int width, uint8_t* const channel[3]) {
 }
 
 template <class T>
-void look_up(const uint8_t* bytes, size_t begin, size_t end, const PixelFormat& format, Channels channels, uint8_t* out) {
+void look_up(const uint8_t* bytes, size_t begin, size_t end, const PixelFormat& format, Channels channels,
+             uint8_t* out) {
     const bool all = channels == Channels::all;
     const uint32_t* table[3];
     for (size_t k = 0; k < 3; ++k) table[k] = format.table[all ? (begin + k) % 3 : size_t(channels)];
@@ -71,7 +76,8 @@ void convert(const uint8_t* bytes, size_t count, const PixelFormat& format, Chan
 }  // namespace
 
 PixelFormat::PixelFormat(Sample sample, bool planar, const std::array<float, 3>& mean, const std::array<float, 3>& std)
-    : sample(sample), planar(planar), multiplies(true) {
+    : sample(sample), planar(planar) {
+    bool products_do = sample == Sample::bf16 || sample == Sample::f16, corrected_do = true;
     for (size_t c = 0; c < 3; ++c) {
         if (!std::isfinite(mean[c]) || !std::isfinite(std[c]) || std[c] <= 0)
             throw std::invalid_argument("means must be finite, and deviations finite and above 0");
@@ -82,11 +88,13 @@ PixelFormat::PixelFormat(Sample sample, bool planar, const std::array<float, 3>&
             reciprocal[i] = inverse;
         }
         for (int level = 0; level < 256; ++level) {
-            const float difference = float(level) - mean[c], value = difference / std[c];
-            table[c][level] = sample_of(sample, level, value);
-            multiplies = multiplies && bits_of(value) == bits_of(by_multiplying(difference, std[c], inverse));
+            const float x = float(level) - mean[c], quotient = x / std[c];
+            table[c][level] = sample_of(sample, level, quotient);
+            products_do = products_do && sample_of_product(sample, x * inverse) == table[c][level];
+            corrected_do = corrected_do && bits_of(corrected(x, std[c], inverse)) == bits_of(quotient);
         }
     }
+    way = products_do ? Way::product : corrected_do ? Way::corrected : Way::table;
 }
 
 const std::shared_ptr<const PixelFormat>& packed_bytes() {

@@ -1,8 +1,8 @@
-// What a canvas holds: bytes, or (byte - mean) / std of its channel as float32, bfloat16 or float16; its pixels one after
-// another (channels_last) or its channels.
+// What a canvas holds: bytes, or (byte - mean) / std of the byte's channel as float32, bfloat16 or float16; its pixels one
+// after another (channels_last) or its channels.
 //
-// The difference is rounded to float32, then the quotient, then that to the sample's type, each to nearest even: as torch
-// does it. There are but 3 * 256 inputs, so tables say what every kernel has to give.
+// The difference is rounded to float32, then the quotient, then that to the sample's type, each to nearest even: torch's
+// (image.float() - mean) / std. There are but 3 * 256 inputs, so tables say what every kernel has to give.
 #pragma once
 
 #include <array>
@@ -34,9 +34,12 @@ public:
 
     const Sample sample;
     const bool planar;
-    // (byte - mean) / std is exactly q + (byte - mean - q * std) * reciprocal, where q = (byte - mean) * reciprocal: so
-    // kernels need not divide. False where that has not the tables' bits, for deviations beyond all reason.
-    bool multiplies;
+    // By which of these a kernel gets the tables' bits from x = byte - mean. The first that always does is taken.
+    //   product: x * reciprocal, rounded to 16 bits, where its error rarely shows; as bfloat16 with ties away from zero
+    //   corrected: q + (x - q * std) * reciprocal, q = x * reciprocal: the quotient unless constants are beyond reason
+    //   table
+    enum class Way { product, corrected, table };
+    Way way = Way::table;
     float mean[cycle], std[cycle], reciprocal[cycle];  // red, green, blue, red, ...
     uint32_t table[3][256];                            // bits of the sample
 };
@@ -47,8 +50,8 @@ const std::shared_ptr<const PixelFormat>& packed_bytes();
 struct PixelKernels {
     // `width` packed RGB pixels -> a row of each channel, not a byte more
     void (*split)(const uint8_t* rgb, int width, uint8_t* const channel[3]);
-    // `count` bytes, the first of them red if they are of all channels -> samples of a format that has other samples than
-    // bytes, stored past the CPU's caches
+    // `count` bytes, the first of them red if they are of all channels -> samples, which are not bytes too, stored past
+    // the CPU's caches
     void (*convert)(const uint8_t* bytes, size_t count, const PixelFormat& format, Channels channels, uint8_t* out);
 };
 

@@ -65,32 +65,36 @@ struct Constants {
 };
 
 // Eight quotients.
-template <int k>
+template <int k, bool product>
 AVX2 inline __m256 quotients(const uint8_t* bytes, const Constants& constants) {
     const __m256i levels = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes)));
     const __m256 x = _mm256_sub_ps(_mm256_cvtepi32_ps(levels), constants.mean[k]);
     const __m256 q = _mm256_mul_ps(x, constants.reciprocal[k]);
+    if constexpr (product) return q;
     return _mm256_fmadd_ps(_mm256_fnmadd_ps(q, constants.std[k], x), constants.reciprocal[k], q);
 }
 
 // Each as bfloat16, in the lower half of its 32 bits.
+template <bool product>
 AVX2 inline __m256i rounded(__m256 values) {
     const __m256i bits = _mm256_castps_si256(values);
+    if constexpr (product) return _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x8000)), 16);
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
     return _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(bits, odd), _mm256_set1_epi32(0x7fff)), 16);
 }
 
 // A vector of samples, the number `place` of a sequence of three.
-template <Sample sample, int place>
+template <Sample sample, int place, bool product>
 AVX2 inline void store(const uint8_t* bytes, const Constants& constants, uint8_t* out) {
     __m256i samples;
     if constexpr (sample == Sample::f32) {
-        samples = _mm256_castps_si256(quotients<place>(bytes, constants));
+        samples = _mm256_castps_si256(quotients<place, product>(bytes, constants));
     } else {
-        const __m256 low = quotients<2 * place % 3>(bytes, constants);
-        const __m256 high = quotients<(2 * place + 1) % 3>(bytes + 8, constants);
+        const __m256 low = quotients<2 * place % 3, product>(bytes, constants);
+        const __m256 high = quotients<(2 * place + 1) % 3, product>(bytes + 8, constants);
         if constexpr (sample == Sample::bf16)
-            samples = _mm256_permute4x64_epi64(_mm256_packus_epi32(rounded(low), rounded(high)), 0xD8);
+            samples = _mm256_permute4x64_epi64(
+                _mm256_packus_epi32(rounded<product>(low), rounded<product>(high)), 0xD8);
         else
             samples = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm256_cvtps_ph(low, _MM_FROUND_TO_NEAREST_INT)),
                                               _mm256_cvtps_ph(high, _MM_FROUND_TO_NEAREST_INT), 1);
@@ -98,33 +102,39 @@ AVX2 inline void store(const uint8_t* bytes, const Constants& constants, uint8_t
     _mm256_stream_si256(reinterpret_cast<__m256i*>(out), samples);
 }
 
-template <Sample sample>
+template <Sample sample, bool product>
 AVX2 void convert_to(const uint8_t* bytes, size_t count, const PixelFormat& format, Channels channels, uint8_t* out) {
     constexpr size_t size = sample == Sample::f32 ? 4 : 2, step = 32 / size;
     size_t i = std::min(size_t(-reinterpret_cast<uintptr_t>(out) & 31) / size, count);
     convert_by_table(bytes, 0, i, format, channels, out);
     const Constants constants(format, channels, i % 3);
     for (; i + 3 * step <= count; i += 3 * step) {
-        store<sample, 0>(bytes + i, constants, out + size * i);
-        store<sample, 1>(bytes + i + step, constants, out + size * (i + step));
-        store<sample, 2>(bytes + i + 2 * step, constants, out + size * (i + 2 * step));
+        store<sample, 0, product>(bytes + i, constants, out + size * i);
+        store<sample, 1, product>(bytes + i + step, constants, out + size * (i + step));
+        store<sample, 2, product>(bytes + i + 2 * step, constants, out + size * (i + 2 * step));
     }
-    if (i + step <= count) store<sample, 0>(bytes + i, constants, out + size * i), i += step;
-    if (i + step <= count) store<sample, 1>(bytes + i, constants, out + size * i), i += step;
+    if (i + step <= count) store<sample, 0, product>(bytes + i, constants, out + size * i), i += step;
+    if (i + step <= count) store<sample, 1, product>(bytes + i, constants, out + size * i), i += step;
     convert_by_table(bytes, i, count, format, channels, out);
 }
 
-void convert(const uint8_t* bytes, size_t count, const PixelFormat& format, Channels channels, uint8_t* out) {
-    if (!format.multiplies || reinterpret_cast<uintptr_t>(out) % format.sample_bytes())
-        return convert_by_table(bytes, 0, count, format, channels, out);
+template <bool product>
+void convert_by(const uint8_t* bytes, size_t count, const PixelFormat& format, Channels channels, uint8_t* out) {
     switch (format.sample) {
         case Sample::f32:
-            return convert_to<Sample::f32>(bytes, count, format, channels, out);
+            return convert_to<Sample::f32, false>(bytes, count, format, channels, out);
         case Sample::bf16:
-            return convert_to<Sample::bf16>(bytes, count, format, channels, out);
+            return convert_to<Sample::bf16, product>(bytes, count, format, channels, out);
         default:
-            return convert_to<Sample::f16>(bytes, count, format, channels, out);
+            return convert_to<Sample::f16, product>(bytes, count, format, channels, out);
     }
+}
+
+void convert(const uint8_t* bytes, size_t count, const PixelFormat& format, Channels channels, uint8_t* out) {
+    if (format.way == PixelFormat::Way::table || reinterpret_cast<uintptr_t>(out) % format.sample_bytes())
+        return convert_by_table(bytes, 0, count, format, channels, out);
+    format.way == PixelFormat::Way::product ? convert_by<true>(bytes, count, format, channels, out)
+                                            : convert_by<false>(bytes, count, format, channels, out);
 }
 
 }  // namespace

@@ -64,17 +64,20 @@ struct Constants {
 };
 
 // Sixteen quotients.
-template <int k>
+template <int k, bool product>
 AVX512 inline __m512 quotients(const uint8_t* bytes, const Constants& constants) {
     const __m512i levels = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
     const __m512 x = _mm512_sub_ps(_mm512_cvtepi32_ps(levels), constants.mean[k]);
     const __m512 q = _mm512_mul_ps(x, constants.reciprocal[k]);
+    if constexpr (product) return q;
     return _mm512_fmadd_ps(_mm512_fnmadd_ps(q, constants.std[k], x), constants.reciprocal[k], q);
 }
 
 // The upper half of each sum is its bfloat16.
+template <bool product>
 AVX512 inline __m512i rounded(__m512 values) {
     const __m512i bits = _mm512_castps_si512(values);
+    if constexpr (product) return _mm512_add_epi32(bits, _mm512_set1_epi32(0x8000));
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     return _mm512_add_epi32(_mm512_add_epi32(bits, odd), _mm512_set1_epi32(0x7fff));
 }
@@ -89,16 +92,17 @@ constexpr UpperHalves upper_halves = [] {
 }();
 
 // A vector of samples, the number `place` of a sequence of three.
-template <Sample sample, int place>
+template <Sample sample, int place, bool product>
 AVX512 inline void store(const uint8_t* bytes, const Constants& constants, uint8_t* out) {
     __m512i samples;
     if constexpr (sample == Sample::f32) {
-        samples = _mm512_castps_si512(quotients<place>(bytes, constants));
+        samples = _mm512_castps_si512(quotients<place, product>(bytes, constants));
     } else {
-        const __m512 low = quotients<2 * place % 3>(bytes, constants);
-        const __m512 high = quotients<(2 * place + 1) % 3>(bytes + 16, constants);
+        const __m512 low = quotients<2 * place % 3, product>(bytes, constants);
+        const __m512 high = quotients<(2 * place + 1) % 3, product>(bytes + 16, constants);
         if constexpr (sample == Sample::bf16)
-            samples = _mm512_permutex2var_epi16(rounded(low), _mm512_load_si512(upper_halves.word), rounded(high));
+            samples = _mm512_permutex2var_epi16(rounded<product>(low), _mm512_load_si512(upper_halves.word),
+                                                rounded<product>(high));
         else
             samples = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtps_ph(low, _MM_FROUND_TO_NEAREST_INT)),
                                          _mm512_cvtps_ph(high, _MM_FROUND_TO_NEAREST_INT), 1);
@@ -106,33 +110,39 @@ AVX512 inline void store(const uint8_t* bytes, const Constants& constants, uint8
     _mm512_stream_si512(reinterpret_cast<__m512i*>(out), samples);
 }
 
-template <Sample sample>
+template <Sample sample, bool product>
 AVX512 void convert_to(const uint8_t* bytes, size_t count, const PixelFormat& format, Channels channels, uint8_t* out) {
     constexpr size_t size = sample == Sample::f32 ? 4 : 2, step = 64 / size;
     size_t i = std::min(size_t(-reinterpret_cast<uintptr_t>(out) & 63) / size, count);
     convert_by_table(bytes, 0, i, format, channels, out);
     const Constants constants(format, channels, i % 3);
     for (; i + 3 * step <= count; i += 3 * step) {
-        store<sample, 0>(bytes + i, constants, out + size * i);
-        store<sample, 1>(bytes + i + step, constants, out + size * (i + step));
-        store<sample, 2>(bytes + i + 2 * step, constants, out + size * (i + 2 * step));
+        store<sample, 0, product>(bytes + i, constants, out + size * i);
+        store<sample, 1, product>(bytes + i + step, constants, out + size * (i + step));
+        store<sample, 2, product>(bytes + i + 2 * step, constants, out + size * (i + 2 * step));
     }
-    if (i + step <= count) store<sample, 0>(bytes + i, constants, out + size * i), i += step;
-    if (i + step <= count) store<sample, 1>(bytes + i, constants, out + size * i), i += step;
+    if (i + step <= count) store<sample, 0, product>(bytes + i, constants, out + size * i), i += step;
+    if (i + step <= count) store<sample, 1, product>(bytes + i, constants, out + size * i), i += step;
     convert_by_table(bytes, i, count, format, channels, out);
 }
 
-void convert(const uint8_t* bytes, size_t count, const PixelFormat& format, Channels channels, uint8_t* out) {
-    if (!format.multiplies || reinterpret_cast<uintptr_t>(out) % format.sample_bytes())
-        return convert_by_table(bytes, 0, count, format, channels, out);
+template <bool product>
+void convert_by(const uint8_t* bytes, size_t count, const PixelFormat& format, Channels channels, uint8_t* out) {
     switch (format.sample) {
         case Sample::f32:
-            return convert_to<Sample::f32>(bytes, count, format, channels, out);
+            return convert_to<Sample::f32, false>(bytes, count, format, channels, out);
         case Sample::bf16:
-            return convert_to<Sample::bf16>(bytes, count, format, channels, out);
+            return convert_to<Sample::bf16, product>(bytes, count, format, channels, out);
         default:
-            return convert_to<Sample::f16>(bytes, count, format, channels, out);
+            return convert_to<Sample::f16, product>(bytes, count, format, channels, out);
     }
+}
+
+void convert(const uint8_t* bytes, size_t count, const PixelFormat& format, Channels channels, uint8_t* out) {
+    if (format.way == PixelFormat::Way::table || reinterpret_cast<uintptr_t>(out) % format.sample_bytes())
+        return convert_by_table(bytes, 0, count, format, channels, out);
+    format.way == PixelFormat::Way::product ? convert_by<true>(bytes, count, format, channels, out)
+                                            : convert_by<false>(bytes, count, format, channels, out);
 }
 
 }  // namespace
