@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pictures import AS_IS, Pictures
 from torch.utils.data import Subset
@@ -104,15 +105,18 @@ class FastLoaderOriginal(Contender):
     title = "FastLoader, original JPEGs"
     encoding: ClassVar[Encoding] = Encoding.ORIGINAL
     reduction: ClassVar[Reduction] = AS_IS
+    dtype: ClassVar[torch.dtype] = torch.uint8
 
     def __init__(self, work: Work) -> None:
         self.cache = work.pictures.cache(self.encoding, self.reduction)
+        floats = {} if self.dtype == torch.uint8 else {"device": "cpu", "dtype": self.dtype}
         self.loader = FastLoader(
             self.cache.subset(work.order),
             work.batch_size,
             shuffle=True,
             num_workers=work.threads,
             transforms=[ShortestEdge(SHORT_EDGE, max_size=LONG_EDGE), RandomFlip()],
+            **floats,
         )
 
     def batches(self) -> Iterable[tuple[Any, Any]]:
@@ -148,6 +152,13 @@ class FastLoaderPlanes(FastLoaderOriginal):
     note = "pictures encoded anew at quality 90, 4:2:0"
     encoding = Encoding.PLANES
     reduction = Q90
+
+
+def in_dtype(kind: type[FastLoaderOriginal], dtype: torch.dtype) -> type[FastLoaderOriginal]:
+    """The same contender, with images handed out in floating point."""
+    word = str(dtype).removeprefix("torch.")
+    more = {"name": f"{kind.name}-{word}", "title": f"{kind.title}, {word}", "dtype": dtype}
+    return type(f"{kind.__name__}{word.capitalize()}", (kind,), more)
 
 
 CONTENDERS: tuple[type[Contender], ...] = (

@@ -4,6 +4,7 @@
     python benchmarks/loader.py coco/val2017 --json r.json     # another split
     python benchmarks/loader.py coco/ --only fastload-dct      # some contenders; --peers adds other loaders
     python benchmarks/loader.py coco/ --readme                 # README's table and chart as well
+    python benchmarks/loader.py coco/ --dtype bfloat16         # FastLoader's batches in floating point beside uint8
     python benchmarks/loader.py coco/ --memory                 # memory over 20 epochs instead
 
 Machines are noisy and their clocks drift. So the reference is run before and after every contender's epoch, the
@@ -23,7 +24,8 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from contenders import CONTENDERS, Contender, FastLoaderDct, Work
+import torch
+from contenders import CONTENDERS, Contender, FastLoaderDct, FastLoaderOriginal, Work, in_dtype
 from gil import gil_seconds
 from machine import machine
 from memory import print_memory
@@ -46,6 +48,7 @@ class Rounds:
     """What was measured of a contender, a number a round."""
 
     bytes_per_image: float
+    note: str = ""
     speeds: list[float] = field(default_factory=list)  # images/s
     ratios: list[float] = field(default_factory=list)  # to the reference around it
     gil_seconds: list[float] = field(default_factory=list)  # held by the consuming thread, per image
@@ -64,6 +67,8 @@ def main() -> None:
             return
         reference, results = run(work, kinds, options.rounds)
     print_results(reference, results, work)
+    if options.dtype:
+        print_cost_of(options.dtype, results)
     found = as_json(reference, results)
     if options.json:
         options.json.write_text(json.dumps(found, indent=2) + "\n")
@@ -85,7 +90,7 @@ def run(work: Work, kinds: Sequence[type[Contender]], rounds: int) -> tuple[list
     files = [bytes(record.data) for record in original.records()]
     jpegs = [files[i] for i in work.order]
     contenders = [kind(work) for kind in kinds]
-    results = {contender.name: Rounds(contender.bytes_per_image()) for contender in contenders}
+    results = {contender.name: Rounds(contender.bytes_per_image(), contender.note) for contender in contenders}
     with Progress(console=console, transient=True, auto_refresh=False) as bars:  # it would take the GIL, and caches
         task = bars.add_task("Warming up", total=(rounds + 2) * len(contenders))
         for contender in contenders * 2:  # once more, since worker processes started late share pages, copied on write
@@ -166,9 +171,9 @@ def print_results(reference: list[float], results: dict[str, Rounds], work: Work
             f"{1e6 * median(found.gil_seconds):.1f}",
         )
     console.print(table)
-    for name in results:
-        if note := BY_NAME[name].note:
-            console.print(f"[dim]{name}: {note}[/]", highlight=False)
+    for name, found in results.items():
+        if found.note:
+            console.print(f"[dim]{name}: {found.note}[/]", highlight=False)
     console.print(
         "[dim]ratio: median over rounds, each to the reference runs before and after it. GIL: CPU time for which the "
         "consuming thread holds it (of other loaders that thread's whole CPU time, which may be a little more). Only "
@@ -176,8 +181,28 @@ def print_results(reference: list[float], results: dict[str, Rounds], work: Work
     )
 
 
+def print_cost_of(dtype: str, results: dict[str, Rounds]) -> None:
+    """How fast contenders are with batches of `dtype`, each beside itself with uint8 batches in the same round."""
+    for name, found in results.items():
+        if (floats := results.get(f"{name}-{dtype}")) is None:
+            continue
+        shares = [one / other for one, other in zip(floats.ratios, found.ratios, strict=True)]
+        console.print(
+            f"{name}: {dtype} batches at [bold]{median(shares):.2f}[/] of the images/s of uint8 ones "
+            f"({min(shares):.2f} to {max(shares):.2f})",
+            highlight=False,
+        )
+
+
 def _chosen(options: argparse.Namespace) -> list[type[Contender]]:
     kinds = [kind for kind in CONTENDERS if options.only is None or kind.name in options.only]
+    if options.dtype:
+        dtype = getattr(torch, options.dtype)
+        kinds = [
+            each
+            for kind in kinds
+            for each in ((kind, in_dtype(kind, dtype)) if issubclass(kind, FastLoaderOriginal) else (kind,))
+        ]
     kinds += [BY_NAME[name] for name in options.peers]
     check_installed(kinds)
     return kinds
@@ -193,12 +218,18 @@ def _arguments() -> argparse.Namespace:
     names = [[kind.name for kind in kinds] for kinds in (CONTENDERS, PEERS)]
     parser.add_argument("--only", nargs="+", choices=names[0], metavar="NAME", help=f"of: {', '.join(names[0])}")
     parser.add_argument("--peers", nargs="+", choices=names[1], default=[], metavar="NAME", help=", ".join(names[1]))
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), help="run FastLoader's contenders in this dtype as well"
+    )
     parser.add_argument("--json", type=Path, help="write the results to this file")
     parser.add_argument(
         "--readme", type=Path, nargs="?", const=README, metavar="FILE", help="rewrite its figures and chart"
     )
     parser.add_argument("--memory", action="store_true", help="show FastLoader's memory over 20 epochs instead")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.dtype and options.readme:
+        parser.error("README's figures are of uint8 batches: leave out --dtype or --readme")
+    return options
 
 
 if __name__ == "__main__":

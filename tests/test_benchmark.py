@@ -84,6 +84,18 @@ def test_contenders_can_be_chosen(sample_set, tmp_path):
         assert chart.width > 800 and chart.mode == "RGBA" and chart.getpixel((1, 1))[3] == 0
 
 
+@pytest.mark.long
+def test_floating_point_beside_uint8(sample_set, tmp_path):
+    """--dtype runs FastLoader twice, with batches of that dtype too, and prints their ratio."""
+    text = benchmark(
+        sample_set / "val", "--only", "fastload-dct", "dataloader-opencv", "--dtype", "bfloat16", "--rounds", "1",
+        "--images", "20", "--json", tmp_path / "r.json",
+    )  # fmt: skip
+    assert "fastload-dct: bfloat16 batches at" in text
+    found = json.loads((tmp_path / "r.json").read_text())["contenders"]
+    assert list(found) == ["dataloader-opencv", "fastload-dct", "fastload-dct-bfloat16"]
+
+
 def test_unknown_and_missing_contenders(scripts, monkeypatch, tmp_path):
     """A name that is none is refused with the list; a peer that is not installed with the command that installs it."""
     done = run("loader.py", tmp_path, "--only", "fastlaod")
