@@ -13,7 +13,7 @@ from detector.config import Config
 from detector.errors import CheckpointError
 from detector.fcos import FCOS
 from detector.preprocess import Preprocess
-from fastload.device import Normalise
+from fastload.pixels import Normalize, PixelFormat
 
 FORMAT, VERSION = "fastload-detector", 3
 READABLE = (2, VERSION)  # 2 has no preprocessing of its own: it is what the configuration says
@@ -87,7 +87,7 @@ def load_model(path: Path) -> Trained:
     config, preprocess = config_of(state, path), preprocess_of(state, path)
     model = FCOS.from_config(config, len(state["categories"]))
     model.load_state_dict(state["ema"] or state["model"])
-    model.normalise = Normalise(preprocess.mean, preprocess.std)
+    model.normalise = Normalize(PixelFormat(mean=preprocess.mean, std=preprocess.std))
     return Trained(model.eval(), config, preprocess, state["categories"])
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         SourceError,
     )
     from fastload.loader import FastLoader
+    from fastload.pixels import IMAGENET_MEAN, IMAGENET_STD
     from fastload.plan.collate import CenterAlign, Collator, RandomAlign, TopLeftAlign
     from fastload.plan.transforms import (
         ColorJitter,
@@ -40,6 +41,8 @@ _HOME = {
     "EngineError": "errors",
     "FastLoader": "loader",
     "FastloadError": "errors",
+    "IMAGENET_MEAN": "pixels",
+    "IMAGENET_STD": "pixels",
     "Mosaic": "plan.transforms",
     "PlanError": "errors",
     "RandomAlign": "plan.collate",
@@ -53,6 +56,8 @@ _HOME = {
     "Transform": "plan.transforms",
 }
 __all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
     "Batch",
     "Cache",
     "CacheError",

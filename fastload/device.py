@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, is_dataclass
 from functools import lru_cache
@@ -22,9 +22,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fastload.batch import Targets
-from fastload.errors import DeviceError, PlanError
-from fastload.pixels import IMAGENET_MEAN as IMAGENET_MEAN
-from fastload.pixels import IMAGENET_STD as IMAGENET_STD
+from fastload.errors import DeviceError
 from fastload.pixels import Normalize, PixelFormat
 
 
@@ -94,17 +92,6 @@ class Reading:
             self._kept.append((until, canvas))
 
 
-def feed_to(
-    device: torch.device | str | None, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype
-) -> Feed | None:
-    """What takes batches to `device`; None without one, and PlanError if the others are given all the same."""
-    if device is not None:
-        return Feed(device, PixelFormat() if dtype == torch.uint8 else PixelFormat(dtype, mean, std))
-    if (*mean, *std) != (*IMAGENET_MEAN, *IMAGENET_STD) or dtype not in (torch.float32, torch.uint8):
-        raise PlanError('mean, std and dtype say how batches come on a device: give device as well, if only "cpu"')
-    return None
-
-
 class Feed:
     """Takes batches to `device`.
 
@@ -169,15 +156,13 @@ class Feed:
         return sent.batch
 
     def over(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """Batches of any other origin on the device, each sent while the one before is in use."""
-        ahead = None
+        """Batches of any other origin on the device, where it has streams each sent while the one before is in use."""
+        waiting: deque[Sent] = deque()
         for batch in batches:
-            sent = self.send(batch)
-            if ahead is not None:
-                yield self.receive(ahead)
-            ahead = sent
-        if ahead is not None:
-            yield self.receive(ahead)
+            waiting.append(self.send(batch))
+            if len(waiting) > (self.streams is not None):
+                yield self.receive(waiting.popleft())
+        yield from map(self.receive, waiting)
 
     def _prepare(self, batch: Any) -> Any:
         if not isinstance(batch, (tuple, list)) or not batch:

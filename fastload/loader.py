@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,20 +14,23 @@ from importlib import import_module
 from itertools import islice
 from math import ceil
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler, Subset
 from torch.utils.data.sampler import RandomSampler, SubsetRandomSampler, WeightedRandomSampler
+from typing_extensions import TypeVar
 
 from fastload import loader_state
+from fastload.cache.file import as_positions
 from fastload.cache.reader import Cache
-from fastload.device import IMAGENET_MEAN, IMAGENET_STD, feed_to
+from fastload.device import Feed
 from fastload.engines.choose import choose_engine
 from fastload.engines.engine import Engine
 from fastload.errors import PlanError
 from fastload.pipeline import BatchIterator, Progress, Runs
+from fastload.pixels import PixelFormat
 from fastload.plan.collate import TopLeftAlign
 from fastload.plan.ranks import Ranks
 from fastload.plan.records import Records
@@ -42,14 +46,25 @@ ENGINES = {
     "reference": ("fastload.engines.reference", "ReferenceEngine"),
 }
 RANDOM_SAMPLERS = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
+T_co = TypeVar("T_co", covariant=True, default=Any)
+
+if TYPE_CHECKING:
+    _DataLoader = DataLoader
+    RESUMES_ANY_DATASET = False
+else:
+    try:
+        from torchdata.stateful_dataloader import StatefulDataLoader as _DataLoader
+    except ImportError:
+        _DataLoader = DataLoader
+    RESUMES_ANY_DATASET = _DataLoader is not DataLoader
 
 
-class FastLoader(DataLoader[Any]):
+class FastLoader(_DataLoader[T_co]):
     """A `torch.utils.data.DataLoader` that reads caches several times faster.
 
     `dataset` is the path of a cache, a `Cache`, or a `Subset` of one; batches are then `Batch(images, targets)`.
-    Any other dataset is loaded by DataLoader itself, unchanged. All of DataLoader's arguments are taken.
-    On a cache they mean:
+    Any other dataset is loaded by DataLoader itself, unchanged; if torchdata is installed, by its StatefulDataLoader.
+    All of DataLoader's arguments are taken. On a cache they mean:
 
     - `batch_size`, `shuffle`, `sampler`, `batch_sampler`, `drop_last`: as ever. `batch_size=None` hands out single
       (image, target) pairs, unpadded. A `DistributedSampler` shares each epoch among processes, and a run may go on
@@ -63,12 +78,17 @@ class FastLoader(DataLoader[Any]):
       epoch, the cache and the settings only: `num_workers` and `prefetch_factor` do not change a bit.
     - `pin_memory`: images and targets are copied to page-locked memory, where there is an accelerator.
     - `worker_init_fn`, `multiprocessing_context`, `timeout`: meaningless without processes; a warning says so.
+    - `snapshot_every_n_steps`: changes nothing, since `state_dict` is exact at every batch.
 
     And, for caches only:
 
     - `transforms`: `Transform`s, then possibly functions (image, target) -> (image, target) for the unusual. These
-      get unpadded images (3, H, W) and torchvision-style dicts and run in the calling thread, one image at a time;
-      the batch's targets are then a list of dicts instead of `Targets`.
+      get unpadded images (3, H, W) and torchvision-style dicts, as tv_tensors if torchvision has been imported, one
+      image at a time; the batch's targets are then a list of dicts instead of `Targets`.
+    - `function_workers`: threads in which such functions and a `collate_fn` run, several batches at a time. 0: the
+      calling thread, where what they draw from global random generators is the same from run to run.
+    - `skip_crowd`: leave out boxes that surround a crowd of objects. `skip_empty`: leave out images without a box that
+      is wider and higher than a pixel, as torchvision's scripts do for training; `dataset` is then a `Subset`.
     - `group_by_aspect`: batches of images of similar shape, so that less is padding; every image still comes once.
       None: with the loader's own `shuffle=True`; a sampler's order is kept. True reads a sampler 32 batches ahead.
     - `on_error`: what happens to an image that does not decode. "raise": `DecodeError`, after which one may go on with
@@ -82,18 +102,35 @@ class FastLoader(DataLoader[Any]):
 
     And for any dataset:
 
-    - `device`: batches are handed out there, as (image - mean) / std of `dtype` in channels_last; "cuda", "cpu", ...,
-      or "auto": a CUDA device if there is one. There, with `num_workers`, copying and normalising the next two batches
-      overlaps with the use of the present one, on streams of their own; the stream that is current when a batch is
-      handed out waits for it, the host does not. `targets.image_id` stays on the host. On a dataset that is not a
-      cache, give `pin_memory` too. None: uint8 on the CPU.
-    - `mean`, `std`: of red, green and blue in levels of 0 to 255. Default: ImageNet's.
-    - `dtype`: torch.float32, torch.bfloat16 or torch.float16; torch.uint8 leaves images as they are.
+    - `dtype`: of the images: torch.uint8, float32, bfloat16 or float16. Default: float32 if `mean` or `std` is given,
+      else uint8. Floating-point images are (image - mean) / std.
+    - `mean`, `std`: of red, green and blue in levels of 0 to 255. Default: 0 and 255, so that `dtype=torch.float32`
+      alone gives images in [0, 1].
+    - `memory_format`: torch.channels_last, or torch.contiguous_format.
+    - `device`: batches are handed out there; "cuda", "cpu", ..., or "auto": a CUDA device if there is one. There, with
+      `num_workers`, copying and normalizing the next two batches overlaps with the use of the present one, on streams
+      of their own; the stream that is current when a batch is handed out waits for it, the host does not.
+      `targets.image_id` stays on the host. On a dataset that is not a cache, give `pin_memory` too.
+
+    Of a dataset that is not a cache, images are converted if a batch is a tuple or list that begins with a uint8 tensor
+    (B, 3, H, W).
+
+    `state_dict()` is where the loader is, and an equal loader that is given it by `load_state_dict()` goes on with the
+    batch that would have come here: torchdata's StatefulDataLoader protocol. On a cache, `num_workers` and
+    `prefetch_factor` may differ. So may `batch_size` and the number of ranks of a DistributedSampler: what is left of
+    the epoch is then shared anew. Any rank's state serves all of them, when they have come equally far. A `sampler` or
+    `batch_sampler` of another kind must give the same order again, for which the states of torch's generators are part
+    of the state: PlanError if it does not. Other datasets have a state if torchdata is installed.
     """
+
+    if TYPE_CHECKING:  # bound in __init__ where there is a state: `isinstance(loader, Stateful)` asks for them
+
+        def state_dict(self) -> dict[str, Any]: ...
+        def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
 
     def __init__(
         self,
-        dataset: str | os.PathLike[str] | Cache | Dataset[Any],
+        dataset: str | os.PathLike[str] | Dataset[T_co],
         batch_size: int | None = 1,
         shuffle: bool | None = None,
         sampler: Sampler[Any] | Iterable[Any] | None = None,
@@ -115,23 +152,40 @@ class FastLoader(DataLoader[Any]):
         on_error: Literal["raise", "skip"] = "raise",
         verify_checksums: Literal["first", "always", "never"] = "first",
         engine: Literal["native", "dali", "reference", "auto"] = "native",
+        function_workers: int = 0,
+        skip_crowd: bool = False,
+        skip_empty: bool = False,
         device: torch.device | str | None = None,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
-        dtype: torch.dtype = torch.float32,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        dtype: torch.dtype | None = None,
+        memory_format: torch.memory_format = torch.channels_last,
+        snapshot_every_n_steps: int | None = 1,
         **further: Any,  # what newer versions of torch add
     ) -> None:
-        if isinstance(dataset, (str, os.PathLike)):
-            dataset = Cache(dataset)
+        if isinstance(dataset, str | os.PathLike):
+            dataset = cast(Dataset[T_co], Cache(dataset))
         found = _cache_and_records(dataset)
+        if found is not None and skip_empty:
+            dataset = _without_empty(dataset, *found, skip_crowd, given_order=sampler or batch_sampler)
+            found = _cache_and_records(dataset)
         if found is not None and collate_fn is None and (batch_size is not None or batch_sampler is not None):
             collate_fn = TopLeftAlign()
         self._found = found
-        self.transforms, self.group_by_aspect = transforms, group_by_aspect
+        self.transforms, self.group_by_aspect, self.function_workers = transforms, group_by_aspect, function_workers
         self.on_error, self.verify_checksums, self.engine = on_error, verify_checksums, engine
-        self._feed = feed_to(device, mean, std, dtype)
-        super().__init__(
-            dataset,  # type: ignore[arg-type]  # a Cache has all that a map-style dataset needs
+        self.skip_crowd, self.skip_empty = skip_crowd, skip_empty
+        self.device, self.mean, self.std, self.dtype, self.memory_format = device, mean, std, dtype, memory_format
+        self._pixels = PixelFormat(dtype, mean, std, memory_format)
+        self._feed = self._make_feed()
+        self._state_in_use: dict[str, Any] | None = None  # of another dataset, whose next batch is on its way
+        self.snapshot_every_n_steps = snapshot_every_n_steps
+        if found is None and RESUMES_ANY_DATASET:
+            further["snapshot_every_n_steps"] = snapshot_every_n_steps
+        base = _DataLoader if found is None else DataLoader
+        base.__init__(
+            self,
+            cast(Dataset[T_co], dataset),
             batch_size,
             shuffle,
             sampler,
@@ -149,6 +203,7 @@ class FastLoader(DataLoader[Any]):
             pin_memory_device=pin_memory_device,
             **further,
         )
+        self._bind_state()
         if found is None:
             self._refuse_what_needs_a_cache()
             return
@@ -168,7 +223,7 @@ class FastLoader(DataLoader[Any]):
             ranks=ranks or Ranks(),
         )
         self.engine_used = choose_engine(found[0], self.num_workers, self._gpu) if engine == "auto" else engine
-        self._engine: tuple[int, Engine] | None = None  # with the process it belongs to
+        self._engine: tuple[Any, Engine] | None = None  # with what it was opened for
         self._lock = threading.Lock()
         self._seed: int | None = None
         self._meter: Meter | None = None
@@ -180,7 +235,7 @@ class FastLoader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # DataLoader promises its own iterator class
         if not self._on_cache:
             batches = super().__iter__()
-            return batches if self._feed is None else self._feed.over(batches)
+            return batches if self._feed is None else self._fed(self._feed, batches)
         with self._lock:  # several threads may begin iterations
             iterator = self._begin_epoch()
         return self._preparation.batches(iterator) if self._preparation else iterator
@@ -188,7 +243,8 @@ class FastLoader(DataLoader[Any]):
     def _begin_epoch(self) -> BatchIterator:
         progress = self._current = self._next
         self._next = Progress(progress.epoch + 1, 0)
-        recipe, engine = self._make_recipe(), self._ready_engine().share()
+        recipe = self._make_recipe()
+        engine = self._ready_engine(recipe).share()
         meter = self._meter = Meter(self.num_workers, getattr(engine, "times", None))
         return BatchIterator(
             runs=self._runs(progress, recipe),
@@ -200,6 +256,7 @@ class FastLoader(DataLoader[Any]):
             depth=self._depth,
             length=self.__len__,
             ahead=recipe.send_ahead if recipe.sends_ahead else None,
+            workers=0 if recipe.is_fused else self.function_workers,
         )
 
     def _runs(self, progress: Progress, recipe: Recipe) -> Runs:
@@ -245,25 +302,29 @@ class FastLoader(DataLoader[Any]):
             self._next = self._next if epoch == self._next.epoch else Progress(epoch, 0)
             self._current = replace(self._current, done=True)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Where the loader is: an equal loader that loads this goes on with the batch that would have come here.
+    def _bind_state(self) -> None:
+        if self._on_cache or RESUMES_ANY_DATASET:
+            self.state_dict, self.load_state_dict = self._state_dict, self._load_state_dict  # type: ignore[method-assign]
 
-        torchdata's StatefulDataLoader protocol. `num_workers` and `prefetch_factor` may differ. So may `batch_size` and
-        the number of ranks of a DistributedSampler: what is left of the epoch is then shared anew. Any rank's state
-        serves all of them, when they have come equally far. A `sampler` or `batch_sampler` of another kind must give
-        the same order again: the batches already seen are passed over.
-        Empty on datasets that are not caches, since DataLoader has no such state.
-        """
+    def __getattr__(self, name: str) -> Any:
+        if name in ("state_dict", "load_state_dict") and not RESUMES_ANY_DATASET:
+            raise AttributeError(
+                f"a {type(self.dataset).__name__} is no cache, and DataLoader has no {name}: to resume any dataset, "
+                "`pip install 'fastload-vision[stateful]'`, or build a cache of it with `fastload build-cache`"
+            )
+        return object.__getattribute__(self, name)  # raises what is raised elsewhere
+
+    def _state_dict(self) -> dict[str, Any]:
         if not self._on_cache:
-            return {}
+            state: dict[str, Any] = self._state_in_use or _state_of(self)
+            return state
         here = self._next if self._current.done else self._current
         state = loader_state.state_of(self._order, self._cache, here, self._samplers())
         return {"seed": self._base_seed(), **state}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Make the next iteration go on from `state_dict()`. PlanError if it is of another dataset or order."""
+    def _load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if not self._on_cache:
-            loader_state.check(state_dict, {"fingerprint": None})
+            _DataLoader.load_state_dict(self, state_dict)  # type: ignore[attr-defined]  # torchdata's
             return
         self._next = loader_state.restore(state_dict, self._order, self._cache, self._samplers())
         self._seed = state_dict["seed"]
@@ -296,12 +357,15 @@ class FastLoader(DataLoader[Any]):
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
+        for name in ("state_dict", "load_state_dict", "_lock"):
+            state.pop(name, None)
         if self._on_cache:
-            state.update(_engine=None, _meter=None, _lock=None)  # threads stay in their process
+            state.update(_engine=None, _meter=None)  # threads stay in their process
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._bind_state()
         if self._on_cache:
             self._lock = threading.Lock()
 
@@ -327,20 +391,47 @@ class FastLoader(DataLoader[Any]):
             skip_errors=self.on_error == "skip",
             pin=self.pin_memory and torch.cuda.is_available(),
             feed=self._feed,
+            pixels=self._pixels,
+            skip_crowd=self.skip_crowd,
         )
 
-    def _ready_engine(self) -> Engine:
-        if self._engine is None or self._engine[0] != os.getpid():
-            self._engine = os.getpid(), self._open_engine()
+    def _make_feed(self) -> Feed | None:
+        """What takes batches to the device. On a cache, engines make images that stay on the CPU as they are to be."""
+        feed = Feed("cpu" if self.device is None else self.device, self._pixels)
+        needed = feed.device.type != "cpu" if self._on_cache else self.device is not None or not self._pixels.is_plain
+        return feed if needed else None
+
+    def _fed(self, feed: Feed, batches: Iterator[Any]) -> Iterator[Any]:
+        """Batches of another dataset on the device. The loader's state is that of the batch in use, not of one that is
+        on its way."""
+        states: deque[Any] = deque()
+
+        def noted() -> Iterator[Any]:
+            for batch in batches:
+                states.append(_state_of(self) if RESUMES_ANY_DATASET else None)
+                yield batch
+
+        try:
+            for batch in feed.over(noted()):
+                self._state_in_use = states.popleft()
+                yield batch
+        finally:
+            self._state_in_use = None
+
+    def _ready_engine(self, recipe: Recipe) -> Engine:
+        """The engine, in this process and for such batches."""
+        wanted = os.getpid(), recipe.engine_pixels
+        if self._engine is None or self._engine[0] != wanted:
+            self._engine = wanted, self._open_engine(recipe.engine_pixels)
         return self._engine[1]
 
-    def _open_engine(self) -> Engine:
+    def _open_engine(self, pixels: PixelFormat) -> Engine:
         module, kind = ENGINES[self.engine_used]
-        further: dict[str, Any] = {}
+        further: dict[str, Any] = {"pixels": pixels}
         if self.engine_used == "dali":
-            further = {"device_id": self._gpu}
+            further["device_id"] = self._gpu
         elif self.engine_used != "reference":
-            further = {"in_flight": self._depth, "allocate": self._feed and self._feed.allocator}
+            further |= {"in_flight": self._depth, "allocate": self._feed and self._feed.allocator}
         engine: Engine = getattr(import_module(module), kind)(
             self._cache, self.num_workers, self.verify_checksums, **further
         )
@@ -396,6 +487,10 @@ class FastLoader(DataLoader[Any]):
             )
         if self.pin_memory and not torch.cuda.is_available():
             warnings.warn("pin_memory: ignored, since no accelerator is found", stacklevel=3)
+        if self.pin_memory_device:
+            warnings.warn("pin_memory_device: ignored, since `device` says where batches are", stacklevel=3)
+        if self.function_workers < 0:
+            raise PlanError(f"function_workers is a number of threads, not {self.function_workers}")
 
     def _refuse_what_needs_a_cache(self) -> None:
         given = {
@@ -404,6 +499,9 @@ class FastLoader(DataLoader[Any]):
             "on_error": self.on_error != "raise",
             "verify_checksums": self.verify_checksums != "first",
             "engine": self.engine != "native",
+            "function_workers": self.function_workers,
+            "skip_crowd": self.skip_crowd,
+            "skip_empty": self.skip_empty,
         }
         if refused := [name for name, value in given.items() if value]:
             raise PlanError(
@@ -413,17 +511,49 @@ class FastLoader(DataLoader[Any]):
 
 
 def _cache_and_records(dataset: Any) -> tuple[Cache, Records] | None:
-    """The cache under `dataset`, a Cache or (nested) Subsets of one, and the images of it; None for anything else."""
+    """The cache under `dataset`, a Cache or (nested) Subsets of one, and the images of it; None for anything else, also
+    for what has items of its own making."""
+    _refuse_several(dataset)
     chain = []
-    while isinstance(dataset, Subset):
-        chain.append(np.array(dataset.indices, np.int64))
+    while isinstance(dataset, Subset) and type(dataset).__getitem__ is Subset.__getitem__:
+        chain.append(dataset.indices)
         dataset = dataset.dataset
-    if not isinstance(dataset, Cache):
+    if not isinstance(dataset, Cache) or type(dataset).__getitem__ is not Cache.__getitem__:
         return None
     index = np.arange(len(dataset))
     for indices in reversed(chain):
-        index = index[indices]
+        index = index[as_positions(indices, len(index))]
     return dataset, Records(index, dataset.sizes[index])
+
+
+def _state_of(loader: FastLoader[Any]) -> dict[str, Any]:
+    """torchdata's."""
+    state: dict[str, Any] = _DataLoader.state_dict(loader)  # type: ignore[attr-defined]
+    return state
+
+
+def _refuse_several(dataset: Any) -> None:
+    """PlanError for several caches, which other loaders would take for what they are not."""
+    parts = dataset.datasets if isinstance(dataset, ConcatDataset) else dataset
+    if isinstance(parts, list | tuple) and any(
+        isinstance(part, Cache | os.PathLike) or (isinstance(part, str) and part.endswith(".lmdb")) for part in parts
+    ):
+        raise PlanError(
+            "FastLoader reads one cache at a time: load these one after the other, or build one cache of all the images"
+        )
+
+
+def _without_empty(dataset: Any, cache: Cache, records: Records, skip_crowd: bool, given_order: Any) -> Any:
+    """`dataset` without the images that there is nothing to learn from; itself if there are none such."""
+    kept = np.isin(records.index, np.asarray(cache.without_empty(skip_crowd).indices))
+    if kept.all():
+        return dataset
+    if given_order is not None:
+        raise PlanError(
+            "skip_empty leaves out images that the sampler counts: give dataset=cache.without_empty() instead, and a "
+            "sampler of that"
+        )
+    return cache.subset(records.index[kept])
 
 
 def _is_random(sampler: Any) -> bool:

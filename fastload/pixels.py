@@ -65,6 +65,11 @@ class PixelFormat:
             object.__setattr__(self, name, value)
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it is uint8 in channels_last."""
+        return self.dtype == torch.uint8 and not self.is_planar
+
+    @property
     def is_planar(self) -> bool:
         """Whether a channel's pixels lie together."""
         return self.memory_format == torch.contiguous_format

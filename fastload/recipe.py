@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from fastload.batch import Batch, targets_of
@@ -18,6 +20,7 @@ from fastload.cache.reader import Cache
 from fastload.device import Feed
 from fastload.errors import DecodeError, DeviceError, PlanError
 from fastload.pipeline import Job, Run
+from fastload.pixels import PixelFormat
 from fastload.plan.batch_plan import BatchPlan
 from fastload.plan.collate import Collator, TopLeftAlign
 from fastload.plan.records import Records
@@ -38,22 +41,30 @@ class Recipe:
     batched: bool
     skip_errors: bool
     pin: bool
-    feed: Feed | None = None  # to the device, if batches are to be on one
+    feed: Feed | None = None  # to the device, if batches are to be on another than the CPU
+    pixels: PixelFormat = field(default_factory=PixelFormat)
+    skip_crowd: bool = False
 
     def __post_init__(self) -> None:
         refuse_class(self.collate_fn, "collate_fn")
         self._edits, self._functions = split_transforms(self.transforms)
         self._category_ids = torch.tensor([category.id for category in self.cache.categories], dtype=torch.int64)
-        self._fused = isinstance(self.collate_fn, Collator) and not self._functions
-        self._aligner = self.collate_fn if isinstance(self.collate_fn, Collator) and self._fused else TopLeftAlign(1)
+        self.is_fused = isinstance(self.collate_fn, Collator) and not self._functions  # calls no function of the user's
+        self._annotations = self.cache.annotations_without_crowds if self.skip_crowd else self.cache.annotations
+        self._aligner = self.collate_fn if isinstance(self.collate_fn, Collator) and self.is_fused else TopLeftAlign(1)
         self._spans_batches = self._aligner.spans_batches and all(edit.spans_batches for edit in self._edits)
         if isinstance(self.collate_fn, Collator) and not self.batched:
             raise PlanError("batch_size=None hands out single images, so a collator as collate_fn has nothing to align")
 
     @property
+    def engine_pixels(self) -> PixelFormat:
+        """What an engine is to make: levels for a GPU, which take a quarter of the time to get there."""
+        return PixelFormat() if self.feed is not None and self.is_fused else self.pixels
+
+    @property
     def sends_ahead(self) -> bool:
         """Whether `send_ahead` gains something: there are streams, and no Python function is to run meanwhile."""
-        return self.feed is not None and self.feed.streams is not None and self._fused
+        return self.feed is not None and self.feed.streams is not None and self.is_fused
 
     def plan(self, random: EpochRandom, step: int, batches: Sequence[NDArray[np.int64]]) -> Sequence[Run | Exception]:
         """Plan the batches of the images at these positions (B), which come in a row from number `step` on.
@@ -102,8 +113,8 @@ class Recipe:
 
     def _place(self, plan: BatchPlan, rng: np.random.Generator, index: NDArray[np.int64], ends: Sequence[int]) -> Run:
         self._aligner.place(plan, rng, ends)
-        seeds = [0] * len(ends) if self._fused else rng.integers(2**63, size=len(ends)).tolist()
-        targets = targets_of(plan, index, ends, self.cache.annotations, self._category_ids)
+        seeds = [0] * len(ends) if self.is_fused else rng.integers(2**63, size=len(ends)).tolist()
+        targets = targets_of(plan, index, ends, self._annotations, self._category_ids)
         return Run(plan, index, ends, targets, seeds)
 
     def _checked(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -134,7 +145,7 @@ class Recipe:
         """The batch of a job, on the host."""
         assert job.images is not None
         batch = Batch(job.images, job.targets)
-        if self._fused:
+        if self.is_fused:
             return batch
         return self._collate(self._samples(job, batch), np.random.default_rng(job.run.seeds[job.number]))
 
@@ -146,7 +157,7 @@ class Recipe:
             raise DecodeError(self._complaint(records))
         skipped.update({int(self.cache.image_ids[record]): reason for record, reason in records.items()})
         failed = run.plan.slot[list(failures)].tolist()
-        (job.targets,) = targets_of(run.plan, run.index, run.ends, self.cache.annotations, self._category_ids, failed)
+        (job.targets,) = targets_of(run.plan, run.index, run.ends, self._annotations, self._category_ids, failed)
 
     def _complaint(self, records: dict[int, str]) -> str:
         record, reason = next(iter(records.items()))
@@ -162,6 +173,8 @@ class Recipe:
         samples = []
         for i, (width, height) in enumerate(job.alone().plan.size.tolist()):
             sample: tuple[Any, Any] = batch.images[i, :, :height, :width], batch.targets[i]
+            if self._functions:
+                sample = _as_tv_tensors(*sample)
             for function in self._functions:
                 sample = function(*sample)
                 if not isinstance(sample, tuple | list):
@@ -176,6 +189,15 @@ class Recipe:
         if isinstance(self.collate_fn, Collator):
             return self.collate_fn.collate(samples, rng)
         return self.collate_fn(samples if self.batched else samples[0])
+
+
+def _as_tv_tensors(image: Tensor, target: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """An image and its target as torchvision's transforms know them, if torchvision has been imported."""
+    tv_tensors = sys.modules.get("torchvision.tv_tensors")
+    if tv_tensors is None:
+        return image, target
+    boxes = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=tuple(image.shape[-2:]))
+    return tv_tensors.Image(image), {**target, "boxes": boxes}
 
 
 def _raised(error: Exception) -> Exception:

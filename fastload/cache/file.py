@@ -227,6 +227,21 @@ class CacheFile:
         )
 
     @cached_property
+    def annotations_without_crowds(self) -> _core.Annotations:
+        """The same, without the boxes that surround crowds."""
+        single = ~self.crowd
+        return _core.Annotations(
+            np.concatenate([[0], np.cumsum(single)])[self.box_offsets],
+            self.boxes[single],
+            self.labels[single],
+            self.crowd[single],
+            self.area[single],
+            self.image_ids,
+            self.sizes,
+            self.source_sizes,
+        )
+
+    @cached_property
     def images_without_boxes(self) -> NDArray[np.int64]:
         """Indices of the images that have no box."""
         return np.flatnonzero(np.diff(self.box_offsets) == 0)

@@ -11,12 +11,12 @@ namespace {
 // One record outside any batch: for Cache, verify and the reference engine.
 py::tuple decode_record_planes(const py::buffer& buffer) {
     const Bytes bytes(buffer);
-    thread_local RecordDecoder decoder;
+    thread_local const auto decoder = std::make_unique<RecordDecoder>();
     Buffer memory;
     Planes planes;
     {
         WithoutGil without_gil;
-        decoder.planes(bytes.data(), bytes.size(), true, memory, planes);
+        decoder->planes(bytes.data(), bytes.size(), true, memory, planes);
     }
     return py::make_tuple(to_arrays(planes), int(planes.subsampling), planes.rgb);
 }

@@ -2,6 +2,7 @@
 #include <atomic>
 #include <chrono>
 #include <filesystem>
+#include <memory>
 #include <thread>
 
 #include "bindings.h"
@@ -14,8 +15,8 @@ namespace fastload {
 namespace {
 
 JpegDecoder& thread_decoder() {
-    thread_local JpegDecoder decoder;
-    return decoder;
+    thread_local const auto decoder = std::make_unique<JpegDecoder>();
+    return *decoder;
 }
 
 py::object optional_text(const std::string& text) { return text.empty() ? py::none() : py::object(py::str(text)); }

@@ -1,4 +1,5 @@
 // Renders a single record with the engine's decoders and kernels.
+#include <memory>
 #include <vector>
 
 #include "bindings.h"
@@ -12,8 +13,9 @@ constexpr uint32_t longest_side = 65'535;  // as of the engine's canvases
 constexpr float identity[3][4] = {{1, 0, 0, 0}, {0, 1, 0, 0}, {0, 0, 1, 0}};
 
 Array<uint8_t> render_record(const py::buffer& buffer) {
-    thread_local RecordDecoder decoder;
-    thread_local TableCache tables;
+    // Not themselves thread-local: see fault.cpp, whose handler needs memory for those that is scarce.
+    thread_local const auto decoder = std::make_unique<RecordDecoder>();
+    thread_local const auto tables = std::make_unique<TableCache>();
     const Bytes bytes(buffer);
     const RecordHeader header = read_header(bytes.data(), bytes.size());
     if (header.width > longest_side || header.height > longest_side)
@@ -25,11 +27,11 @@ Array<uint8_t> render_record(const py::buffer& buffer) {
         WithoutGil without_gil;
         Buffer memory, row_memory;
         Planes planes;
-        decoder.planes(bytes.data(), bytes.size(), false, memory, planes);
+        decoder->planes(bytes.data(), bytes.size(), false, memory, planes);
         Placement whole{{0, 0, float(width), float(height)}, {0, 0, width, height}, false, {}};
         std::copy_n(identity[0], 12, whole.color[0]);
         std::vector<Picture> pictures(1);
-        pictures[0].open(planes, whole, tables);
+        pictures[0].open(planes, whole, *tables);
         render({height, width, {0, 0, 0}}, pictures, 1, row_memory, out);
     }
     return pixels;

@@ -26,7 +26,9 @@ std::atomic<int> latest_earlier{0};  // an index
 
 // How many earlier handlers this thread is in. One that was installed over us may take us for what came before it.
 #ifdef __linux__
-__attribute__((tls_model("initial-exec")))  // others may be allocated at the first use, which a handler must not do
+// Others may be allocated at the first use, which a handler must not do. It makes all thread-local variables of the core
+// take room in a block that a process has little of: what is large belongs on the heap.
+__attribute__((tls_model("initial-exec")))
 #endif
 thread_local int depth = 0;
 
