@@ -81,15 +81,18 @@ class Reading:
         self._kept: deque[tuple[Event, Tensor | None]] = deque()
         self._lock = threading.Lock()
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Reading, ()  # memory stays in its process
-
     def add(self, canvas: Tensor | None, until: Event) -> None:
         """Keep `canvas` until the event has happened; those whose has are let go. Events happen in this order."""
         with self._lock:
             while self._kept and self._kept[0][0].query():
                 self._kept.popleft()
             self._kept.append((until, canvas))
+
+
+@lru_cache
+def reading_on(device: torch.device) -> Reading:
+    """What is being copied there, also by loaders that are gone."""
+    return Reading()
 
 
 class Feed:
@@ -105,7 +108,6 @@ class Feed:
     def __init__(self, device: torch.device | str, pixels: PixelFormat) -> None:
         self.device = usable_device(device)
         self._normalize = Normalize(pixels).to(self.device)
-        self._reading = Reading()
 
     @property
     def streams(self) -> Streams | None:
@@ -139,7 +141,7 @@ class Feed:
                 batch = _moved(batch, self.device)
             finally:  # also when only a part of it was
                 copied = streams.copies.record_event()
-                self._reading.add(canvas, until=copied)
+                reading_on(self.device).add(canvas, until=copied)
         streams.preparation.wait_event(copied)
         with streams.on(streams.preparation):
             streams.used(batch, streams.preparation)

@@ -6,10 +6,11 @@ import os
 import sys
 import threading
 import warnings
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import partial, wraps
 from importlib import import_module
 from itertools import islice
 from math import ceil
@@ -303,8 +304,10 @@ class FastLoader(_DataLoader[T_co]):
             self._current = replace(self._current, done=True)
 
     def _bind_state(self) -> None:
+        """Methods of this object only, if it has a state. They do not hold it: engines are to end with their loader."""
         if self._on_cache or RESUMES_ANY_DATASET:
-            self.state_dict, self.load_state_dict = self._state_dict, self._load_state_dict  # type: ignore[method-assign]
+            self.state_dict = _unbound(FastLoader._state_dict, self)  # type: ignore[method-assign]
+            self.load_state_dict = _unbound(FastLoader._load_state_dict, self)  # type: ignore[method-assign]
 
     def __getattr__(self, name: str) -> Any:
         if name in ("state_dict", "load_state_dict") and not RESUMES_ANY_DATASET:
@@ -524,6 +527,19 @@ def _cache_and_records(dataset: Any) -> tuple[Cache, Records] | None:
     for indices in reversed(chain):
         index = index[as_positions(indices, len(index))]
     return dataset, Records(index, dataset.sizes[index])
+
+
+def _unbound(method: Callable[..., Any], loader: FastLoader[Any]) -> Callable[..., Any]:
+    """A method of the loader that does not keep it alive."""
+    here = weakref.ref(loader)
+
+    @wraps(method)
+    def call(*args: Any) -> Any:
+        if (alive := here()) is None:
+            raise ReferenceError("the loader is gone: keep it in a variable")
+        return method(alive, *args)
+
+    return call
 
 
 def _state_of(loader: FastLoader[Any]) -> dict[str, Any]:
