@@ -93,8 +93,6 @@ class DaliEngine:
         refuse_other_encodings(cache)
         self._cache, self._threads, self._device_id = cache, threads, device_id
         self._normalize = Normalize(pixels or PixelFormat())
-        if device_id is not None:
-            self._normalize.to(f"cuda:{device_id}")
         self._sound = np.full(len(cache.lengths), check == "never")
         self._check = check
         self._lock = RLock()
@@ -133,7 +131,8 @@ class DaliEngine:
                 self._collect()
         if job.error is not None:
             raise job.error
-        job.images = self._normalize(self._compose(job).permute(0, 3, 1, 2))
+        images = self._compose(job).permute(0, 3, 1, 2)
+        job.images = self._normalize.to(images.device)(images)
         job.tiles = None
         return job.failures
 
