@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fastload import _core
 from fastload.engines.native import NativeEngine, aligned_memory
 from fastload.plan.batch_plan import BatchPlan
 from tests.engines import submit
@@ -215,5 +216,6 @@ def test_a_canvas_is_never_written_after_its_batch_was_given_up():
 def test_threads_do_not_race_for_memory(tmp_path):
     """Under the thread sanitizer: batches made, kept, dropped and given up by several threads; no report, none lost."""
     program = build_program("canvases", tmp_path, POOL, RACES)
-    done = subprocess.run([program], capture_output=True, text=True)
+    settings = {"FASTLOAD_TURBOJPEG": _core.turbojpeg_path()}
+    done = subprocess.run([program], capture_output=True, text=True, env={**os.environ, **settings}, timeout=120)
     assert done.returncode == 0 and done.stdout == "done\n", done.stderr[-5000:]

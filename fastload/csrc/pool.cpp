@@ -51,14 +51,10 @@ Pool::~Pool() {
     {
         std::lock_guard<std::mutex> lock(mutex_);
         stopping_ = true;
-        for (const auto& lane : lanes_) {
-            for (const auto& job : lane->queue) job->next = job->slots();
-            lane->queue.clear();
-        }
-        lanes_.clear();
     }
     work_.notify_all();
     for (std::thread& thread : threads_) thread.join();
+    for (const auto& lane : lanes_) lane->queue.clear();  // batches that nobody cancelled, which keep their lane
 }
 
 void Pool::submit(const std::shared_ptr<Lane>& lane, const std::vector<std::shared_ptr<Job>>& jobs) {
@@ -110,19 +106,19 @@ std::shared_ptr<Job> Pool::next(Lane& lane) {
     return nullptr;
 }
 
-std::shared_ptr<Job> Pool::unannounced(const Lane& lane) {
+std::vector<int64_t> Pool::unannounced(const Lane& lane) {
     const size_t soon = std::min(lane.queue.size(), size_t(lane.ring->in_flight()));
     for (size_t k = 0; k < soon; ++k)
         if (!lane.queue[k]->announced) {
             lane.queue[k]->announced = true;
-            return lane.queue[k];
+            return lane.queue[k]->index;
         }
-    return nullptr;
+    return {};
 }
 
-void Pool::announce(const Job& job) const {
+void Pool::announce(const std::vector<int64_t>& index) const {
     static const uintptr_t page = uintptr_t(sysconf(_SC_PAGESIZE));
-    for (int64_t i : job.index) {
+    for (int64_t i : index) {
         const uintptr_t begin = reinterpret_cast<uintptr_t>(records_[i].data) & ~(page - 1);
         const uintptr_t end = reinterpret_cast<uintptr_t>(records_[i].data) + records_[i].size;
         madvise(reinterpret_cast<void*>(begin), end - begin, MADV_WILLNEED);
@@ -164,18 +160,18 @@ void Pool::work() {
     Stopwatch watch;
     std::unique_lock<std::mutex> lock(mutex_);
     while (true) {
-        std::shared_ptr<Job> job;
-        if (!stopping_ && !(job = next())) {
-            work_.wait(lock, [&] { return stopping_ || (job = next()); });
+        Job* job = nullptr;  // no more than a pointer: who lets go of a batch last frees memory, and may need the GIL
+        if (!stopping_ && !(job = next().get())) {
+            work_.wait(lock, [&] { return stopping_ || (job = next().get()); });
             times_ += watch.idle();
         }
         if (stopping_) return;
         const int slot = take(*job);
         uint8_t* const out = job->memory->data();
-        const std::shared_ptr<Job> ahead = unannounced(*job->lane);
+        const std::vector<int64_t> ahead = unannounced(*job->lane);
         lock.unlock();
         watch.start();  // waiting for the lock is no work
-        if (ahead) announce(*ahead);
+        announce(ahead);
         std::vector<Failure> failures = write(*job, slot, out, workspace);
         finish(*job, std::move(failures), watch.lap());
         lock.lock();

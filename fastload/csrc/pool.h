@@ -95,7 +95,8 @@ public:
     ~Pool();  // waits for the slots that are being written, no others
 
     const Records& records() const { return records_; }
-    // Each is begun as soon as there is a canvas for it, in this order. Lanes take turns.
+    // Each is begun as soon as there is a canvas for it, in this order. Lanes take turns. The caller keeps each until it
+    // was cancelled, or the pool is gone.
     void submit(const std::shared_ptr<Lane>& lane, const std::vector<std::shared_ptr<Job>>& jobs);
     // Where a batch is, its canvases one after another. Null, to be asked again, as long as there is no canvas for it.
     std::shared_ptr<CanvasRing::Lease> show(const std::shared_ptr<Job>& job);
@@ -131,9 +132,10 @@ private:
     static std::shared_ptr<Job> next(Lane& lane);
     int take(Job& job);                           // the next slot
     void leave_queue(const Job& job);
-    std::shared_ptr<Job> unannounced(const Lane& lane);  // a batch soon to be begun, now marked as announced, or none
+    // The records of a batch soon to be begun, which is now marked as announced; none if all are.
+    std::vector<int64_t> unannounced(const Lane& lane);
 
-    void announce(const Job& job) const;  // have a cold disk read the batch's records ahead of their use
+    void announce(const std::vector<int64_t>& index) const;  // have a cold disk read the records ahead of their use
     void finish(Job& job, std::vector<Failure> failures, const Times& times);
     std::vector<Failure> write(const Job& job, int slot, uint8_t* out, Workspace& workspace);
 
