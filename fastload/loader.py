@@ -74,7 +74,7 @@ class FastLoader(_DataLoader[T_co]):
       `persistent_workers` changes nothing. Nor does `in_order`: batches always come in order.
     - `prefetch_factor`: batches in the making at a time, in all. Default: six, more if there are many threads.
     - `collate_fn`: a `Collator` (default `TopLeftAlign()`), or any function of a list of (image, target) pairs:
-      images (3, H, W) uint8, unpadded; targets as the dicts of `Targets`.
+      images (3, H, W), unpadded; targets as the dicts of `Targets`.
     - `generator`: draws the seed, once; without it torch's default generator does. Batches depend on the seed, the
       epoch, the cache and the settings only: `num_workers` and `prefetch_factor` do not change a bit.
     - `pin_memory`: images and targets are copied to page-locked memory, where there is an accelerator.
@@ -89,7 +89,8 @@ class FastLoader(_DataLoader[T_co]):
     - `function_workers`: threads in which such functions and a `collate_fn` run, several batches at a time. 0: the
       calling thread, where what they draw from global random generators is the same from run to run.
     - `skip_crowd`: leave out boxes that surround a crowd of objects. `skip_empty`: leave out images without a box that
-      is wider and higher than a pixel, as torchvision's scripts do for training; `dataset` is then a `Subset`.
+      is wider and higher than a pixel, be it a crowd's. Together they are what torchvision's scripts train on;
+      `dataset` is then a `Subset`.
     - `group_by_aspect`: batches of images of similar shape, so that less is padding; every image still comes once.
       None: with the loader's own `shuffle=True`; a sampler's order is kept. True reads a sampler 32 batches ahead.
     - `on_error`: what happens to an image that does not decode. "raise": `DecodeError`, after which one may go on with
@@ -168,7 +169,7 @@ class FastLoader(_DataLoader[T_co]):
             dataset = cast(Dataset[T_co], Cache(dataset))
         found = _cache_and_records(dataset)
         if found is not None and skip_empty:
-            dataset = _without_empty(dataset, *found, skip_crowd, given_order=sampler or batch_sampler)
+            dataset = _without_empty(dataset, *found, given_order=sampler or batch_sampler)
             found = _cache_and_records(dataset)
         if found is not None and collate_fn is None and (batch_size is not None or batch_sampler is not None):
             collate_fn = TopLeftAlign()
@@ -364,6 +365,8 @@ class FastLoader(_DataLoader[T_co]):
             state.pop(name, None)
         if self._on_cache:
             state.update(_engine=None, _meter=None)  # threads stay in their process
+        else:
+            state.update({name: None for name in ("_iterator", "_initial_iter_for_state_dict") if name in state})
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -559,9 +562,9 @@ def _refuse_several(dataset: Any) -> None:
         )
 
 
-def _without_empty(dataset: Any, cache: Cache, records: Records, skip_crowd: bool, given_order: Any) -> Any:
+def _without_empty(dataset: Any, cache: Cache, records: Records, given_order: Any) -> Any:
     """`dataset` without the images that there is nothing to learn from; itself if there are none such."""
-    kept = np.isin(records.index, np.asarray(cache.without_empty(skip_crowd).indices))
+    kept = np.isin(records.index, np.asarray(cache.without_empty().indices))
     if kept.all():
         return dataset
     if given_order is not None:
