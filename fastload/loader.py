@@ -89,8 +89,8 @@ class FastLoader(_DataLoader[T_co]):
     - `function_workers`: threads in which such functions and a `collate_fn` run, several batches at a time. 0: the
       calling thread, where what they draw from global random generators is the same from run to run.
     - `skip_crowd`: leave out boxes that surround a crowd of objects. `skip_empty`: leave out images without a box that
-      is wider and higher than a pixel, be it a crowd's. Together they are what torchvision's scripts train on;
-      `dataset` is then a `Subset`.
+      is wider and higher than a pixel, be it a crowd's. Together they are what torchvision's scripts train on.
+      `loader.dataset` is then a `Subset`, whose positions a sampler gives.
     - `group_by_aspect`: batches of images of similar shape, so that less is padding; every image still comes once.
       None: with the loader's own `shuffle=True`; a sampler's order is kept. True reads a sampler 32 batches ahead.
     - `on_error`: what happens to an image that does not decode. "raise": `DecodeError`, after which one may go on with
@@ -169,7 +169,7 @@ class FastLoader(_DataLoader[T_co]):
             dataset = cast(Dataset[T_co], Cache(dataset))
         found = _cache_and_records(dataset)
         if found is not None and skip_empty:
-            dataset = _without_empty(dataset, *found, given_order=sampler or batch_sampler)
+            dataset = _without_empty(dataset, *found)
             found = _cache_and_records(dataset)
         if found is not None and collate_fn is None and (batch_size is not None or batch_sampler is not None):
             collate_fn = TopLeftAlign()
@@ -562,17 +562,10 @@ def _refuse_several(dataset: Any) -> None:
         )
 
 
-def _without_empty(dataset: Any, cache: Cache, records: Records, given_order: Any) -> Any:
+def _without_empty(dataset: Any, cache: Cache, records: Records) -> Any:
     """`dataset` without the images that there is nothing to learn from; itself if there are none such."""
     kept = np.isin(records.index, np.asarray(cache.without_empty().indices))
-    if kept.all():
-        return dataset
-    if given_order is not None:
-        raise PlanError(
-            "skip_empty leaves out images that the sampler counts: give dataset=cache.without_empty() instead, and a "
-            "sampler of that"
-        )
-    return cache.subset(records.index[kept])
+    return dataset if kept.all() else cache.subset(records.index[kept])
 
 
 def _is_random(sampler: Any) -> bool:
