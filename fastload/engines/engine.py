@@ -36,7 +36,7 @@ class Engine(Protocol):
 
     def share(self) -> Engine:
         """An engine with the same threads, for another iterator: with an order of batches of its own, and memory for as
-        many in flight. Its batches are waited for by one thread at a time; those of several engines by several."""
+        many in flight. Each of its batches is waited for by one thread, several of them by several."""
 
     def done(self, ticket: Any, number: int) -> bool:
         """Whether `wait` would return at once. May be called before `wait` only."""
