@@ -22,7 +22,7 @@ std::vector<Bytes> variants(const Bytes& record, const Bytes& other) {
     std::mt19937 rng(1);
     std::vector<Bytes> all{record};
     for (int k = 0; k < 30; ++k) {
-        Bytes& bytes = all.emplace_back(record);
+        Bytes bytes = record;
         const size_t begin = sizeof(RecordHeader) + rng() % (record.size() - sizeof(RecordHeader));
         if (k % 3 == 0)
             for (int times = 0; times < 20; ++times) bytes[begin + rng() % (bytes.size() - begin)] ^= uint8_t(1 << rng() % 8);
@@ -31,6 +31,7 @@ std::vector<Bytes> variants(const Bytes& record, const Bytes& other) {
         else
             std::copy_n(other.begin() + sizeof(RecordHeader), std::min(other.size(), bytes.size()) - sizeof(RecordHeader),
                         bytes.begin() + sizeof(RecordHeader));
+        all.push_back(std::move(bytes));
     }
     return all;
 }
