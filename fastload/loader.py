@@ -322,9 +322,10 @@ class FastLoader(_DataLoader[T_co]):
         if not self._on_cache:
             state: dict[str, Any] = self._state_in_use or _state_of(self)
             return state
-        here = self._next if self._current.done else self._current
-        state = loader_state.state_of(self._order, self._cache, here, self._samplers())
-        return {"seed": self._base_seed(), **state}
+        with self._lock:
+            seed = self._base_seed()  # may draw from the generator that samplers draw from, so before its state is kept
+            here = self._next if self._current.done else self._current
+            return {"seed": seed, **loader_state.state_of(self._order, self._cache, here, self._samplers())}
 
     def _load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if not self._on_cache:
