@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -83,6 +83,9 @@ class SampledBatches(Iterator[NDArray[np.int64]]):
             batches = self._begin()
             for batch in islice(batches, self._cut):
                 self._add(batch)
+            passed = torch.get_rng_state()
+            following = list(islice(batches, 1))  # samplers draw when they are first asked, not when they begin
+            keeps_drawing = self._cut > 0 and not torch.equal(passed, torch.get_rng_state())
         finally:
             torch.set_rng_state(default)
         if self._checksum != state["seen"]:
@@ -90,8 +93,13 @@ class SampledBatches(Iterator[NDArray[np.int64]]):
                 "the sampler gives other batches than before the interruption: some images would come twice, others "
                 "never. Give it what its order depends on, such as a seed, an epoch or a generator, as it was then."
             )
+        if keeps_drawing:
+            raise PlanError(
+                "the sampler draws from torch's default generator batch by batch, as others do meanwhile, so its order "
+                "cannot be had again: give it a torch.Generator of its own as `generator`"
+            )
         self._handed_out = self._checksum
-        return batches
+        return chain(following, batches)
 
     def _add(self, batch: NDArray[np.int64]) -> None:
         self._checksum = zlib.crc32(batch.tobytes(), self._checksum)
