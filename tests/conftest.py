@@ -7,11 +7,16 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from benchmarks.engines import SLEEPING, SleepingEngine
+from fastload import FastLoader
 from fastload.cache.build import BuildOptions, build_cache
 from fastload.cache.layout import Encoding
+from fastload.loader import ENGINES
 from fastload.sample import make_sample
 from fastload.sources.detect import find_datasets
 from tests.datasets import box, many_jpegs, write_coco
+from tests.loaders import loader
+from tests.memory_cache import MemoryCache
 
 settings.register_profile("fastload", deadline=None)  # a busy machine must not fail a test
 settings.load_profile("fastload")
@@ -46,3 +51,11 @@ def small_cache(coco_small, tmp_path_factory) -> Path:
 def sample_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sample set of 48 images in COCO's layout. Read only: all tests share it."""
     return make_sample(tmp_path_factory.mktemp("sample") / "set", images=48)
+
+
+@pytest.fixture
+def sleeping_loader(monkeypatch: pytest.MonkeyPatch) -> FastLoader:
+    """A loader of 12 images, 4 to a batch of 0.4 s; all are ready at once but for their pixels."""
+    monkeypatch.setitem(ENGINES, "sleeping", SLEEPING["sleeping"])
+    monkeypatch.setattr(SleepingEngine, "microseconds", 100_000)
+    return loader(MemoryCache(12), 4, num_workers=1, engine="sleeping")

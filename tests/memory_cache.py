@@ -10,6 +10,7 @@ import numpy as np
 from fastload.cache import memory
 from fastload.cache.boxes import FittedBoxes
 from fastload.cache.convert import make_entry
+from fastload.cache.layout import Encoding
 from fastload.sources.source import Category
 from tests.records import jpeg, record
 
@@ -20,10 +21,12 @@ CATEGORIES = (Category(1, "a"), Category(7, "b"), Category(90, "c"))
 class MemoryCache(memory.MemoryCache):
     """`count` pictures of cycling sizes, each a smooth random pattern with 0 to 3 boxes. Pickles like a real one."""
 
-    def __init__(self, count: int, seed: int = 0, damaged: Sequence[int] = ()) -> None:
+    def __init__(
+        self, count: int, seed: int = 0, damaged: Sequence[int] = (), encoding: Encoding = Encoding.ORIGINAL
+    ) -> None:
         rng = np.random.default_rng(seed)
         sizes = np.array([SIZES[i % len(SIZES)] for i in range(count)], np.int32).reshape(-1, 2)
-        records = [_picture(rng, width, height) for width, height in sizes.tolist()]
+        records = [_picture(rng, width, height, encoding) for width, height in sizes.tolist()]
         boxes = _boxes(rng, sizes)
         entries = [
             make_entry(records[i], 10 * i + 100, f"{10 * i + 100:06}.jpg", tuple(sizes[i]), boxes[i])
@@ -36,11 +39,11 @@ class MemoryCache(memory.MemoryCache):
     path = Path("/in/memory.lmdb")
 
 
-def _picture(rng: np.random.Generator, width: int, height: int) -> bytes:
+def _picture(rng: np.random.Generator, width: int, height: int, encoding: Encoding) -> bytes:
     y, x = np.mgrid[:height, :width]
     slope = rng.uniform(-3, 3, (2, 3))
     pixels = 128 + (x[..., None] - width / 2) * slope[0] + (y[..., None] - height / 2) * slope[1]
-    return record(jpeg(np.clip(pixels, 0, 255).astype(np.uint8)))
+    return record(jpeg(np.clip(pixels, 0, 255).astype(np.uint8)), encoding)
 
 
 def _boxes(rng: np.random.Generator, sizes: np.ndarray) -> list[FittedBoxes]:
