@@ -130,30 +130,50 @@ class Runs(Iterator[Sequence[Run | Exception]]):
         self._length = length or RUN
         self._skip = cut % self._length
         self._step = start + cut - self._skip
-        self._batches = islice(batches, cut - self._skip, None)
+        self._batches: Iterator[NDArray[np.int64]] = islice(batches, cut - self._skip, None)
+        self._taken: list[NDArray[np.int64]] = []  # read, and not yet planned: Ctrl-C may come in between
+        self._errors: list[Exception] = []  # the sampler's, after what it gave
 
     def __next__(self) -> Sequence[Run | Exception]:
-        taken: list[NDArray[np.int64]] = []
-        errors: list[Exception] = []
-        try:
-            taken.extend(islice(self._batches, self._length))
-        except Exception as error:  # the sampler's, after what it gave
-            errors.append(_without_our_frame(error))
-            self._batches = islice((), 0)
-        if not taken and not errors:
+        self._take()
+        if not self._taken and not self._errors:
             raise StopIteration
-        planned = self._plan(self._step, taken) if taken else []
-        runs: list[Run | Exception] = []
+        planned = self._plan(self._step, self._taken) if self._taken else []
+        if len(planned) < len(self._taken) and isinstance(planned[-1], Exception):
+            self._batches = islice((), 0)
+            runs, self._errors = planned, []
+        else:
+            runs = [*self._without_skipped(planned), *self._errors]
+        self._step += len(self._taken)
+        self._skip, self._taken, self._errors = 0, [], []
+        return runs
+
+    def _take(self) -> None:
+        try:
+            self._taken.extend(islice(self._batches, self._length - len(self._taken)))
+        except Exception as error:
+            self._errors.append(error)
+            self._batches = islice((), 0)
+        except BaseException:
+            self._batches = _interrupted()
+            raise
+
+    def _without_skipped(self, planned: Sequence[Run | Exception]) -> Iterator[Run | Exception]:
+        skip = self._skip
         for run in planned:
             batches = 1 if isinstance(run, Exception) else len(run.ends)
-            if self._skip < batches:
-                runs.append(run if isinstance(run, Exception) or not self._skip else run.part(self._skip, batches))
-            self._skip = max(self._skip - batches, 0)
-        if len(planned) < len(taken) and isinstance(planned[-1], Exception):
-            self._batches = islice((), 0)
-            return planned
-        self._step += len(taken)
-        return runs + errors
+            if skip < batches:
+                yield run if isinstance(run, Exception) or not skip else run.part(skip, batches)
+            skip = max(skip - batches, 0)
+
+
+def _interrupted() -> Iterator[Any]:
+    """Instead of what is left of an order that was interrupted: Python ends it then, as if no batch were to come."""
+    raise FastloadError(
+        "the order of the batches was being read when it was interrupted: begin another iteration, with "
+        "`loader.load_state_dict(loader.state_dict())` before it to go on here"
+    )
+    yield
 
 
 class BatchIterator(Iterator[Any]):
@@ -191,20 +211,23 @@ class BatchIterator(Iterator[Any]):
         self._depth = depth
         self._length = length
         self._ahead = ahead
-        self._asked = threading.Lock()  # held by the thread that asks for the next batch
+        self._asking: dict[str, int] = {}  # the thread that asks for the next batch
+        self._planned: deque[Run | Exception] = deque()  # to be submitted
         self._flight: deque[Job | Exception] = deque()  # submitted
         self._threads = ThreadPoolExecutor(workers, "fastload-function") if workers else None
         self._delivered: deque[Future[Any]] = deque()  # being delivered by a thread, before those in flight
-        self._end = weakref.finalize(self, _end, self._flight, self._delivered, self._threads, report)
+        flight = weakref.ref(self._flight)  # which an error in it holds, by the frames that it was raised in
+        self._end = weakref.finalize(self, _end, flight, self._delivered, self._threads, report)
 
     def __next__(self) -> Any:
-        if not self._asked.acquire(blocking=False):
+        me = threading.get_ident()  # no lock: Ctrl-C could leave it locked for good
+        if self._asking.setdefault("thread", me) != me:
             raise FastloadError("another thread is waiting for this iterator's next batch: give each thread its own")
         try:
             self._submit_ahead()
             return self._next_delivered() if self._threads else self._next()
         finally:
-            self._asked.release()
+            self._asking.clear()
 
     def __len__(self) -> int:
         return self._length()
@@ -219,13 +242,17 @@ class BatchIterator(Iterator[Any]):
         if len(self._flight) >= self._depth:
             return
         began = perf_counter()
-        while len(self._flight) < self._depth and (runs := next(self._runs, None)) is not None:
-            for run in runs:
-                if isinstance(run, Run):
-                    self._submit(run)
-                else:
-                    self._flight.append(run)
+        while len(self._flight) < self._depth and self._plan():
+            jobs = self._submitted(self._planned[0])
+            self._planned.popleft()  # right before they are in flight, for Ctrl-C may come at any moment
+            self._flight.extend(jobs)
         self._meter.planned(began)
+
+    def _plan(self) -> bool:
+        """Whether there is something to submit."""
+        while not self._planned and (runs := next(self._runs, None)) is not None:
+            self._planned.extend(runs)
+        return bool(self._planned)
 
     def _next(self) -> Any:
         """The first batch in flight, delivered here."""
@@ -247,7 +274,10 @@ class BatchIterator(Iterator[Any]):
     def _finish(self, first: Job | Exception) -> tuple[int, Any]:
         """The size of a batch, and what the user gets."""
         if isinstance(first, Exception):
-            raise first
+            try:
+                raise first
+            finally:
+                del first  # this frame would hold the error that holds it
         asked = perf_counter()
         _wait(self._engine, first)
         executed = self._meter.waited(asked)
@@ -294,18 +324,19 @@ class BatchIterator(Iterator[Any]):
                 return
             ahead(later)
 
-    def _submit(self, run: Run) -> None:
+    def _submitted(self, run: Run | Exception) -> list[Job | Exception]:
+        """Its batches under way; what keeps one from being so stands in its place."""
+        if isinstance(run, Exception):
+            return [run]
         try:
             ticket = self._engine.submit(run.plan, run.ends)
         except Exception as error:
             if len(run.ends) == 1:
-                self._flight.append(_without_our_frame(error))
-            else:  # one of its batches is to blame: each by itself, then
-                for k in range(len(run.ends)):
-                    self._submit(run.part(k, k + 1))
-            return
+                return [error]
+            # One of its batches is to blame: each by itself, then.
+            return [job for k in range(len(run.ends)) for job in self._submitted(run.part(k, k + 1))]
         sizes = [end - start for start, end in pairwise([0, *run.ends])]
-        self._flight.extend(map(Job, repeat(run), count(), sizes, run.targets, repeat(ticket)))
+        return list(map(Job, repeat(run), count(), sizes, run.targets, repeat(ticket)))
 
 
 def _wait(engine: Engine, job: Job) -> None:
@@ -332,13 +363,8 @@ def _without_stop_iteration(deliver: Callable[[Job], Any], job: Job) -> Any:
         raise RuntimeError("a function of transforms, or collate_fn, raised StopIteration") from error
 
 
-def _without_our_frame(error: Exception) -> Exception:
-    """The frame that caught `error` would keep the iterator alive."""
-    return error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
-
-
 def _end(
-    flight: deque[Job | Exception],
+    flight: weakref.ref[deque[Job | Exception]],
     delivered: deque[Future[Any]],
     threads: ThreadPoolExecutor | None,
     report: Callable[[], None],
@@ -346,5 +372,6 @@ def _end(
     if threads:
         threads.shutdown(wait=False, cancel_futures=True)
     delivered.clear()
-    flight.clear()
+    if (jobs := flight()) is not None:
+        jobs.clear()
     report()

@@ -13,9 +13,7 @@ import psutil
 import pytest
 import torch
 
-from fastload import (
-    ShortestEdge,
-)
+from fastload import ShortestEdge, Transform
 from tests.loaders import RANDOM, assert_equal, copies, ids, loader
 from tests.memory_cache import MemoryCache
 
@@ -102,6 +100,43 @@ def test_ctrl_c_gets_through_and_the_loader_survives():
     timer.join()
     assert ids(batches) in (expected, [])  # interrupted while waiting, or just after the only batch came
     assert ids(data) == expected
+
+
+@pytest.mark.parametrize("behind", [0, 1])
+def test_ctrl_c_leaves_a_batch_in_its_place(sleeping_loader, behind):
+    """However often waiting is interrupted, for a first or a later batch, all batches come in order and are counted."""
+    expected, batches = ids(sleeping_loader), iter(sleeping_loader)
+    found = [ids([next(batches)])[0] for _ in range(behind)]
+    for _ in range(2):
+        timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            timer.start()
+            next(batches)
+        timer.join()
+        assert sleeping_loader.state_dict()["step"] == behind
+    assert [*found, *ids(batches)] == expected
+    assert sleeping_loader.stats().batches == 3 and sleeping_loader.stats().images == 12
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ctrl_c_while_batches_are_planned_loses_none(workers):
+    """An interrupt in a transform, in a run of many batches or not, is as if the batches had not been asked for."""
+
+    class Interrupted(Transform):
+        calls = 0
+
+        def __call__(self, plan, rng, records):
+            self.calls += 1
+            if self.calls in (1, 5):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(5)
+
+    data, found = loader(shuffle=True, num_workers=workers, transforms=[Interrupted()]), []
+    batches = iter(data)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            found += ids([next(batches)])
+    assert found + ids(batches) == ids(loader(shuffle=True))
 
 
 def test_a_forked_child_opens_its_own_engine():
