@@ -1,4 +1,4 @@
-"""Batches on the device: what they hold, and that no buffer is written while somebody may still read it.
+"""Images of any type and on any device: what they hold, and that no buffer is written while somebody may still read it.
 
 A CUDA device's part is played by streams whose work is done when the test says so.
 """
@@ -13,22 +13,28 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from fastload import Batch, CenterAlign, DeviceError, FastLoader, PlanError, device
+from fastload import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Batch,
+    CenterAlign,
+    DeviceError,
+    FastLoader,
+    PlanError,
+    device,
+    pipeline,
+)
 from fastload.device import Feed, Reading
-from fastload.pixels import IMAGENET_MEAN, IMAGENET_STD
+from fastload.pixels import MEMORY_FORMATS, PixelFormat
+from tests.engines import ENGINES
 from tests.loaders import CACHE, IDS, RANDOM, assert_equal, copies, ids, loader
 from tests.memory_cache import MemoryCache
+from tests.test_pixels import by_torch
 
 FLOATS = [torch.float32, torch.float16, torch.bfloat16]
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-
-
-def by_hand(images: Tensor, mean=IMAGENET_MEAN, std=IMAGENET_STD) -> Tensor:
-    mean, std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in (mean, std))
-    return (images.double() - mean) / std
 
 
 class FakeEvent:
@@ -77,9 +83,10 @@ class FakeStreams:
 
 @pytest.fixture
 def streams(monkeypatch) -> FakeStreams:
-    """Makes every Feed believe that its device has streams."""
+    """Makes the CPU a device beside the host, and every Feed believe that it has streams."""
     fake = FakeStreams()
     monkeypatch.setattr(Feed, "streams", fake)
+    monkeypatch.setattr(FastLoader, "_make_feed", lambda data: data.device and Feed(data.device, data._pixels))
     return fake
 
 
@@ -90,31 +97,73 @@ def test_impossible_formats_are_refused():
             loader(device="cpu", **setting)
 
 
-@pytest.mark.parametrize("setting", [{"mean": (1.0, 2, 3)}, {"std": [50, 50, 50]}, {"dtype": torch.float16}], ids=str)
-def test_settings_of_a_device_without_one_are_refused(setting):
-    """Nobody is to believe that images are normalised when they come as bytes."""
-    with pytest.raises(PlanError, match="give device as well"):
-        loader(**setting)
-    assert next(iter(loader(dtype=torch.uint8))).images.dtype == torch.uint8
+FORMATS = [
+    PixelFormat(dtype, *constants, layout)
+    for dtype in FLOATS
+    for constants in ((None, None), (IMAGENET_MEAN, IMAGENET_STD))
+    for layout in MEMORY_FORMATS
+]
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+def arguments(pixels: PixelFormat) -> dict:
+    return {name: getattr(pixels, name) for name in ("dtype", "mean", "std", "memory_format")}
+
+
+@pytest.mark.parametrize("pixels", [*FORMATS, PixelFormat(memory_format=torch.contiguous_format)], ids=str)
 @pytest.mark.parametrize("threads", [0, 2])
-def test_batches_are_those_of_the_plain_loader_normalised(dtype, threads):
-    """device="cpu" gives the same images and targets, normalised, whatever the threads."""
+def test_images_of_any_format_are_those_of_the_plain_loader_converted(pixels, threads):
+    """Without a device, and on "cpu": the very bits of (x.float() - mean) / std, then .to(dtype), padding included;
+    targets are the same."""
+    wanted = {"memory_format": pixels.memory_format} if pixels.dtype == torch.uint8 else arguments(pixels)
     common = {"shuffle": True, "transforms": RANDOM, "num_workers": threads}
-    with_device = loader(**common, device="cpu", dtype=dtype)
-    for (images, targets), (pixels, expected) in zip(with_device, loader(**common), strict=True):
-        assert images.dtype == dtype and images.is_contiguous(memory_format=torch.channels_last)
-        torch.testing.assert_close(images.double(), by_hand(pixels), rtol=torch.finfo(dtype).eps, atol=1e-4)
-        assert torch.equal(targets.boxes, expected.boxes) and targets.image_id.tolist() == expected.image_id.tolist()
+    for where in (None, "cpu"):
+        data = loader(**common, **wanted, device=where)
+        assert data._feed is None  # the engine writes what is asked for
+        for (images, targets), (levels, expected) in zip(data, loader(**common), strict=True):
+            assert images.dtype == pixels.dtype and images.is_contiguous(memory_format=pixels.memory_format)
+            assert torch.equal(images, levels if pixels.dtype == torch.uint8 else by_torch(levels, pixels))
+            assert torch.equal(targets.boxes, expected.boxes)
+            assert targets.image_id.tolist() == expected.image_id.tolist()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_engine_makes_the_format(engine):
+    """Of an engine's own levels, whichever it is."""
+    pixels = FORMATS[-1]
+    found, levels = (loader(engine=engine, **more) for more in (arguments(pixels), {}))
+    for (images, _), (expected, _) in zip(found, levels, strict=True):
+        assert torch.equal(images, by_torch(expected, pixels))
+
+
+@pytest.mark.parametrize(
+    ("given", "dtype", "mean", "std"),
+    [
+        ({}, torch.uint8, None, None),
+        ({"device": "cpu"}, torch.uint8, None, None),
+        ({"device": "auto", "dtype": torch.uint8}, torch.uint8, None, None),
+        ({"dtype": torch.float32}, torch.float32, (0, 0, 0), (255, 255, 255)),
+        ({"mean": [1, 2, 3]}, torch.float32, (1, 2, 3), (255, 255, 255)),
+        ({"std": [50, 60, 70]}, torch.float32, (0, 0, 0), (50, 60, 70)),
+        ({"mean": [1, 2, 3], "dtype": torch.float16}, torch.float16, (1, 2, 3), (255, 255, 255)),
+    ],
+    ids=str,
+)
+def test_defaults_are_as_documented(monkeypatch, given, dtype, mean, std):
+    """A device alone moves and does not normalize; dtype alone gives [0, 1]; mean or std alone float32."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    images, levels = (next(iter(loader(**more))).images for more in (given, {}))
+    assert images.dtype == dtype
+    expected = levels if dtype == torch.uint8 else by_torch(levels, PixelFormat(dtype, mean, std))
+    assert torch.equal(images, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_a_kept_batch_never_changes(dtype):
+@pytest.mark.parametrize("layout", MEMORY_FORMATS)
+def test_a_kept_batch_never_changes(dtype, layout):
     """On the CPU, batches and views of them stay as they are while iteration goes on."""
     kept, was = [], []
-    data = loader(MemoryCache(64), shuffle=True, num_workers=2, transforms=RANDOM, device="cpu", dtype=dtype)
+    settings = {"dtype": dtype, "memory_format": layout}
+    data = loader(MemoryCache(64), shuffle=True, num_workers=2, transforms=RANDOM, **settings)
     for _ in range(2):
         for step, (images, targets) in enumerate(data):
             if step % 3:
@@ -125,7 +174,7 @@ def test_a_kept_batch_never_changes(dtype):
 
 def test_canvases_are_lent_again_only_when_their_copy_is_done(streams):
     """While the copy stream is behind, every batch gets memory of its own; once it is done, that memory goes round."""
-    data = loader(MemoryCache(64), num_workers=2, device="cpu", dtype=torch.uint8)
+    data = loader(MemoryCache(64), num_workers=2, device="cpu")
     expected = copies(loader(MemoryCache(64)))
     unread = [images for images, _ in data]  # as no copy was made, these show the canvases
     assert len({images.data_ptr() for images in unread}) == len(unread) == 16
@@ -156,7 +205,7 @@ def test_canvases_are_let_go_in_order():
 def test_streams_wait_for_one_another_in_order(streams):
     """The copy's event precedes the preparation's wait; the user's stream waits for the preparation, and every tensor
     that it gets is marked as used by it."""
-    images, targets = next(iter(loader(device="cpu")))
+    images, targets = next(iter(loader(device="cpu", dtype=torch.float32)))
     (_, _, copied), (_, _, ready) = (e for e in streams.log if e[1] == "record")
     assert [entry[:2] for entry in streams.log] == [
         ("copy", "record"), ("prepare", "wait"), ("prepare", "used"), ("prepare", "record"), ("user", "wait"),
@@ -176,7 +225,7 @@ def test_batches_are_sent_ahead_and_counted_when_handed_out(streams):
     for step in range(10):
         seen.append(next(batches).targets.image_id.tolist())
         for later in list(batches._flight)[:2]:
-            batches._wait(later)
+            pipeline._wait(batches._engine, later)
         sent = sum(entry[:2] == ("prepare", "record") for entry in streams.log)
         most = max(most, sent - len(seen))
         assert len(seen) <= sent <= len(seen) + 2 and data.state_dict()["step"] == step + 1
@@ -226,30 +275,66 @@ def test_no_memory_on_the_device_is_explained_and_passes(streams, monkeypatch):
     assert len(streams.copies.events) == len(calls)  # canvases are held whatever became of the copy
 
 
-def test_functions_and_collate_functions_of_ones_own(streams):
-    """Batches that Python makes are moved too: images in front are normalised, floats and other things left alone."""
+def test_what_python_makes_is_moved_too(streams):
+    """Whatever a function or a `collate_fn` returns is sent; only levels in front of a batch are converted there."""
 
     def halve(image, target):
         return image[:, ::2], {**target, "note": "halved"}
 
     images, targets = next(iter(loader(transforms=[halve], device="cpu", collate_fn=CenterAlign())))
-    assert images.dtype == torch.float32 and targets[0]["note"] == "halved"
+    assert images.dtype == torch.uint8 and targets[0]["note"] == "halved"
+    as_floats = loader(device="cpu", dtype=torch.float16, collate_fn=lambda samples: (images, len(samples)))
+    found, size = next(iter(as_floats))  # of levels that the function has from elsewhere
+    assert size == 4 and torch.equal(found, by_torch(images, PixelFormat(torch.float16)))
     single = list(FastLoader(CACHE, None, device="cpu"))
-    assert len(single) == 37 and single[3][0].shape == (3, 31, 97) and single[3][0].dtype == torch.float32
-    sizes = next(iter(loader(device="cpu", collate_fn=lambda samples: {"n": len(samples), "first": samples[0][0]})))
-    assert sizes["n"] == 4 and sizes["first"].dtype == torch.uint8
+    assert len(single) == 37 and single[3][0].shape == (3, 31, 97) and single[3][0].dtype == torch.uint8
+    assert [entry[0] for entry in streams.log].count("user") == 2 * (1 + 1 + 37)
+
+
+@pytest.mark.parametrize("where", [None, "cpu", "streams"])
+@pytest.mark.parametrize("pixels", [FORMATS[3], FORMATS[-2]], ids=str)
+def test_functions_and_collate_functions_get_images_of_the_dtype(request, where, pixels):
+    """Images are (x.float() - mean) / std in front of any function, in transforms or as `collate_fn`; single ones too.
+    Nothing is converted twice."""
+    if where == "streams":
+        request.getfixturevalue("streams")
+    given, seen = {"device": where and "cpu", **arguments(pixels)}, []
+
+    def look(image, target):
+        seen.append(image.clone())
+        return image, target
+
+    expected = [by_torch(image, pixels) for image, _ in FastLoader(CACHE, None)]
+    singles = [image for image, _ in FastLoader(CACHE, None, **given)]
+    collated = [image for samples in loader(collate_fn=list, num_workers=2, **given) for image, _ in samples]
+    list(loader(transforms=[look], **given))
+    for images in (singles, collated, seen):
+        assert len(images) == 37 and all(map(torch.equal, images, expected))
 
 
 def test_any_dataset_goes_to_a_device(streams):
-    """A dataset that is no cache is loaded by DataLoader, and its batches sent one ahead; state stays DataLoader's."""
+    """A dataset that is no cache is loaded by DataLoader, and its batches sent one ahead, as they are."""
     pixels = torch.randint(256, (10, 3, 8, 8), dtype=torch.uint8)
     data = FastLoader(TensorDataset(pixels, torch.arange(10)), 4, device="cpu")
     batches = list(data)
-    assert [len(labels) for _, labels in batches] == [4, 4, 2] and data.state_dict() == {}
-    found = torch.cat([images for images, _ in batches]).double()
-    torch.testing.assert_close(found, by_hand(pixels), rtol=1e-6, atol=1e-5)
+    assert [len(labels) for _, labels in batches] == [4, 4, 2]
+    assert torch.equal(torch.cat([images for images, _ in batches]), pixels)
     order = [entry[:2] for entry in streams.log if entry[1] in ("record", "wait")]
     assert order.index(("user", "wait")) > 4  # the second is sent before the first is handed out
+
+
+@pytest.mark.parametrize("where", [None, "cpu"])
+@pytest.mark.parametrize("pixels", FORMATS, ids=str)
+def test_any_dataset_has_images_of_any_format(pixels, where):
+    """Levels in front of a batch become the format, with a device or without; other tensors stay as they are."""
+    levels = torch.randint(256, (10, 3, 8, 6), dtype=torch.uint8)
+    dataset = TensorDataset(levels, levels.float(), torch.arange(10))
+    batches = list(FastLoader(dataset, 4, device=where, **arguments(pixels)))
+    assert all(images.is_contiguous(memory_format=pixels.memory_format) for images, _, _ in batches)
+    assert torch.equal(torch.cat([images for images, _, _ in batches]), by_torch(levels, pixels))
+    assert torch.equal(torch.cat([other for _, other, _ in batches]), levels.float())
+    floats = TensorDataset(levels.float())
+    assert torch.equal(next(iter(FastLoader(floats, 10, **arguments(pixels))))[0], levels.float())
 
 
 def test_a_device_that_is_not_there_is_explained(monkeypatch):
@@ -259,7 +344,7 @@ def test_a_device_that_is_not_there_is_explained(monkeypatch):
     for name in ("cuda", "nonsense"):
         with pytest.raises(DeviceError, match="fastload doctor"):
             loader(device=name)
-    assert next(iter(loader(device="auto"))).images.dtype == torch.float32
+    assert next(iter(loader(device="auto"))).images.device.type == "cpu"
 
 
 def test_a_loader_with_a_device_resumes_and_pickles():
@@ -291,8 +376,9 @@ def test_batches_on_a_gpu_are_those_of_the_cpu(dtype):
 @needs_gpu
 def test_a_kept_batch_never_changes_on_a_gpu():
     """With computation queued behind and batches dropped early, what is kept stays what was loaded."""
-    expected = copies(loader(MemoryCache(64), device="cpu", num_workers=2))
-    data, work = loader(MemoryCache(64), device="cuda", num_workers=2), torch.randn(2048, 2048, device="cuda")
+    expected = copies(loader(MemoryCache(64), dtype=torch.float32, num_workers=2))
+    data = loader(MemoryCache(64), device="cuda", dtype=torch.float32, num_workers=2)
+    work = torch.randn(2048, 2048, device="cuda")
     for _ in range(3):
         kept, sums = [], []
         for step, (images, targets) in enumerate(data):
@@ -310,7 +396,7 @@ def test_a_kept_batch_never_changes_on_a_gpu():
 
 @needs_gpu
 def test_the_host_never_waits_for_the_gpu():
-    """Handing out batches makes no call that synchronises."""
+    """Handing out batches makes no call that synchronizes."""
     data = loader(num_workers=2, device="cuda", dtype=torch.bfloat16)
     list(data)  # the buffers are page-locked by now
     torch.cuda.set_sync_debug_mode("error")
