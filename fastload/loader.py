@@ -9,6 +9,7 @@ import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import partial, wraps
 from importlib import import_module
@@ -366,6 +367,7 @@ class FastLoader(_DataLoader[T_co]):
             state.pop(name, None)
         if self._on_cache:
             state.update(_engine=None, _meter=None)  # threads stay in their process
+            state.update({name: copy(state[name]) for name in ("_next", "_current")})  # a copy has a place of its own
         else:
             state.update({name: None for name in ("_iterator", "_initial_iter_for_state_dict") if name in state})
         return state
