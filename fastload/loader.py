@@ -126,10 +126,13 @@ class FastLoader(_DataLoader[T_co]):
     of the state: PlanError if it does not. Other datasets have a state if torchdata is installed.
     """
 
-    if TYPE_CHECKING:  # bound in __init__ where there is a state: `isinstance(loader, Stateful)` asks for them
+    if TYPE_CHECKING or RESUMES_ANY_DATASET:  # else bound where there is a state, which `_bind_state` knows
 
-        def state_dict(self) -> dict[str, Any]: ...
-        def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
+        def state_dict(self) -> dict[str, Any]:
+            return self._state_dict()
+
+        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+            self._load_state_dict(state_dict)
 
     def __init__(
         self,
@@ -306,8 +309,9 @@ class FastLoader(_DataLoader[T_co]):
             self._current = replace(self._current, done=True)
 
     def _bind_state(self) -> None:
-        """Methods of this object only, if it has a state. They do not hold it: engines are to end with their loader."""
-        if self._on_cache or RESUMES_ANY_DATASET:
+        """Methods of this object only, if the class has none: `isinstance(loader, Stateful)` asks for them. They do not
+        hold it: engines are to end with their loader."""
+        if self._on_cache and not RESUMES_ANY_DATASET:
             self.state_dict = _unbound(FastLoader._state_dict, self)  # type: ignore[method-assign]
             self.load_state_dict = _unbound(FastLoader._load_state_dict, self)  # type: ignore[method-assign]
 
