@@ -526,12 +526,9 @@ class FastLoader(_DataLoader[T_co]):
 def _cache_and_records(dataset: Any) -> tuple[Cache, Records] | None:
     """The cache under `dataset`, a Cache or (nested) Subsets of one, and the images of it; None for anything else, also
     for what has items of its own making."""
+    dataset, chain = _beneath_subsets(dataset)
     _refuse_several(dataset)
-    chain = []
-    while isinstance(dataset, Subset) and type(dataset).__getitem__ is Subset.__getitem__:
-        chain.append(dataset.indices)
-        dataset = dataset.dataset
-    if not isinstance(dataset, Cache) or type(dataset).__getitem__ is not Cache.__getitem__:
+    if not _is_cache(dataset):
         return None
     index = np.arange(len(dataset))
     for indices in reversed(chain):
@@ -539,15 +536,34 @@ def _cache_and_records(dataset: Any) -> tuple[Cache, Records] | None:
     return dataset, Records(index, dataset.sizes[index])
 
 
+def _beneath_subsets(dataset: Any) -> tuple[Any, list[Any]]:
+    """What (nested) Subsets show a part of, and their indices from the outermost on."""
+    chain = []
+    while isinstance(dataset, Subset) and _has_items_of(Subset, dataset):
+        chain.append(dataset.indices)
+        dataset = dataset.dataset
+    return dataset, chain
+
+
+def _is_cache(dataset: Any) -> bool:
+    return isinstance(dataset, Cache) and _has_items_of(Cache, dataset)
+
+
+def _has_items_of(kind: Any, dataset: Any) -> bool:
+    """Whether no subclass has put others in their place."""
+    names = ("__getitem__", "__getitems__")
+    return all(getattr(type(dataset), name, None) is getattr(kind, name, None) for name in names)
+
+
 def _unbound(method: Callable[..., Any], loader: FastLoader[Any]) -> Callable[..., Any]:
     """A method of the loader that does not keep it alive."""
     here = weakref.ref(loader)
 
     @wraps(method)
-    def call(*args: Any) -> Any:
+    def call(*args: Any, **named: Any) -> Any:
         if (alive := here()) is None:
             raise ReferenceError("the loader is gone: keep it in a variable")
-        return method(alive, *args)
+        return method(alive, *args, **named)
 
     return call
 
@@ -561,12 +577,16 @@ def _state_of(loader: FastLoader[Any]) -> dict[str, Any]:
 def _refuse_several(dataset: Any) -> None:
     """PlanError for several caches, which other loaders would take for what they are not."""
     parts = dataset.datasets if isinstance(dataset, ConcatDataset) else dataset
-    if isinstance(parts, list | tuple) and any(
-        isinstance(part, Cache | os.PathLike) or (isinstance(part, str) and part.endswith(".lmdb")) for part in parts
-    ):
-        raise PlanError(
-            "FastLoader reads one cache at a time: load these one after the other, or build one cache of all the images"
-        )
+    if not isinstance(parts, list | tuple):
+        return
+    for part, _ in map(_beneath_subsets, parts):
+        if isinstance(part, ConcatDataset):
+            _refuse_several(part)
+        elif _is_cache(part) or isinstance(part, os.PathLike) or (isinstance(part, str) and part.endswith(".lmdb")):
+            raise PlanError(
+                "FastLoader reads one cache at a time: load these one after the other, or build one cache of all the "
+                "images"
+            )
 
 
 def _without_empty(dataset: Any, cache: Cache, records: Records) -> Any:
