@@ -1,15 +1,34 @@
-"""FastLoader on any other dataset: DataLoader's behaviour, with fastload's collators."""
+"""FastLoader on any other dataset: what the class that it derives from does, with fastload's collators.
+
+That is torchdata's StatefulDataLoader where it is installed, else DataLoader. `python tests/test_loader_generic.py`
+compares with DataLoader, as if torchdata were not there.
+"""
 
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, get_worker_info
+
+if __name__ == "__main__":
+    sys.modules["torchdata"] = None  # type: ignore[assignment]  # before fastload looks for it
+    sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from fastload import CenterAlign, FastLoader, PlanError, RandomAlign, RandomFlip
+from fastload.device import Feed
+from tests.memory_cache import MemoryCache
+from tests.test_device import FakeStreams
+
+Base: type[DataLoader] = FastLoader.__mro__[1]
+CACHE = MemoryCache(11)
 
 
 class Pictures(Dataset):
@@ -61,32 +80,95 @@ def batches(kind, dataset, epochs: int = 2, **arguments):
     return len(data), [plain(batch) for _ in range(epochs) for batch in data]
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {},
-        {"batch_size": 3, "shuffle": True, "drop_last": True},
-        {"batch_size": None},
-        {"batch_size": 3, "num_workers": 2, "prefetch_factor": 3, "persistent_workers": True, "shuffle": True},
-        {"batch_sampler": [[3, 1], [4, 1, 5]], "num_workers": 1},
-        {"batch_size": 4, "sampler": [5, 3, 5, 1, 9], "multiprocessing_context": "fork", "num_workers": 1},
-        {"batch_size": 2, "collate_fn": list, "timeout": 60, "num_workers": 1, "in_order": False},
-    ],
-)
-def test_batches_equal_dataloaders(arguments):
-    """Item for item what DataLoader gives, chance included."""
-    assert batches(FastLoader, Numbers(), **arguments) == batches(DataLoader, Numbers(), **arguments)
+WAYS: list[dict[str, Any]] = [
+    {},
+    {"batch_size": 3, "shuffle": True, "drop_last": True},
+    {"batch_size": None},
+    {"batch_size": 3, "num_workers": 2, "prefetch_factor": 3, "persistent_workers": True, "shuffle": True},
+    {"batch_sampler": [[3, 1], [4, 1, 5]], "num_workers": 1},
+    {"batch_size": 4, "sampler": [5, 3, 5, 1, 9], "multiprocessing_context": "fork", "num_workers": 1},
+    {"batch_size": 2, "collate_fn": list, "timeout": 60, "num_workers": 1, "in_order": False},
+]
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """What checkpointing libraries look for."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
+
+
+@pytest.mark.parametrize("arguments", WAYS)
+def test_batches_equal_the_base_classes(arguments):
+    """Item for item what StatefulDataLoader or DataLoader gives, chance included."""
+    assert batches(FastLoader, Numbers(), **arguments) == batches(Base, Numbers(), **arguments)
+
+
+def test_with_torchdata_it_is_a_stateful_dataloader():
+    """So any dataset can be resumed, and a state goes from the one class to the other."""
+    StatefulDataLoader = pytest.importorskip("torchdata.stateful_dataloader").StatefulDataLoader
+    assert Base is StatefulDataLoader and isinstance(FastLoader(Numbers()), Stateful)
+    arguments = {"batch_size": 2, "shuffle": True, "num_workers": 2, "snapshot_every_n_steps": 2}
+    for first, second in ((FastLoader, Base), (Base, FastLoader), (FastLoader, FastLoader)):
+        data = first(Numbers(), **arguments)
+        running = iter(data)
+        seen = [plain(batch) for batch in islice(running, 3)]
+        again = second(Numbers(), **arguments)
+        again.load_state_dict(data.state_dict())
+        rest = [plain(batch) for batch in running]
+        assert [i for _, numbers in seen + rest for i in numbers["i"][1]] != list(range(10)) and len(rest) == 2
+        assert [numbers["i"] for _, numbers in map(plain, again)] == [numbers["i"] for _, numbers in rest]
+
+
+@pytest.mark.parametrize("where", [None, "cpu"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_state_is_that_of_the_batch_in_use(monkeypatch, where, workers):
+    """Batches on their way to a device do not count, with worker processes or without."""
+    pytest.importorskip("torchdata")
+    monkeypatch.setattr(Feed, "streams", FakeStreams())  # so that one is sent ahead
+    data = FastLoader(Numbers(), 2, num_workers=workers, device=where)
+    for step, _ in enumerate(data):
+        again = FastLoader(Numbers(), 2, num_workers=workers, device=where)
+        again.load_state_dict(state_dict=data.state_dict())
+        assert [i for _, numbers in again for i in numbers["i"].tolist()] == list(range(2 * step + 2, 10))
+
+
+def test_without_torchdata_it_is_a_dataloader():
+    """The comparison with DataLoader, and who has a state, in a process where torchdata cannot be imported."""
+    run = subprocess.run([sys.executable, __file__], capture_output=True, text=True, timeout=200)
+    assert (run.returncode, run.stdout) == (0, "alike\n"), run.stderr
+
+
+def compare_without_torchdata() -> None:
+    assert Base is DataLoader
+    for arguments in WAYS:
+        test_batches_equal_the_base_classes(arguments)
+    data, on_cache = FastLoader(Numbers(), 4), FastLoader(CACHE, 4)
+    assert not isinstance(data, Stateful) and isinstance(on_cache, Stateful)
+    assert hasattr(on_cache, "state_dict") and hasattr(on_cache, "load_state_dict")
+    for name in ("state_dict", "load_state_dict"):
+        assert not hasattr(data, name)
+        with pytest.raises(AttributeError, match=rf"Numbers is no cache.*has no {name}.*fastload-vision\[stateful\]"):
+            getattr(data, name)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        data.nonsense  # noqa: B018
+    running = iter(on_cache)
+    next(running)
+    again = FastLoader(CACHE, 4)
+    again.load_state_dict(on_cache.state_dict())
+    assert [t.image_id.tolist() for _, t in again] == [t.image_id.tolist() for _, t in running]
 
 
 def test_streams_work():
     """Iterable datasets pass through."""
-    assert list(FastLoader(Stream(), 3))[2].tolist() == list(DataLoader(Stream(), 3))[2].tolist() == [6]
+    assert list(FastLoader(Stream(), 3))[2].tolist() == list(Base(Stream(), 3))[2].tolist() == [6]
 
 
 def test_collators_work_in_worker_processes():
-    """A fastload collator as DataLoader's collate_fn gives the same in FastLoader, workers initialised as asked."""
+    """A fastload collator as DataLoader's collate_fn gives the same in FastLoader, workers initialized as asked."""
     arguments = {"batch_size": 3, "num_workers": 2, "worker_init_fn": mark, "collate_fn": RandomAlign(grid=4)}
-    ours, theirs = batches(FastLoader, Pictures(), **arguments), batches(DataLoader, Pictures(), **arguments)
+    ours, theirs = batches(FastLoader, Pictures(), **arguments), batches(Base, Pictures(), **arguments)
     assert ours == theirs
     length, (first, *_) = ours
     assert length == 4
@@ -110,9 +192,96 @@ def test_set_epoch_reaches_the_sampler():
 
 @pytest.mark.parametrize(
     "argument",
-    [{"transforms": [RandomFlip()]}, {"group_by_aspect": True}, {"on_error": "skip"}, {"engine": "reference"}],
+    [
+        {"transforms": [RandomFlip()]},
+        {"group_by_aspect": True},
+        {"on_error": "skip"},
+        {"verify_checksums": "never"},
+        {"engine": "reference"},
+        {"function_workers": 1},
+        {"skip_crowd": True},
+        {"skip_empty": True},
+    ],
+    ids=str,
 )
 def test_what_needs_a_cache_is_refused(argument):
-    """Arguments that only a cache can honour are errors, never silently ignored."""
+    """Arguments that only a cache can honor are errors, never silently ignored."""
     with pytest.raises(PlanError, match=rf"{next(iter(argument))}: only for caches, and the dataset is a Numbers"):
         FastLoader(Numbers(), **argument)
+
+
+@pytest.mark.parametrize(
+    "several",
+    [
+        [CACHE, CACHE],
+        (CACHE,),
+        CACHE + MemoryCache(3),
+        ConcatDataset([Numbers(), CACHE]),
+        ["a.lmdb", "b.lmdb"],
+        [Path("a.lmdb"), Path("b.lmdb")],
+        Subset(CACHE + CACHE, range(5)),
+        Subset(Subset(ConcatDataset([CACHE, CACHE]), range(5)), [0]),
+        ConcatDataset([CACHE.subset([1, 2]), CACHE.subset([3])]),
+        ConcatDataset([ConcatDataset([Numbers(), CACHE])]),
+        [CACHE.subset([1]), CACHE],
+    ],
+    ids=lambda several: type(several).__name__,
+)
+def test_several_caches_are_refused(several):
+    """They would be loaded slowly, or as a list of two things: PlanError says what to do, however they are joined."""
+    with pytest.raises(PlanError, match="one cache at a time"):
+        FastLoader(several, 2)
+
+
+def test_a_list_of_strings_is_a_dataset():
+    """As for DataLoader; only what looks like caches is taken for them."""
+    words = ["one", "two", "three"]
+    assert list(FastLoader(words, 2)) == list(DataLoader(words, 2)) == [["one", "two"], ["three"]]
+    assert list(FastLoader(ConcatDataset([words, words]), 6)) == [words * 2]
+    assert list(FastLoader([], 2)) == []
+
+
+class Marked(MemoryCache):
+    """A cache whose items are its user's."""
+
+    def __getitem__(self, i: int) -> Any:
+        return torch.full((2,), i)
+
+
+class Negated(Subset):
+    """A part of a cache whose items are its user's."""
+
+    def __getitem__(self, i: int) -> Any:
+        return -self.dataset.image_ids[self.indices[i]]
+
+    def __getitems__(self, positions: list[int]) -> list[Any]:
+        return [self[i] for i in positions]
+
+
+class Together(Subset):
+    """One that gives the items of a batch together, others than singly."""
+
+    def __getitems__(self, positions: list[int]) -> list[Any]:
+        return [self.indices[i] for i in positions]
+
+
+def test_items_of_ones_own_are_kept():
+    """A subclass of Cache or of Subset that overrides `__getitem__` is loaded as any dataset, nested or not."""
+    assert next(iter(FastLoader(Marked(3), 3))).tolist() == [[0, 0], [1, 1], [2, 2]]
+    assert next(iter(FastLoader(Subset(Marked(3), [2, 1]), 2))).tolist() == [[2, 2], [1, 1]]
+    ids = CACHE.image_ids
+    assert next(iter(FastLoader(Negated(CACHE, [2, 1]), 2))).tolist() == [-ids[2], -ids[1]]
+    assert next(iter(FastLoader(Subset(Negated(CACHE, [2, 1]), [1]), 1))).tolist() == [-ids[1]]
+    assert next(iter(FastLoader(Together(CACHE, [2, 1]), 2))).tolist() == [2, 1]
+    assert len(next(iter(FastLoader(Marked(3) + Marked(3), 6)))) == 6
+
+
+def test_it_is_generic():
+    """`FastLoader[int]` is what `DataLoader[int]` is."""
+    assert FastLoader[int].__origin__ is FastLoader and DataLoader[int].__origin__ is DataLoader
+    assert next(iter(FastLoader[int]([1, 2], 2))).tolist() == [1, 2]
+
+
+if __name__ == "__main__":
+    compare_without_torchdata()
+    print("alike")
