@@ -14,13 +14,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from lightning.fabric.utilities.data import _get_dataloader_init_args_and_kwargs, _update_dataloader
 from lightning.pytorch.callbacks import ModelCheckpoint
-from torch.utils.data import WeightedRandomSampler
+from torch.utils.data import SequentialSampler, WeightedRandomSampler
 from torch.utils.data.distributed import DistributedSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 from torchdata.stateful_dataloader.stateful import Stateful
 
-from fastload import FastLoader, PlanError
+from fastload import IMAGENET_MEAN, IMAGENET_STD, CenterAlign, FastLoader, PlanError, RandomFlip
 from tests.loaders import CACHE, IDS, ids, loader, seeded
 from tests.memory_cache import MemoryCache
 
@@ -94,6 +95,55 @@ class TestLightning:
             ranks.append(ids(again))
         seen = flat(ranks[0]) + flat(ranks[1])
         assert len(ranks[0]) == len(ranks[1]) == 4 and len(set(seen)) == len(seen) == 32
+
+    def test_it_keeps_every_argument_when_built_anew(self):
+        """What Lightning reads off a loader to build it again with its sampler is all that it was given."""
+        given = {
+            "batch_size": 2,
+            "num_workers": 2,
+            "collate_fn": CenterAlign(),
+            "drop_last": True,
+            "generator": seeded(),
+            "prefetch_factor": 3,
+            "persistent_workers": True,
+            "transforms": [RandomFlip()],
+            "on_error": "skip",
+            "verify_checksums": "always",
+            "engine": "reference",
+            "function_workers": 2,
+            "skip_crowd": True,
+            "skip_empty": True,
+            "device": "cpu",
+            "mean": IMAGENET_MEAN,
+            "std": IMAGENET_STD,
+            "dtype": torch.bfloat16,
+            "memory_format": torch.contiguous_format,
+            "snapshot_every_n_steps": 5,
+        }
+        data = FastLoader(CACHE, shuffle=True, **given)
+        sampler = DistributedSampler(data.dataset, 2, 0, shuffle=True, seed=3)
+        positional, named = _get_dataloader_init_args_and_kwargs(data, sampler)
+        assert positional == () and named["dataset"] is data.dataset and named["sampler"] is sampler
+        assert {name: named[name] for name in given} == given
+        again = _update_dataloader(data, sampler)
+        expected = FastLoader(CACHE, sampler=sampler, **{**given, "generator": seeded()})
+        for (images, targets), (others, also) in zip(again, expected, strict=True):
+            assert images.dtype == torch.bfloat16 and images.is_contiguous() and torch.equal(images, others)
+            assert targets.image_id.tolist() == also.image_id.tolist() and not targets.crowd.any()
+
+    @pytest.mark.parametrize("more", [{"pin_memory": True}, {"group_by_aspect": True}, {"timeout": 4}], ids=str)
+    def test_it_keeps_what_excludes_others(self, more):
+        """As above, of what a cache ignores with a warning, and of grouping, which an order given does not have."""
+        named = _get_dataloader_init_args_and_kwargs(FastLoader(CACHE, **more), SequentialSampler(CACHE))[1]
+        assert named.items() >= more.items()
+
+    def test_no_argument_is_forgotten_here(self):
+        """The tests above name all there are."""
+        tested = inspect.getsource(TestLightning)
+        replaced = {"self", "dataset", "shuffle", "sampler", "batch_sampler", "further"}
+        alike = {"worker_init_fn", "multiprocessing_context", "pin_memory_device"}  # to timeout
+        arguments = inspect.signature(FastLoader.__init__).parameters.keys() - replaced - alike
+        assert [name for name in arguments if f'"{name}"' not in tested] == []
 
 
 @pytest.fixture
@@ -178,7 +228,7 @@ class TestAccelerate:
 
 class TestTorchdata:
     def test_it_is_stateful(self):
-        """torchdata's own protocol recognises it."""
+        """torchdata's own protocol recognizes it."""
         assert isinstance(loader(), Stateful)
 
     @pytest.mark.parametrize("step", [0, 1, 5, 10])

@@ -19,6 +19,7 @@ from fastload import (
     TopLeftAlign,
     Transform,
 )
+from fastload.device import Feed
 from tests.loaders import CACHE, IDS, RANDOM, assert_equal, copies, ids, loader, seeded
 from tests.memory_cache import MemoryCache
 
@@ -200,3 +201,39 @@ def test_it_is_a_dataloader():
     data = loader(num_workers=2, drop_last=True)
     assert isinstance(data, DataLoader) and data.dataset is CACHE and data.batch_size == 4 and data.drop_last
     assert isinstance(data.collate_fn, TopLeftAlign) and data.num_workers == 2 and len(data.sampler) == 37
+    batches = iter(data)
+    next(batches)
+    assert len(batches) == len(data) == 9  # as DataLoader's iterators
+
+
+def test_attributes_that_are_set_later_are_honored():
+    """A `collate_fn` and `transforms` given to the loader act from its next iteration on, as in DataLoader."""
+    data = loader(num_workers=2)
+    running = iter(data)
+    next(running)
+    data.collate_fn = list
+    assert isinstance(next(running), Batch) and [len(samples) for samples in data] == [4] * 9 + [1]
+    data.collate_fn = CenterAlign(fill=3)
+    data.transforms = [RandomFlip(1.0)]
+    assert_equal(copies(data), copies(loader(collate_fn=CenterAlign(fill=3), transforms=[RandomFlip(1.0)])))
+    data.transforms = []
+    data.collate_fn = TopLeftAlign()
+    assert_equal(copies(data), copies(loader()))
+    with pytest.raises(PlanError, match="neither a fastload Transform nor a function"):
+        data.transforms = ["flip"]
+        iter(data)
+
+
+def test_a_function_set_later_gets_images_of_the_dtype(monkeypatch):
+    """With a device, an engine makes levels for fused batches and the dtype for functions: it is opened anew."""
+    monkeypatch.setattr(FastLoader, "_make_feed", lambda data: Feed("cpu", data._pixels))
+    data = loader(dtype=torch.float32, num_workers=2)
+    assert next(iter(data)).images.dtype == torch.float32 and data._engine[0][1].dtype == torch.uint8
+    data.collate_fn = list
+    (image, _), *_ = next(iter(data))
+    assert image.dtype == torch.float32 and image.max() <= 1 and data._engine[0][1].dtype == torch.float32
+    data.collate_fn, data.transforms = TopLeftAlign(), [lambda image, target: (image, target)]
+    assert next(iter(data))[0].dtype == torch.float32
+    data.transforms = []
+    assert_equal(copies(data), copies(loader(dtype=torch.float32)))
+    assert data._engine[0][1].dtype == torch.uint8

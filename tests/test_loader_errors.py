@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, Subset
 
 from fastload import (
     DecodeError,
@@ -108,13 +109,17 @@ def test_arguments_without_meaning_say_so():
     """What a cache has no use for is named in a warning; what contradicts is an error."""
     with pytest.warns(UserWarning, match="worker_init_fn, timeout: ignored"):
         loader(num_workers=1, worker_init_fn=print, timeout=3)
+    with pytest.warns(UserWarning, match="pin_memory_device: ignored, since `device` says"):
+        loader(pin_memory_device="x")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        loader(num_workers=64, persistent_workers=True, in_order=False)
+        loader(num_workers=64, persistent_workers=True, in_order=False, snapshot_every_n_steps=5)
     with pytest.raises(PlanError, match="excludes batch_sampler"):
         FastLoader(CACHE, batch_sampler=[[0]], group_by_aspect=True)
     with pytest.raises(PlanError, match="on_error"):
         loader(on_error="ignore")
+    with pytest.raises(PlanError, match="verify_checksums"):
+        loader(verify_checksums=True)
     with pytest.raises(PlanError, match="engine is one of native, dali, reference and auto"):
         loader(engine="gpu")
     with pytest.raises(ValueError, match="mutually exclusive"):
@@ -127,6 +132,37 @@ def test_pin_memory_without_accelerator_is_harmless():
     with pytest.warns(UserWarning, match="pin_memory: ignored"):
         data = loader(pin_memory=True)
     assert ids(data) == ids(loader())
+
+
+@pytest.mark.parametrize("wrong", [37, -38, 1000])
+@pytest.mark.parametrize("order", ["sampler", "batch_sampler", "single"])
+def test_an_index_beyond_the_cache_is_named(wrong, order):
+    """At its batch, as under DataLoader; also in a part of the cache, whose images are fewer."""
+    indices = [1, 2, wrong, 3]
+    arguments = {
+        "sampler": {"sampler": indices, "batch_size": 2},
+        "batch_sampler": {"batch_sampler": [indices[:2], indices[2:]], "batch_size": 1},
+        "single": {"sampler": indices, "batch_size": None},
+    }[order]
+    batches = iter(loader(num_workers=2, **arguments))
+    next(batches)
+    if order == "single":
+        next(batches)
+    with pytest.raises(IndexError, match=f"asks for image {wrong} of a dataset of 37 images"):
+        next(batches)
+    assert len(list(batches)) == (order == "single")
+    with pytest.raises(IndexError, match="asks for image 5 of a dataset of 5 images"):
+        list(loader(CACHE.subset(range(5)), sampler=[5]))
+
+
+def test_negative_indices_count_from_the_end():
+    """As in a DataLoader of the same cache, or part of it."""
+    part = CACHE.subset([30, 2, 7])
+    for dataset in (CACHE, part, Subset(part, [-1, 0])):
+        orders = {"sampler": [0, -1, -2, 1]}, {"batch_sampler": [[-1], [-2, 0]], "batch_size": 1}
+        for order in orders:
+            theirs = DataLoader(dataset, **{"batch_size": 4, **order}, collate_fn=lambda pairs: [t for _, t in pairs])
+            assert ids(loader(dataset, **order)) == [[t["image_id"] for t in batch] for batch in theirs]
 
 
 def test_images_beyond_fixed_canvases_are_named_before_decoding():

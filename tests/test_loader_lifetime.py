@@ -68,13 +68,13 @@ def test_no_thread_is_left_behind(leave):
     assert threads() == before
 
 
-@pytest.mark.parametrize("where, edge", [(None, 300), ("cpu", 150)])  # alike in bytes: floats are four times as large
-def test_memory_is_flat(where, edge):
-    """Epochs cut short and loaders dropped do not pile up memory, with a device or without."""
+@pytest.mark.parametrize("dtype, edge", [(torch.uint8, 300), (torch.float32, 150)])  # alike in bytes
+def test_memory_is_flat(dtype, edge):
+    """Epochs cut short and loaders dropped do not pile up memory, of any type of images."""
     cache, process = MemoryCache(64), psutil.Process()
 
     def epoch(steps: int) -> None:
-        data = loader(cache, 8, shuffle=True, num_workers=2, transforms=[ShortestEdge(edge)], device=where)
+        data = loader(cache, 8, shuffle=True, num_workers=2, transforms=[ShortestEdge(edge)], dtype=dtype)
         for step, _ in enumerate(data):
             if step == steps:
                 break
