@@ -187,7 +187,7 @@ class Recipe:
 
     def _collate(self, samples: list[tuple[Any, Any]], rng: np.random.Generator) -> Any:
         if isinstance(self.collate_fn, Collator):
-            return self.collate_fn.collate(samples, rng)
+            return self.collate_fn.collate(samples, rng, self.pixels)
         return self.collate_fn(samples if self.batched else samples[0])
 
 

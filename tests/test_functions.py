@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from fastload import CenterAlign, FastLoader, PlanError, RandomAlign, RandomFlip
+from fastload import IMAGENET_MEAN, IMAGENET_STD, CenterAlign, FastLoader, PlanError, RandomAlign, RandomFlip
+from fastload.pixels import MEMORY_FORMATS
 from tests.loaders import CACHE, IDS, RANDOM, loader
 from tests.memory_cache import MemoryCache
 
@@ -66,6 +67,18 @@ def test_tv_tensors_are_collated(tv_tensors):
     found, plain = (next(iter(loader(transforms=functions, collate_fn=CenterAlign()))) for functions in ([same], []))
     assert torch.equal(torch.as_tensor(found[0]), plain.images)
     assert all(map(torch.equal, (t["boxes"] for t in found[1]), (t["boxes"] for t in plain.targets)))
+
+
+@pytest.mark.parametrize("layout", MEMORY_FORMATS)
+@pytest.mark.parametrize("constants", [{}, {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}], ids=["unit", "normalized"])
+def test_padding_is_the_same_with_functions_as_without(constants, layout):
+    """A function that changes nothing does not change a bit of a batch: the fill color is converted, too."""
+    settings = {"dtype": torch.bfloat16, "memory_format": layout, "collate_fn": CenterAlign(fill=(7, 120, 250))}
+    same = lambda image, target: (image, target)  # noqa: E731
+    for found, plain in zip(
+        loader(transforms=[same], **settings, **constants), loader(**settings, **constants), strict=True
+    ):
+        assert torch.equal(found[0], plain.images) and found[0].is_contiguous(memory_format=layout)
 
 
 def test_without_functions_nothing_is_a_tv_tensor(tv_tensors):

@@ -16,10 +16,11 @@ from PIL import Image
 from torch import Tensor
 
 from fastload.errors import PlanError
+from fastload.pixels import PixelFormat
 from fastload.plan.batch_plan import BatchPlan
 
-IMAGENET_MEAN = (124, 116, 104)  # zero once normalised with ImageNet's mean, as published recipes pad
-
+IMAGENET_MEAN = (124, 116, 104)  # zero once normalized with ImageNet's mean, as published recipes pad
+UNIT = PixelFormat(torch.float32)  # 0 to 1
 
 Canvas = tuple[int, int] | NDArray[np.int32]  # height, width: one, or one an image (B, 2)
 
@@ -106,19 +107,22 @@ class Collator:
         seed = int(torch.randint(2**63 - 1, ()).item())
         return self.collate(samples, np.random.default_rng(seed))
 
-    def collate(self, samples: Sequence[tuple[Any, Any]], rng: np.random.Generator) -> tuple[Tensor, list[Any]]:
+    def collate(
+        self, samples: Sequence[tuple[Any, Any]], rng: np.random.Generator, floats: PixelFormat = UNIT
+    ) -> tuple[Tensor, list[Any]]:
         """Pad images to (B, 3, H, W) and shift their targets along.
 
         Images are (3, H, W) tensors, whose dtype is kept, or PIL images, which become uint8. In floating-point images
-        the padding is `fill` / 255, for values in 0 to 1; for normalised images give `fill=0`. Of a target that
-        is a dict, `boxes` (n, 4) xyxy and `keypoints` (n, k, 2 or 3) are shifted, `masks` (n, H, W) padded, and
-        `offset` (x, y) is added, in a copy; any other target passes unchanged.
+        the padding is `fill` in the format `floats`, which is `fill` / 255 by default, for values in 0 to 1; as an
+        ordinary `collate_fn` of images that are normalized otherwise give `fill=0`. Of a target that is a dict, `boxes`
+        (n, 4) xyxy and `keypoints` (n, k, 2 or 3) are shifted, `masks` (n, H, W) padded, and `offset` (x, y) is added,
+        in a copy; any other target passes unchanged.
         """
         images = [_as_tensor(image) for image, _ in samples]
         sizes = np.array([(image.shape[-1], image.shape[-2]) for image in images], np.int32)
         canvas = self.canvas(sizes)
         offsets = np.asarray(self.offsets(sizes, canvas, rng)).tolist()
-        batch = _blank(images[0], len(images), canvas, self.fill)
+        batch = _blank(images[0], len(images), canvas, self.fill, floats)
         for slot, image, (x, y) in zip(batch, images, offsets, strict=True):
             slot[:, y : y + image.shape[1], x : x + image.shape[2]] = image
         targets = [_shifted(target, x, y, canvas) for (_, target), (x, y) in zip(samples, offsets, strict=True)]
@@ -196,11 +200,15 @@ def _as_tensor(image: Any) -> Tensor:
     raise PlanError(f"fastload's collators take (3, H, W) tensors or PIL images, not {type(image).__name__}{shape}")
 
 
-def _blank(like: Tensor, count: int, canvas: tuple[int, int], fill: tuple[int, int, int]) -> Tensor:
-    """(count, 3, H, W) of the padding's colour, in the dtype and memory format of `like`."""
+def _blank(
+    like: Tensor, count: int, canvas: tuple[int, int], fill: tuple[int, int, int], floats: PixelFormat
+) -> Tensor:
+    """(count, 3, H, W) of the padding's color, in the dtype and memory format of `like`."""
     packed = torch.channels_last if like.stride(0) == 1 else torch.contiguous_format
     batch = torch.empty((count, 3, *canvas), dtype=like.dtype, device=like.device, memory_format=packed)
-    color = torch.tensor(fill, dtype=torch.float64) / (255 if like.is_floating_point() else 1)
+    color = torch.tensor(fill, dtype=torch.float32)
+    if like.is_floating_point():
+        color = (color - torch.tensor(floats.mean)) / torch.tensor(floats.std)
     return batch.copy_(color.to(batch)[:, None, None].expand_as(batch))
 
 
