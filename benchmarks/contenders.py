@@ -109,14 +109,13 @@ class FastLoaderOriginal(Contender):
 
     def __init__(self, work: Work) -> None:
         self.cache = work.pictures.cache(self.encoding, self.reduction)
-        floats = {} if self.dtype == torch.uint8 else {"device": "cpu", "dtype": self.dtype}
         self.loader = FastLoader(
             self.cache.subset(work.order),
             work.batch_size,
             shuffle=True,
             num_workers=work.threads,
             transforms=[ShortestEdge(SHORT_EDGE, max_size=LONG_EDGE), RandomFlip()],
-            **floats,
+            dtype=self.dtype,
         )
 
     def batches(self) -> Iterable[tuple[Any, Any]]:

@@ -183,7 +183,6 @@ def decode_rate(cache: Cache, engine: str, options: argparse.Namespace, device: 
         num_workers=options.threads,
         engine=engine,
         device=device,
-        dtype=torch.uint8,  # normalising is no part of an engine's work
         transforms=[ShortestEdge(options.size)],
     )
     next(iter(loader))

@@ -189,6 +189,9 @@ class Soak:
             "drop_last": draw.random() < 0.5,
             "collate_fn": draw.choice([TopLeftAlign(), CenterAlign(16), RandomAlign(grid=8)]),
             "transforms": [ShortestEdge([160, 200], 280), RandomFlip()],
+            "dtype": draw.choice([torch.uint8, torch.float32]),
+            "memory_format": draw.choice([torch.channels_last, torch.contiguous_format]),
+            "function_workers": draw.choice([0, 2]),
             "generator": torch.Generator().manual_seed(draw.randrange(1000)),
         }
         self._arguments = {**arguments, **given}
@@ -205,12 +208,12 @@ class Soak:
         for _ in islice(data, count):
             self.batches += 1
 
-    def _sums(self, data: FastLoader) -> Iterator[int]:
+    def _sums(self, data: FastLoader) -> Iterator[float]:
         for images, targets in data:
             self.batches += 1
-            yield int(images.numpy().sum()) + int(targets.image_id.sum())
+            yield float(images.numpy().sum()) + int(targets.image_id.sum())
 
-    def _same(self, found: list[int], expected: list[int]) -> None:
+    def _same(self, found: list[float], expected: list[float]) -> None:
         if found != expected:
             raise RuntimeError(f"batches are not what they should be, with {self._arguments}")
 

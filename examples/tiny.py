@@ -28,7 +28,7 @@ def training_cache() -> Path:
 
 
 class TinyDetector(nn.Module):
-    """Says in each cell of 8 x 8 pixels whether the centre of an object lies there, of which class, and its box."""
+    """Says in each cell of 8 x 8 pixels whether the center of an object lies there, of which class, and its box."""
 
     def __init__(self, labels: int = 91) -> None:
         super().__init__()
@@ -38,8 +38,8 @@ class TinyDetector(nn.Module):
         nn.init.constant_(self.head.bias[:labels], -4.6)  # a score of 0.01
 
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The losses, for uint8 images (3, H, W) of one size and their `boxes` (n, 4) and `labels` (n)."""
-        output = self.head(self.backbone(torch.stack(images).float() / 255 - 0.5)).permute(0, 2, 3, 1)
+        """The losses, for images (3, H, W) in [0, 1], of any sizes, and their `boxes` (n, 4) and `labels` (n)."""
+        output = self.head(self.backbone(padded([image - 0.5 for image in images]))).permute(0, 2, 3, 1)
         logits, boxes = output[..., :-4], output[..., -4:]
         image = torch.cat([torch.full_like(t["labels"], i) for i, t in enumerate(targets)])
         label, box = torch.cat([t["labels"] for t in targets]), torch.cat([t["boxes"] for t in targets])
@@ -51,3 +51,9 @@ class TinyDetector(nn.Module):
         regression = functional.l1_loss(boxes[image, y, x], (box - center.repeat(1, 2)) / REACH, reduction="sum")
         objects = max(len(label), 1)
         return {"classification": classification / objects, "box": regression / objects}
+
+
+def padded(images: list[Tensor]) -> Tensor:
+    """Images (3, H, W) in the top-left corners of a batch (B, 3, H, W), zeros around them."""
+    height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
+    return torch.stack([functional.pad(i, (0, width - i.shape[2], 0, height - i.shape[1])) for i in images])

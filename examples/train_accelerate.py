@@ -28,6 +28,7 @@ def main() -> None:
         batch_size=8,
         shuffle=True,
         num_workers=2,
+        dtype=torch.float32,
         transforms=[ShortestEdge(160, max_size=240), RandomFlip()],
     )
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)

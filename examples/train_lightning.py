@@ -54,6 +54,7 @@ def main() -> None:
         batch_size=8,
         shuffle=True,
         num_workers=2,
+        dtype=torch.float32,
         transforms=[ShortestEdge(160, max_size=240), RandomFlip()],
     )
     trainer = L.Trainer(max_epochs=3, logger=False, enable_checkpointing=False, log_every_n_steps=1)

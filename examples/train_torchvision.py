@@ -4,7 +4,8 @@
     python examples/train_torchvision.py coco/
 
 The loop is what such scripts have: images in a list, targets in a list of dicts, losses in a dict, an epoch's sampler
-told of the epoch. Any of torchvision's detectors takes TinyDetector's place.
+told of the epoch. Images come as torchvision's detectors take them, in [0, 1] and each of its own size, so any of these
+takes TinyDetector's place.
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ from tiny import TinyDetector, training_cache
 from torch import nn
 
 from fastload import FastLoader, RandomFlip, ShortestEdge
+
+
+def collate_fn(batch: list[Any]) -> tuple[Any, ...]:
+    """That of torchvision's references: a tuple of images and one of targets."""
+    return tuple(zip(*batch, strict=True))
 
 
 def train_one_epoch(
@@ -47,7 +53,13 @@ def main() -> None:
     dataset = training_cache()
     # was: torch.utils.data.DataLoader(dataset, batch_size=8, shuffle=True, num_workers=2, collate_fn=utils.collate_fn)
     data_loader = FastLoader(
-        dataset, batch_size=8, shuffle=True, num_workers=2, transforms=[ShortestEdge(160, max_size=240), RandomFlip()]
+        dataset,
+        batch_size=8,
+        shuffle=True,
+        num_workers=2,
+        collate_fn=collate_fn,
+        dtype=torch.float32,
+        transforms=[ShortestEdge(160, max_size=240), RandomFlip()],
     )
     model = TinyDetector().to(device)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-import fastload
-from fastload import Cache, FastLoader
+from fastload import FastLoader
 from fastload.cache.build import BuildOptions, build_cache
 from fastload.sources.detect import find_datasets
 from fastload.usual import UsualDataset
@@ -100,33 +99,6 @@ class Detector(nn.Module):
         return {"loss": self.weight * torch.stack([image.mean() for image in images]).mean()}
 
 
-# ---- Remove from here, and its two uses below, once FastLoader and Cache have all that docs/loader.md names.
-COMING = {"memory_format", "skip_crowd", "skip_empty", "function_workers", "snapshot_every_n_steps"}
-
-
-class WithAgreedArguments(FastLoader):
-    """Does what `dtype=torch.float32` alone is to do: images become float32 in [0, 1]."""
-
-    def __init__(self, *args: Any, dtype: torch.dtype | None = None, collate_fn: Any = None, **arguments: Any) -> None:
-        if dtype is not None and collate_fn is not None and "device" not in arguments:
-            assert dtype == torch.float32
-            given = collate_fn
-            collate_fn = lambda samples: given([(image / 255, target) for image, target in samples])  # noqa: E731
-        elif dtype is not None and "device" not in arguments:
-            arguments |= {"device": "cpu", "dtype": dtype, "mean": (0, 0, 0), "std": (255, 255, 255)}
-        super().__init__(*args, collate_fn=collate_fn, **arguments)
-
-
-def add_what_is_agreed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fastload, "FastLoader", WithAgreedArguments, raising=False)
-    if not hasattr(Cache, "index_of"):
-        index_of = lambda cache, ids: [cache.image_ids.tolist().index(i) for i in ids]  # noqa: E731
-        monkeypatch.setattr(Cache, "index_of", index_of, raising=False)
-
-
-# ---- To here.
-
-
 @pytest.fixture(scope="module")
 def folder(sample_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a part of the sample set as `coco/`, its splits named as COCO's and cached in `coco/fastload/`."""
@@ -149,7 +121,6 @@ def folder(sample_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def names(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What a block finds: see `test_the_code_runs`."""
     monkeypatch.chdir(folder)
-    add_what_is_agreed(monkeypatch)
     model = Detector()
     return {
         "torch": torch,
@@ -218,7 +189,7 @@ def test_the_page_on_the_loader_has_every_argument() -> None:
     """The tables of docs/loader.md name the parameters of DataLoader and FastLoader: no more, no less."""
     rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/loader.md").read_text(), re.MULTILINE)
     assert len(rows) == len(set(rows)), "each once"
-    parameters = {"in_order"} | COMING  # DataLoader's since torch 2.6
+    parameters = {"in_order"}  # DataLoader's since torch 2.6
     for loader in (DataLoader, FastLoader):
         parameters |= {name for name, each in signature(loader).parameters.items() if each.kind != each.VAR_KEYWORD}
     assert set(rows) == parameters
