@@ -182,12 +182,12 @@ def test_fastload_replaces_caches_by_renaming(datasets, tmp_path):
     path = tmp_path / "x.lmdb"
     build(datasets[0], path, Encoding.PLANES)
     before = Cache(path)
-    pixels = [bytes(before[i].data) for i in range(IMAGES)]
+    pixels = [bytes(before.record(i).data) for i in range(IMAGES)]
     build(datasets[1], path, Encoding.DCT, overwrite=True)
     build(datasets[0], tmp_path / "y.lmdb", Encoding.DCT)
     transcode_cache(tmp_path / "y.lmdb", path, TranscodeOptions(Encoding.DCT_FAST, workers=1, overwrite=True))
     before.check_unchanged()
-    assert [bytes(before[i].data) for i in range(IMAGES)] == pixels
+    assert [bytes(before.record(i).data) for i in range(IMAGES)] == pixels
     assert Cache(path).fingerprint != before.fingerprint
 
 
@@ -214,10 +214,15 @@ def test_bytes_written_into_the_index_are_noticed(cache):
 def look_after(path: str) -> None:
     """Everything of a cache that Python can look at, after it was truncated."""
     cache = Cache(path)
-    boxes, record, fd = cache.boxes, cache[5], len(os.listdir("/proc/self/fd")) if os.path.exists("/proc") else 0
+    boxes, record, fd = cache.boxes, cache.record(5), len(os.listdir("/proc/self/fd")) if os.path.exists("/proc") else 0
     os.truncate(path, 8192)
     assert boxes.sum() >= 0 and bytes(record.data) is not None and cache.name(3) is not None
-    for look, *argument in ((Cache.check_unchanged,), (Cache.__getitem__, 5), (Cache.check_record, 5)):
+    for look, *argument in (
+        (Cache.check_unchanged,),
+        (Cache.__getitem__, 5),
+        (Cache.record, 5),
+        (Cache.check_record, 5),
+    ):
         try:
             look(cache, *argument)
         except CacheError as error:
