@@ -21,7 +21,7 @@ from_capsule = _from_dlpack  # what torch.from_dlpack ends in, after it has look
 
 
 class Batch(NamedTuple):
-    """`images, targets = batch`: uint8 RGB images (B, 3, H, W) in channels_last memory format, and their `Targets`."""
+    """`images, targets = batch`: RGB images (B, 3, H, W), by default uint8 in channels_last, and their `Targets`."""
 
     images: Tensor
     targets: Targets

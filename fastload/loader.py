@@ -182,8 +182,8 @@ class FastLoader(_DataLoader[T_co]):
         self.on_error, self.verify_checksums, self.engine = on_error, verify_checksums, engine
         self.skip_crowd, self.skip_empty = skip_crowd, skip_empty
         self.device, self.mean, self.std, self.dtype, self.memory_format = device, mean, std, dtype, memory_format
-        self._pixels = PixelFormat(dtype, mean, std, memory_format)
-        self._feed = self._make_feed()
+        self._feeds: tuple[Any, Feed | None] | None = None  # with what it was made for
+        self._format()  # finds what is wrong
         self._state_in_use: dict[str, Any] | None = None  # of another dataset, whose next batch is on its way
         self.snapshot_every_n_steps = snapshot_every_n_steps
         if found is None and RESUMES_ANY_DATASET:
@@ -238,10 +238,15 @@ class FastLoader(_DataLoader[T_co]):
         self._next = Progress(epoch=0, start=0)  # where the next iteration begins
         self._current = Progress(epoch=0, start=0, done=True)  # how far the latest iteration is
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("group_by_aspect", "skip_empty") and "_order" in self.__dict__:
+            raise ValueError(f"{name} decides the order, which is fixed: make another FastLoader")
+        super().__setattr__(name, value)
+
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # DataLoader promises its own iterator class
         if not self._on_cache:
-            batches = super().__iter__()
-            return batches if self._feed is None else self._fed(self._feed, batches)
+            batches, (_, feed) = super().__iter__(), self._format()
+            return batches if feed is None else self._fed(feed, batches)
         with self._lock:  # several threads may begin iterations
             iterator = self._begin_epoch()
         return self._preparation.batches(iterator) if self._preparation else iterator
@@ -250,13 +255,13 @@ class FastLoader(_DataLoader[T_co]):
         progress = self._current = self._next
         self._next = Progress(progress.epoch + 1, 0)
         recipe = self._make_recipe()
-        engine = self._ready_engine(recipe).share()
-        meter = self._meter = Meter(self.num_workers, getattr(engine, "times", None))
+        threads = self._ready_engine(recipe)
+        meter = self._meter = Meter(self.num_workers, getattr(threads, "times", None))
         return BatchIterator(
             runs=self._runs(progress, recipe),
             deliver=partial(recipe.deliver, progress.skipped),
             report=partial(_report, self._cache.path, progress.skipped, meter, self._warned),
-            engine=engine,
+            engine=threads.share(),
             progress=progress,
             meter=meter,
             depth=self._depth,
@@ -395,6 +400,7 @@ class FastLoader(_DataLoader[T_co]):
         """Of the settings as they are now: some may have been changed since the loader was made."""
         assert self._found is not None
         cache, records = self._found
+        pixels, feed = self._format()
         return Recipe(
             cache,
             records,
@@ -403,15 +409,23 @@ class FastLoader(_DataLoader[T_co]):
             batched=self.batch_sampler is not None,
             skip_errors=self.on_error == "skip",
             pin=self.pin_memory and torch.cuda.is_available(),
-            feed=self._feed,
-            pixels=self._pixels,
+            feed=feed,
+            pixels=pixels,
             skip_crowd=self.skip_crowd,
         )
 
-    def _make_feed(self) -> Feed | None:
-        """What takes batches to the device. On a cache, engines make images that stay on the CPU as they are to be."""
-        feed = Feed("cpu" if self.device is None else self.device, self._pixels)
-        needed = feed.device.type != "cpu" if self._on_cache else self.device is not None or not self._pixels.is_plain
+    def _format(self) -> tuple[PixelFormat, Feed | None]:
+        """What images are to be, and what takes batches to the device. On a cache, engines make images that stay on the
+        CPU as they are to be."""
+        pixels = PixelFormat(self.dtype, self.mean, self.std, self.memory_format)
+        wanted = self.device, pixels
+        if self._feeds is None or self._feeds[0] != wanted:
+            self._feeds = wanted, self._make_feed(pixels)
+        return pixels, self._feeds[1]
+
+    def _make_feed(self, pixels: PixelFormat) -> Feed | None:
+        feed = Feed("cpu" if self.device is None else self.device, pixels)
+        needed = feed.device.type != "cpu" if self._on_cache else self.device is not None or not pixels.is_plain
         return feed if needed else None
 
     def _fed(self, feed: Feed, batches: Iterator[Any]) -> Iterator[Any]:
@@ -433,18 +447,18 @@ class FastLoader(_DataLoader[T_co]):
 
     def _ready_engine(self, recipe: Recipe) -> Engine:
         """The engine, in this process and for such batches."""
-        wanted = os.getpid(), recipe.engine_pixels
+        wanted = os.getpid(), recipe.engine_pixels, self._gpu, self.num_workers, self.verify_checksums, self._depth
         if self._engine is None or self._engine[0] != wanted:
-            self._engine = wanted, self._open_engine(recipe.engine_pixels)
+            self._engine = wanted, self._open_engine(recipe)
         return self._engine[1]
 
-    def _open_engine(self, pixels: PixelFormat) -> Engine:
+    def _open_engine(self, recipe: Recipe) -> Engine:
         module, kind = ENGINES[self.engine_used]
-        further: dict[str, Any] = {"pixels": pixels}
+        further: dict[str, Any] = {"pixels": recipe.engine_pixels}
         if self.engine_used == "dali":
             further["device_id"] = self._gpu
         elif self.engine_used != "reference":
-            further |= {"in_flight": self._depth, "allocate": self._feed and self._feed.allocator}
+            further |= {"in_flight": self._depth, "allocate": recipe.feed and recipe.feed.allocator}
         engine: Engine = getattr(import_module(module), kind)(
             self._cache, self.num_workers, self.verify_checksums, **further
         )
@@ -453,7 +467,8 @@ class FastLoader(_DataLoader[T_co]):
     @property
     def _gpu(self) -> int | None:
         """The number of the GPU that batches are wanted on."""
-        return self._feed.device.index if self._feed is not None and self._feed.device.type == "cuda" else None
+        _, feed = self._format()
+        return feed.device.index if feed is not None and feed.device.type == "cuda" else None
 
     def _base_seed(self) -> int:
         if self._seed is None:

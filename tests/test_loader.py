@@ -219,14 +219,27 @@ def test_attributes_that_are_set_later_are_honored():
     data.transforms = []
     data.collate_fn = TopLeftAlign()
     assert_equal(copies(data), copies(loader()))
+    data.dtype, data.memory_format, data.num_workers = torch.float32, torch.contiguous_format, 0
+    expected = loader(dtype=torch.float32, memory_format=torch.contiguous_format)
+    assert next(iter(data)).images.stride() == next(iter(expected)).images.stride()
+    assert_equal(copies(data), copies(expected))
+    data.dtype, data.mean = None, (1, 2, 3)
+    assert_equal(copies(data), copies(loader(mean=(1, 2, 3))))
+    data.transforms = ["flip"]
     with pytest.raises(PlanError, match="neither a fastload Transform nor a function"):
-        data.transforms = ["flip"]
         iter(data)
+
+
+@pytest.mark.parametrize("name", ["group_by_aspect", "skip_empty", "batch_size", "sampler"])
+def test_what_the_order_depends_on_cannot_be_set_later(name):
+    """Such an attribute is refused, as DataLoader refuses its own."""
+    with pytest.raises(ValueError, match=name):
+        setattr(loader(), name, True)
 
 
 def test_a_function_set_later_gets_images_of_the_dtype(monkeypatch):
     """With a device, an engine makes levels for fused batches and the dtype for functions: it is opened anew."""
-    monkeypatch.setattr(FastLoader, "_make_feed", lambda data: Feed("cpu", data._pixels))
+    monkeypatch.setattr(FastLoader, "_make_feed", lambda data, pixels: Feed("cpu", pixels))
     data = loader(dtype=torch.float32, num_workers=2)
     assert next(iter(data)).images.dtype == torch.float32 and data._engine[0][1].dtype == torch.uint8
     data.collate_fn = list
