@@ -216,8 +216,8 @@ class BatchIterator(Iterator[Any]):
         self._flight: deque[Job | Exception] = deque()  # submitted
         self._threads = ThreadPoolExecutor(workers, "fastload-function") if workers else None
         self._delivered: deque[Future[Any]] = deque()  # being delivered by a thread, before those in flight
-        flight = weakref.ref(self._flight)  # which an error in it holds, by the frames that it was raised in
-        self._end = weakref.finalize(self, _end, flight, self._delivered, self._threads, report)
+        # Nothing that holds an error is given to it: by the frames that it was raised in, that may hold the iterator.
+        self._end = weakref.finalize(self, _end, self._threads, report)
 
     def __next__(self) -> Any:
         me = threading.get_ident()  # no lock: Ctrl-C could leave it locked for good
@@ -363,15 +363,7 @@ def _without_stop_iteration(deliver: Callable[[Job], Any], job: Job) -> Any:
         raise RuntimeError("a function of transforms, or collate_fn, raised StopIteration") from error
 
 
-def _end(
-    flight: weakref.ref[deque[Job | Exception]],
-    delivered: deque[Future[Any]],
-    threads: ThreadPoolExecutor | None,
-    report: Callable[[], None],
-) -> None:
+def _end(threads: ThreadPoolExecutor | None, report: Callable[[], None]) -> None:
     if threads:
         threads.shutdown(wait=False, cancel_futures=True)
-    delivered.clear()
-    if (jobs := flight()) is not None:
-        jobs.clear()
     report()
