@@ -6,8 +6,11 @@ import gc
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -137,6 +140,32 @@ def test_ctrl_c_while_batches_are_planned_loses_none(workers):
         with pytest.raises(KeyboardInterrupt):
             found += ids([next(batches)])
     assert found + ids(batches) == ids(loader(shuffle=True))
+
+
+EXIT = """
+import sys, threading, time
+from benchmarks.engines import SLEEPING, SleepingEngine
+from fastload.loader import ENGINES
+from tests.loaders import loader
+
+ENGINES.update(SLEEPING)
+SleepingEngine.microseconds = 100_000
+data = loader(num_workers=int(sys.argv[1]), engine="sleeping")
+kept = [iter(data) for _ in range(3)]
+threads = [threading.Thread(target=next, args=(batches,), daemon=True) for batches in kept[:2]]
+for thread in threads:
+    thread.start()
+sys.stays = data, kept
+time.sleep(0.1)
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_program_may_end_while_threads_wait_for_batches(workers):
+    """Daemon threads that wait, and iterators that live on, are no reason to abort or to complain at exit."""
+    command = [sys.executable, "-c", EXIT, str(workers)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_a_forked_child_opens_its_own_engine():

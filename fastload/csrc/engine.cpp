@@ -93,8 +93,10 @@ ElementType element_type_of(Sample sample) {
 std::shared_ptr<void> owned(py::object object) {
     return {object.release().ptr(), [](void* owner) {
                 if (!Py_IsInitialized()) return;  // the process is ending
-                py::gil_scoped_acquire acquire;
-                Py_DECREF(static_cast<PyObject*>(owner));
+                with_gil_or_never([&] {
+                    py::gil_scoped_acquire acquire;
+                    Py_DECREF(static_cast<PyObject*>(owner));
+                });
             }};
 }
 
