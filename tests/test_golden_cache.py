@@ -6,10 +6,14 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 from fastload import Cache, FastLoader, _core
 from fastload.cache.layout import INDEX, RECORD_HEADER, VERSION, Encoding
 from fastload.cache.verify import verify_cache
 from fastload.plan.collate import TopLeftAlign
+from tests.data.make_golden_cache import batches
 
 DATA = Path(__file__).parent / "data"
 GOLDEN = DATA / "golden/cache.lmdb"
@@ -45,6 +49,15 @@ def test_a_loader_reads_it():
     (batch,) = FastLoader(GOLDEN, 4, collate_fn=TopLeftAlign())
     assert batch.targets.original_size.tolist() == Cache(GOLDEN).source_sizes[:, ::-1].tolist()
     assert batch.targets.num_boxes == (0, 1, 2, 3)
+
+
+def test_its_batches_are_what_they_were():
+    """Images bit for bit, and boxes, labels and places on the canvas, of whole, cropped, flipped and mixed images."""
+    known = json.loads(GOLDEN.with_suffix(".json").read_text())["batches"]
+    for batch, before in zip(batches(), known, strict=True):
+        for name, values in before.items():
+            exact = values if isinstance(values, str) else pytest.approx(np.array(values), rel=1e-5, abs=1e-4)
+            assert (batch[name] if isinstance(values, str) else np.array(batch[name])) == exact, name
 
 
 def test_the_document_is_complete():

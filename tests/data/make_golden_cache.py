@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
-from fastload import Cache, _core
+from fastload import Cache, FastLoader, Mosaic, RandomFlip, ScaleJitterCrop, _core
 from fastload.cache.boxes import FittedBoxes
 from fastload.cache.convert import encode, make_entry
 from fastload.cache.layout import Encoding
@@ -45,8 +47,20 @@ def main() -> None:
         unfinished.finish(index, Manifest("dct", 4, 6, categories, source, describe_arrays(index)), GOLDEN)
     cache = Cache(GOLDEN)
     planes = [[f"{_core.xxh64(p.reshape(-1)):016x}" for p in decoded(cache, i)] for i in range(len(cache))]
-    known = {"fingerprint": cache.fingerprint, "planes": planes, "boxes": cache.boxes.tolist()}
-    GOLDEN.with_suffix(".json").write_text(json.dumps(known, indent=1) + "\n")
+    known = {"fingerprint": cache.fingerprint, "planes": planes, "boxes": cache.boxes.tolist(), "batches": batches()}
+    GOLDEN.with_suffix(".json").write_text(json.dumps(known) + "\n")
+
+
+def batches() -> list[dict[str, Any]]:
+    """What a loader makes of the cache: checksums of the images, and the annotations, of each batch of three recipes."""
+    recipes: list[list[Any]] = [[], [ScaleJitterCrop(40), RandomFlip()], [Mosaic(48)]]
+    names = ("boxes", "labels", "crowd", "area", "image_id", "offset", "flip", "size", "original_size")
+    return [
+        {"images": f"{_core.xxh64(images.permute(0, 2, 3, 1).numpy().reshape(-1)):016x}"}
+        | {name: torch.nan_to_num(getattr(targets, name)).tolist() for name in names}
+        for recipe in recipes
+        for images, targets in FastLoader(GOLDEN, 2, transforms=recipe, generator=torch.Generator().manual_seed(0))
+    ]
 
 
 def decoded(cache: Cache, index: int) -> list[np.ndarray]:
