@@ -29,7 +29,6 @@ from rich.progress import Progress
 from rich.table import Table
 
 from fastload.cache.assemble import fill
-from fastload.cache.boxes import FittedBoxes
 from fastload.cache.convert import Outcome, encode, make_entry
 from fastload.cache.file import CacheFile
 from fastload.cache.layout import Encoding
@@ -86,14 +85,14 @@ def _outcome(rng: np.random.Generator, boxes: int, side: int) -> Outcome:
     record, _ = encode(admit(stream.getvalue()), Encoding.ORIGINAL)
     low = rng.uniform(0, side / 2, (boxes, 2))
     corners = np.concatenate([low, low + rng.uniform(2, side / 2, (boxes, 2))], 1).astype(np.float32)
-    fitted = FittedBoxes(
-        boxes=corners,
-        label=rng.integers(0, len(CATEGORIES), boxes).astype(np.int32),
-        crowd=np.zeros(boxes, np.uint8),
-        area=(corners[:, 2:] - corners[:, :2]).prod(1),
-        annotation_id=rng.integers(0, 1 << 40, boxes),
-    )
-    return Outcome(record, make_entry(record, 0, "", (side, side), fitted), [])
+    columns = {
+        "boxes": corners,
+        "label": rng.integers(0, len(CATEGORIES), boxes).astype(np.int32),
+        "crowd": np.zeros(boxes, np.uint8),
+        "area": (corners[:, 2:] - corners[:, :2]).prod(1),
+        "annotation_id": rng.integers(0, 1 << 40, boxes),
+    }
+    return Outcome(record, make_entry(record, 0, "", (side, side), columns), [])
 
 
 def measure(way: str, path: Path) -> tuple[float, float]:

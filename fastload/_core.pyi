@@ -44,9 +44,10 @@ class Annotations:
         min_visible: float,
         ends: Sequence[int],
         failed: Sequence[int],
+        objects: bool = False,
     ) -> tuple[
         tuple[NDArray[Any], ...],
-        tuple[list[Any], list[Any], NDArray[np.bool_], NDArray[np.float32], NDArray[np.int64]],
+        tuple[list[Any], list[Any], NDArray[np.bool_], NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]],
         NDArray[np.int64],
         NDArray[np.int64],
     ]: ...

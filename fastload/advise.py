@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 import fastload._core as _core
+from fastload.annotations import Column
 from fastload.cache.build import BuildOptions, build_cache
 from fastload.cache.file import CacheFile
 from fastload.cache.layout import Encoding
@@ -86,6 +87,7 @@ class SampleOf:
         known: dict[int, Category] = {category.id: category for source in sources for category in source.categories}
         self.categories: tuple[Category, ...] = tuple(known[id] for id in sorted(known))
         self.problems: tuple[Problem, ...] = ()
+        self.columns: tuple[Column, ...] = ()
         self.digest = f"{seed} {count}"
 
     def __len__(self) -> int:

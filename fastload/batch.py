@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import count, repeat
 from typing import Any, NamedTuple, overload
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch._C import _from_dlpack
 
-import fastload._core as _core
+from fastload.annotations import Annotations
 from fastload.errors import PlanError
 from fastload.plan.batch_plan import BatchPlan
 
@@ -50,7 +50,8 @@ class Targets(_OfRun, Sequence[dict[str, Any]]):
     dataset's categories, -1 where there is no box; `category_ids` (K) has the dataset's own id of each.
 
     As a sequence of dicts, one an image: torchvision's convention, for `model(list(images), list(targets))`. Keys:
-    `boxes` (n, 4) float32 xyxy, `labels` (n) int64, `image_id` int, `area` (n) float32, `iscrowd` (n) int64.
+    `boxes` (n, 4) float32 xyxy, `labels` (n) int64, `image_id` int, `area` (n) float32, `iscrowd` (n) int64; further
+    columns of the cache by their names, (n, ...), or (...) if they are of the image.
     **`labels` there are the dataset's own category ids** (COCO's 1 to 90), as in torchvision's reference scripts.
 
     Source pixels are those of the picture that was annotated, also where the cache stores it smaller. They go to the
@@ -72,6 +73,8 @@ class Targets(_OfRun, Sequence[dict[str, Any]]):
     category_ids: Tensor  # (K) int64
     num_boxes: tuple[int, ...]  # (B) on the host
     num_sources: tuple[int, ...]  # (B) on the host: images shown by each canvas, more than one for a mosaic
+    columns: dict[str, Tensor] = field(default_factory=dict)  # further ones of the boxes: (B, G, ...), padded with 0
+    image_columns: dict[str, Tensor] = field(default_factory=dict)  # further ones of the images: (B, ...)
 
     @classmethod
     def of(cls, run: RunTargets, number: int, boxes: Tensor, labels: Tensor) -> Targets:
@@ -97,13 +100,18 @@ class Targets(_OfRun, Sequence[dict[str, Any]]):
         if isinstance(i, slice):
             return [self[k] for k in range(*i.indices(len(self)))]
         n = self.num_boxes[i]  # raises IndexError, which ends iteration
-        return {
+        target = {
             "boxes": self.boxes[i, :n],
             "labels": self.category_ids[self.labels[i, :n]],
             "image_id": int(self.image_id[i]),
             "area": self.area[i, :n],
             "iscrowd": self.crowd[i, :n].long(),
         }
+        for name, values in self.columns.items():
+            target[name] = values[i, :n]
+        for name, values in self.image_columns.items():
+            target[name] = values[i]
+        return target
 
     def to_original(self, boxes: Tensor, i: int | Tensor) -> Tensor:
         """Canvas boxes (n, 4) xyxy in the pixels of the source image; not clipped to it.
@@ -130,6 +138,8 @@ class Targets(_OfRun, Sequence[dict[str, Any]]):
     def _each(self, change: Callable[[Tensor], Tensor]) -> Targets:
         values = self.__getstate__()
         changed: dict[str, Any] = {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
+        for name in ("columns", "image_columns"):
+            changed[name] = {column: change(value) for column, value in values[name].items()}
         return replace(self, **changed)
 
 
@@ -157,7 +167,7 @@ def targets_of(
     plan: BatchPlan,
     index: NDArray[np.int64],
     ends: Sequence[int],
-    annotations: _core.Annotations,
+    annotations: Annotations,
     category_ids: Tensor,
     failed: Sequence[int] = (),
 ) -> list[Targets]:
@@ -166,7 +176,7 @@ def targets_of(
     The plan shows the records `index`, one a slot; the slots up to each of `ends` are a batch. Those in `failed` get no
     boxes.
     """
-    columns, (boxes, labels, crowd, area, starts), num_boxes, num_sources = annotations.place(
+    columns, (boxes, labels, crowd, area, objects, starts), num_boxes, num_sources = annotations.boxes.place(
         plan.index,
         plan.slot,
         plan.source,
@@ -178,6 +188,7 @@ def targets_of(
         plan.min_visible,
         ends,
         failed,
+        bool(annotations.objects),
     )
     run = RunTargets(
         images=dict(zip(OF_IMAGES, columns, strict=True)),
@@ -186,6 +197,9 @@ def targets_of(
         counts={"num_boxes": num_boxes, "num_sources": num_sources},
         category_ids=category_ids,
         ends=ends,
+        annotations=annotations,
+        objects=objects,
+        index=index,
     )
     return list(map(Targets.of, repeat(run), count(), map(from_capsule, boxes), map(from_capsule, labels)))
 
@@ -201,6 +215,9 @@ class RunTargets:
     counts: dict[str, NDArray[np.int64]]  # one an image
     category_ids: Tensor
     ends: Sequence[int]  # (batches) their images are those up to here
+    annotations: Annotations  # for the further columns
+    objects: NDArray[np.int64]  # padded, the row of the annotations that each box is of; none without further columns
+    index: NDArray[np.int64]  # the record of each image
 
     def part(self, batch: int, name: str) -> Any:
         """A field of the targets of a batch."""
@@ -208,6 +225,16 @@ class RunTargets:
         if name in self.images:
             return torch.from_numpy(self.images[name][start:end])
         if name in self.boxes:
-            values = self.boxes[name][self.box_starts[batch] : self.box_starts[batch + 1]]
-            return torch.from_numpy(values.reshape(end - start, -1))
+            return torch.from_numpy(self._padded(self.boxes[name], batch))
+        if name == "columns":
+            found = self.annotations.of_objects(self._padded(self.objects, batch)) if self.annotations.objects else {}
+            return {column: torch.from_numpy(values) for column, values in found.items()}
+        if name == "image_columns":
+            found = self.annotations.of_images(self.index[start:end]) if self.annotations.images else {}
+            return {column: torch.from_numpy(values) for column, values in found.items()}
         return self.category_ids if name == "category_ids" else tuple(self.counts[name][start:end].tolist())
+
+    def _padded(self, values: NDArray[Any], batch: int) -> NDArray[Any]:
+        """The values (B, G) of a batch."""
+        start, end = self.ends[batch - 1] if batch else 0, self.ends[batch]
+        return values[self.box_starts[batch] : self.box_starts[batch + 1]].reshape(end - start, -1)

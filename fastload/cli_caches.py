@@ -63,6 +63,10 @@ def build_cache_command(
     max_size: MaxSize = None,
     quality: Quality = None,
     subsampling: ChromaSubsampling = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[:TYPE]", help="Keep a further field of annotations or images; may be repeated."),
+    ] = None,
     workers: Workers = None,
     overwrite: Overwrite = False,
     strict: Annotated[bool, typer.Option("--strict", help="Fail when an image has to be left out.")] = False,
@@ -77,7 +81,7 @@ def build_cache_command(
     """
     reduction = _reduction(short, max_size, quality, subsampling)
     options = BuildOptions(Encoding[encoding.name], reduction, exif_rotate, workers, overwrite, strict)
-    datasets = _chosen_datasets(dataset, annotations, images, format, split or [])
+    datasets = _chosen_datasets(dataset, annotations, images, format, split or [], column or [])
     for each, path in zip(datasets, _cache_paths(datasets, out), strict=True):
         if each.missing:
             console.print(f"[yellow]{each.split} is skipped:[/] {escape(each.missing)}", soft_wrap=True)
@@ -115,17 +119,22 @@ def _reduction(
 
 
 def _chosen_datasets(
-    root: Path | None, annotations: Path | None, images: Path | None, format: Format | None, splits: list[str]
+    root: Path | None,
+    annotations: Path | None,
+    images: Path | None,
+    format: Format | None,
+    splits: list[str],
+    columns: list[str],
 ) -> list[Dataset]:
     if (annotations is None) != (images is None):
         raise typer.BadParameter("--annotations and --images go together")
     if annotations is not None and images is not None:
         if root is not None or splits or format not in (None, Format.COCO):
             raise typer.BadParameter("--annotations is instead of DATASET, --split and --format")
-        return [coco_dataset(annotations, images)]
+        return [coco_dataset(annotations, images, columns)]
     if root is None:
         raise typer.BadParameter("say which DATASET, or give --annotations with --images")
-    return find_datasets(root, format, splits)
+    return find_datasets(root, format, splits, columns)
 
 
 def _cache_paths(datasets: list[Dataset], out: Path | None) -> list[Path]:

@@ -228,4 +228,4 @@ def _tensors(value: Any) -> Iterator[Tensor]:
         if isinstance(leaf, Tensor):
             yield leaf
         elif is_dataclass(leaf):
-            yield from (part for part in vars(leaf).values() if isinstance(part, Tensor))
+            yield from _tensors([part for part in vars(leaf).values() if isinstance(part, Tensor | dict)])

@@ -40,12 +40,12 @@ class UsualDataset(Dataset[Item]):
     def __getitem__(self, index: int) -> Item:
         sample = self.samples[index]
         image, scale = self.read(sample.path)
-        boxes = torch.from_numpy((sample.boxes.xyxy * scale).astype(np.float32))
+        boxes = torch.from_numpy((sample.columns["boxes"] * scale).astype(np.float32))
         if random.random() < 0.5:
             image = image[:, ::-1]
             boxes[:, [0, 2]] = image.shape[1] - boxes[:, [2, 0]]
         tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-        return tensor, {"boxes": boxes, "labels": torch.from_numpy(sample.boxes.category_ids)}
+        return tensor, {"boxes": boxes, "labels": torch.from_numpy(sample.columns["label"])}
 
     def read(self, path: Path) -> tuple[NDArray[np.uint8], float]:
         """The scaled image (h, w, 3) RGB of a file and its scale."""

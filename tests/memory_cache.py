@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fastload.annotations import Columns
 from fastload.cache import memory
-from fastload.cache.boxes import FittedBoxes
 from fastload.cache.convert import make_entry
 from fastload.cache.layout import Encoding
 from fastload.sources.source import Category
@@ -46,7 +46,7 @@ def _picture(rng: np.random.Generator, width: int, height: int, encoding: Encodi
     return record(jpeg(np.clip(pixels, 0, 255).astype(np.uint8)), encoding)
 
 
-def _boxes(rng: np.random.Generator, sizes: np.ndarray) -> list[FittedBoxes]:
+def _boxes(rng: np.random.Generator, sizes: np.ndarray) -> list[Columns]:
     """0 to 3 boxes for each of `sizes` (n, 2) width, height."""
     number = np.array([i % 4 for i in range(len(sizes))], np.int64)
     low = rng.uniform(0, 0.6, (number.sum(), 2))
@@ -56,6 +56,6 @@ def _boxes(rng: np.random.Generator, sizes: np.ndarray) -> list[FittedBoxes]:
     label = rng.integers(0, 3, len(low)).astype(np.int32)
     crowd = (rng.random(len(low)) < 0.2).astype(np.uint8)
     area = (boxes[:, 2:] - boxes[:, :2]).prod(1) * np.float32(0.5)
-    columns = (boxes, label, crowd, area, np.arange(len(low)))
-    ends = number.cumsum()[:-1]
-    return [FittedBoxes(*parts) for parts in zip(*(np.split(column, ends) for column in columns), strict=True)]
+    columns = {"boxes": boxes, "label": label, "crowd": crowd, "area": area, "annotation_id": np.arange(len(low))}
+    split = [np.split(values, number.cumsum()[:-1]) for values in columns.values()]
+    return [dict(zip(columns, parts, strict=True)) for parts in zip(*split, strict=True)]

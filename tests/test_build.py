@@ -17,8 +17,8 @@ from PIL import Image
 
 import fastload
 import fastload._core as _core
-from fastload.cache.boxes import turn_boxes
 from fastload.cache.build import BuildOptions, build_cache
+from fastload.cache.fitting import turn_boxes
 from fastload.cache.layout import Encoding
 from fastload.cache.partial import Partial
 from fastload.cache.problems import read_problems
@@ -475,13 +475,14 @@ def test_coco_mini(coco_mini, tmp_path):
         report = build_cache(source, tmp_path / dataset.cache.name, BuildOptions(Encoding.ORIGINAL))
         cache = fastload.Cache(report.path)
         samples = list(source.samples())
-        assert report.images == len(samples) and report.boxes == sum(len(sample.boxes.ids) for sample in samples)
+        boxes = sum(len(sample.columns["boxes"]) for sample in samples)
+        assert report.images == len(samples) and report.boxes == boxes
         assert not report.problems and verify_cache(report.path) == []
         ids = np.array([category.id for category in cache.categories])
         for record, sample in zip(cache.records(), samples, strict=True):
             assert bytes(record.data) == sample.path.read_bytes() and record.size == sample.size
-            assert np.abs(record.boxes - sample.boxes.xyxy).max(initial=0) < 1e-4
-            assert ids[record.labels].tolist() == sample.boxes.category_ids.tolist()
-            assert record.crowd.tolist() == sample.boxes.crowd.tolist()
-            assert np.allclose(record.area, sample.boxes.area, rtol=1e-6)
-            assert record.annotation_ids.tolist() == sample.boxes.ids.tolist()
+            assert np.abs(record.boxes - sample.columns["boxes"]).max(initial=0) < 1e-4
+            assert ids[record.labels].tolist() == sample.columns["label"].tolist()
+            assert record.crowd.tolist() == sample.columns["crowd"].tolist()
+            assert np.allclose(record.area, sample.columns["area"], rtol=1e-6)
+            assert record.annotation_ids.tolist() == sample.columns["annotation_id"].tolist()

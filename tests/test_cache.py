@@ -150,8 +150,8 @@ def write_cache(path, images: int, boxes_each: int = 2, box: float = 1.0, payloa
     checksum = int.from_bytes(records[0][24:32], "little")
     rows = np.tile(np.array([[0, 0, box, 1]], np.float32), (boxes_each, 1))
     ones = np.ones(boxes_each)
-    columns = (ones.astype(t) for t in ("i4", "u1", "f4", "i8"))
-    entry = Entry(0, "x.jpg", (640, 480), (640, 480), 0, checksum, rows, *columns)
+    columns = {"boxes": rows, "label": ones, "crowd": ones, "area": ones, "annotation_id": ones}
+    entry = Entry(0, "x.jpg", (640, 480), (640, 480), 0, checksum, columns)
     index = build_index([entry])
     index = {name: np.concatenate([index[name]] * images) for name in INDEX}
     index["label"] *= 0
@@ -200,9 +200,9 @@ def test_a_large_cache_opens_at_once_in_little_memory(tmp_path, payload):
 def sound_index() -> dict[str, np.ndarray]:
     """Two images, a wide and a high one, with a box each."""
     rows, ones = np.array([[0, 0, 1, 1]], np.float32), np.ones(1)
-    columns = [ones.astype(dtype) for dtype in ("i4", "u1", "f4", "i8")]
+    columns = {"boxes": rows, "label": ones, "crowd": ones, "area": ones, "annotation_id": ones}
     sizes = ((30_000, 10), (10, 30_000))  # together more pixels than an image may have, each far fewer
-    return build_index([Entry(i, f"{i}.jpg", size, size, 0, 0, rows, *columns) for i, size in enumerate(sizes)])
+    return build_index([Entry(i, f"{i}.jpg", size, size, 0, 0, columns) for i, size in enumerate(sizes)])
 
 
 @pytest.mark.parametrize(

@@ -31,11 +31,11 @@ def test_coco(tmp_path):
     ]
     first, second, third = source.samples()
     assert (first.image_id, first.name, first.size) == (10, "00000.jpg", (64, 48))
-    assert second.boxes.xyxy.tolist() == [[1.5, 2, 4.5, 6], [5, 5, 6, 6]]
-    assert second.boxes.ids.tolist() == [7, 9] and second.boxes.category_ids.tolist() == [18, 1]
-    assert second.boxes.crowd.tolist() == [True, False]
-    assert second.boxes.area[0] == 5.5 and np.isnan(second.boxes.area[1])
-    assert len(third.boxes.ids) == 0
+    assert second.columns["boxes"].tolist() == [[1.5, 2, 4.5, 6], [5, 5, 6, 6]]
+    assert second.columns["annotation_id"].tolist() == [7, 9] and second.columns["label"].tolist() == [18, 1]
+    assert second.columns["crowd"].tolist() == [True, False]
+    assert second.columns["area"][0] == 5.5 and np.isnan(second.columns["area"][1])
+    assert len(third.columns["annotation_id"]) == 0
     assert [sample.image_id for sample in source.samples(1)] == [20, 30]
 
 
@@ -87,7 +87,7 @@ def test_coco_awkward_entries(tmp_path):
     assert "leads out" in samples[1].left_out and "id 10" in samples[3].left_out
     assert samples[4].path == root / "train" / "sub" / "ok.jpg" and samples[4].size is None
     assert next(iter(source.samples(3))).left_out == samples[3].left_out
-    assert np.isnan(samples[0].boxes.xyxy).all() and len(samples[0].boxes.ids) == 3
+    assert np.isnan(samples[0].columns["boxes"]).all() and len(samples[0].columns["annotation_id"]) == 3
     assert [(problem.image_id, problem.kind) for problem in source.problems] == [(99, "box dropped")]
 
 
@@ -137,11 +137,13 @@ def test_coco_mini_agrees_with_pycocotools(coco_mini):
         assert [sample.image_id for sample in source.samples()] == coco.getImgIds()
         for sample in source.samples():
             rows = coco.loadAnns(coco.getAnnIds(sample.image_id))
-            assert sample.boxes.ids.tolist() == [row["id"] for row in rows]
-            assert sample.boxes.xyxy.tolist() == [[x, y, x + w, y + h] for x, y, w, h in (r["bbox"] for r in rows)]
-            assert sample.boxes.area.tolist() == [row["area"] for row in rows]
-            assert sample.boxes.crowd.tolist() == [bool(row["iscrowd"]) for row in rows]
-            assert sample.boxes.category_ids.tolist() == [row["category_id"] for row in rows]
+            assert sample.columns["annotation_id"].tolist() == [row["id"] for row in rows]
+            assert sample.columns["boxes"].tolist() == [
+                [x, y, x + w, y + h] for x, y, w, h in (r["bbox"] for r in rows)
+            ]
+            assert sample.columns["area"].tolist() == [row["area"] for row in rows]
+            assert sample.columns["crowd"].tolist() == [bool(row["iscrowd"]) for row in rows]
+            assert sample.columns["label"].tolist() == [row["category_id"] for row in rows]
             image = coco.imgs[sample.image_id]
             assert (sample.name, sample.size) == (image["file_name"], (image["width"], image["height"]))
 
@@ -179,10 +181,10 @@ def test_voc(tmp_path):
     assert [(c.id, c.name) for c in source.categories] == [(1, "cat"), (2, "dog"), (3, "zebra")]
     assert source.categories == load(root, "val").categories
     first, second = source.samples()
-    assert (first.image_id, len(first.boxes.ids)) == (7, 0)
+    assert (first.image_id, len(first.columns["annotation_id"])) == (7, 0)
     assert (second.image_id, second.name, second.size) == (5, "000005.jpg", (64, 48))
-    assert second.boxes.xyxy.tolist() == [[0, 0, 10, 20], [4.5, 5, 64, 48]]
-    assert second.boxes.crowd.tolist() == [False, True] and second.boxes.category_ids.tolist() == [2, 1]
+    assert second.columns["boxes"].tolist() == [[0, 0, 10, 20], [4.5, 5, 64, 48]]
+    assert second.columns["crowd"].tolist() == [False, True] and second.columns["label"].tolist() == [2, 1]
     assert source.digest != load(root, "val").digest
 
 
@@ -195,7 +197,7 @@ def test_voc_without_lists_and_with_a_broken_file(tmp_path):
     samples = list(load(root).samples())
     assert [sample.image_id for sample in samples] == [5, 7, 9]
     assert [bool(sample.left_out) for sample in samples] == [False, True, False]
-    assert samples[2].boxes.ids.tolist() == [3]
+    assert samples[2].columns["annotation_id"].tolist() == [3]
 
 
 def write_yolo(root: Path, yaml: str | None, nested: bool = True) -> Path:
@@ -232,12 +234,12 @@ def test_yolo(tmp_path, yaml, nested):
     assert [(c.id, c.name) for c in source.categories] == [(1, "person"), (2, "dog")]
     samples = list(source.samples())
     assert [(sample.image_id, sample.name) for sample in samples] == [(1, "a.jpg"), (2, "b.jpg"), (3, "c.jpg")]
-    boxes = samples[1].boxes
-    assert boxes.relative and boxes.category_ids.tolist() == [2, 1, -1, 8]
-    assert boxes.xyxy[:2].tolist() == [[0.375, 0.25, 0.625, 0.75], [0.1, 0.1, 0.3, 0.4]]
-    assert np.isnan(boxes.xyxy[2:]).all()
-    assert len(samples[0].boxes.ids) == 0
-    assert next(iter(source.samples(1))).boxes.ids.tolist() == boxes.ids.tolist()
+    columns = samples[1].columns
+    assert samples[1].relative and columns["label"].tolist() == [2, 1, -1, 8]
+    assert columns["boxes"][:2].tolist() == [[0.375, 0.25, 0.625, 0.75], [0.1, 0.1, 0.3, 0.4]]
+    assert np.isnan(columns["boxes"][2:]).all()
+    assert len(samples[0].columns["annotation_id"]) == 0
+    assert next(iter(source.samples(1))).columns["annotation_id"].tolist() == columns["annotation_id"].tolist()
 
 
 def test_yolo_class_names(tmp_path):
@@ -259,7 +261,7 @@ def test_folder(tmp_path):
         (tmp_path / name).write_bytes(jpeg())
     source = find_datasets(tmp_path, Format.FOLDER)[0].load()
     assert [(sample.image_id, sample.name) for sample in source.samples()] == [(1, "a/x.PNG"), (2, "b.jpg")]
-    assert source.categories == () and all(len(sample.boxes.ids) == 0 for sample in source.samples())
+    assert source.categories == () and all(len(sample.columns["annotation_id"]) == 0 for sample in source.samples())
 
 
 def test_formats_are_told_apart(tmp_path):
@@ -305,7 +307,7 @@ def test_no_name_leads_out_of_the_folder(tmp_path):
     (yolo / "train.txt").write_text("\n".join(map(str, names)))
     samples = list(load(yolo, "train").samples())
     assert ["leads out" in (sample.left_out or "") for sample in samples] == [False, False, True, True, True]
-    assert [len(sample.boxes.ids) for sample in samples] == [0, 4, 0, 0, 0]
+    assert [len(sample.columns["annotation_id"]) for sample in samples] == [0, 4, 0, 0, 0]
 
 
 @pytest.mark.parametrize("where", ["../outside", "{}/outside"])

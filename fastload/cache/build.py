@@ -27,7 +27,7 @@ class BuildOptions:
 
     encoding: Encoding = Encoding.DCT
     reduction: Reduction = field(default_factory=Reduction)
-    exif_rotate: bool = False  # turn pictures upright; boxes refer to the upright picture (see `boxes.fit_boxes`)
+    exif_rotate: bool = False  # turn pictures upright; boxes refer to the upright picture (see `fit_columns`)
     workers: int | None = None  # threads; None: one for every core
     overwrite: bool = False
     strict: bool = False
@@ -72,6 +72,7 @@ def describe_job(source: Source, options: BuildOptions) -> dict[str, Any]:
         "encoding": options.encoding.label,
         **options.reduction.describe(),
         "exif_rotate": options.exif_rotate,
+        "columns": {column.key: column.dtype for column in source.columns} or None,
     }
 
 
@@ -84,6 +85,7 @@ def _outcomes(source: Source, start: int, options: BuildOptions) -> Iterator[Out
         encoding=options.encoding,
         reduction=options.reduction,
         exif_rotate=options.exif_rotate,
+        further=source.columns,
     )
     return ordered_map(make, source.samples(start), options.workers)
 

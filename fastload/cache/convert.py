@@ -1,18 +1,20 @@
-"""From a sample to its record: the file is read and checked, its boxes are fitted, its payload is encoded."""
+"""From a sample to its record: the file is read and checked, its columns are fitted, its payload is encoded."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 import fastload._core as _core
-from fastload.cache.boxes import FittedBoxes, fit_boxes
+from fastload.annotations import Column, Columns
+from fastload.cache.fitting import fit_columns, scale_columns
 from fastload.cache.index import Entry
 from fastload.cache.layout import Encoding
 from fastload.cache.picture import Picture, admit
 from fastload.cache.record import pack_record, read_header
-from fastload.cache.reduce import Reduction, scale_boxes
+from fastload.cache.reduce import Reduction
 from fastload.errors import DecodeError
 from fastload.sources.source import Problem, Sample
 
@@ -50,7 +52,12 @@ def encode(picture: Picture, encoding: Encoding) -> tuple[bytes, str | None]:
 
 
 def make_record(
-    sample: Sample, label_of: dict[int, int], encoding: Encoding, reduction: Reduction, exif_rotate: bool
+    sample: Sample,
+    label_of: dict[int, int],
+    encoding: Encoding,
+    reduction: Reduction,
+    exif_rotate: bool,
+    further: Sequence[Column] = (),
 ) -> Outcome:
     """Meet one sample's file and annotations, whatever they are. Runs in a worker thread."""
     stamp = stamp_of(sample)
@@ -66,12 +73,12 @@ def make_record(
     except DecodeError as error:
         return Outcome(None, None, [Problem(sample.image_id, sample.name, "left out", str(error))], stamp)
     problems = [Problem(sample.image_id, sample.name, *picture.change)] if picture.change else []
-    fitted, about_boxes = fit_boxes(sample, picture.size, picture.orientation, label_of)
-    fitted = scale_boxes(fitted, picture.size, stored.size)
+    columns, about_boxes = fit_columns(sample, picture.size, picture.orientation, label_of, further)
+    columns = scale_columns(columns, picture.size, stored.size)
     record, refusal = encode(stored, encoding)
     if refusal:
         problems.append(Problem(sample.image_id, sample.name, NOT_PACKED, refusal))
-    entry = make_entry(record, sample.image_id, sample.name, picture.size, fitted)
+    entry = make_entry(record, sample.image_id, sample.name, picture.size, columns)
     return Outcome(record, entry, problems + about_boxes, stamp)
 
 
@@ -86,7 +93,7 @@ def stamp_of(sample: Sample) -> Stamp:
     return status.st_size, status.st_mtime_ns
 
 
-def make_entry(record: bytes, image_id: int, name: str, source_size: tuple[int, int], fitted: FittedBoxes) -> Entry:
+def make_entry(record: bytes, image_id: int, name: str, source_size: tuple[int, int], columns: Columns) -> Entry:
     """The index entry of a record."""
     header = read_header(record)
     return Entry(
@@ -96,7 +103,7 @@ def make_entry(record: bytes, image_id: int, name: str, source_size: tuple[int, 
         source_size=source_size,
         encoding=header.encoding,
         checksum=header.checksum,
-        **{name: getattr(fitted, name) for name in ("boxes", "label", "crowd", "area", "annotation_id")},
+        columns=columns,
     )
 
 

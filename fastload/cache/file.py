@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fastload._core as _core
+from fastload.annotations import SCHEMA, Annotations, Column, Columns
 from fastload.cache.layout import Encoding
 from fastload.cache.manifest import Manifest
 from fastload.cache.mapping import open_mapping
@@ -38,6 +39,7 @@ class Record:
     annotation_ids: NDArray[np.int64]  # (G)
     image_id: int
     name: str  # the file the image came from
+    columns: Columns  # further ones by name: (G, ...) of the objects, (...) of the image
 
 
 class CacheFile:
@@ -81,11 +83,18 @@ class CacheFile:
             annotation_ids=self.annotation_ids[first:last],
             image_id=int(self.image_ids[i]),
             name=self.name(i),
+            columns={column.name: self._values(column, i) for column in self.manifest.columns},
         )
 
     def records(self) -> Iterator[Record]:
         """All images as they are stored, in order."""
         return map(self.record, range(len(self)))
+
+    def columns_of(self, index: int) -> Columns:
+        """All columns of image `index` by key, `annotations.SCHEMA` and further ones: (G, ...) of objects, (...) of the
+        image. Views."""
+        i = self._position(index)
+        return {column.key: self._values(column, i) for column in (*SCHEMA, *self.manifest.columns)}
 
     def check_record(self, index: int) -> RecordHeader:
         """The header of image `index`. `CacheError` when a bit of its record is not as it was written."""
@@ -193,6 +202,11 @@ class CacheFile:
         return self._mapping.index["annotation_id"]
 
     @property
+    def columns(self) -> Columns:
+        """The columns beside those, by name: (m, ...) a value a box, or (n, ...) a value an image."""
+        return {column.name: self._mapping.index[column.key] for column in self.manifest.columns}
+
+    @property
     def encodings(self) -> NDArray[np.uint8]:
         """(n) how each payload holds its image: values of `layout.Encoding`."""
         return self._mapping.index["encoding"]
@@ -213,33 +227,33 @@ class CacheFile:
         return self._mapping.index["checksum"]
 
     @cached_property
-    def annotations(self) -> _core.Annotations:
-        """All of that as the native core takes it."""
-        return _core.Annotations(
-            self.box_offsets,
-            self.boxes,
-            self.labels,
-            self.crowd,
-            self.area,
-            self.image_ids,
-            self.sizes,
-            self.source_sizes,
-        )
+    def annotations(self) -> Annotations:
+        """All of that as batches are made of it."""
+        return self._annotations(slice(None), self.box_offsets)
 
     @cached_property
-    def annotations_without_crowds(self) -> _core.Annotations:
+    def annotations_without_crowds(self) -> Annotations:
         """The same, without the boxes that surround crowds."""
         single = ~self.crowd
-        return _core.Annotations(
-            np.concatenate([[0], np.cumsum(single)])[self.box_offsets],
-            self.boxes[single],
-            self.labels[single],
-            self.crowd[single],
-            self.area[single],
+        return self._annotations(single, np.concatenate([[0], np.cumsum(single)])[self.box_offsets])
+
+    def _annotations(self, rows: slice | NDArray[np.bool_], offsets: NDArray[np.int64]) -> Annotations:
+        """Of some of the boxes, those of image i being offsets[i] to offsets[i + 1]."""
+        further: dict[str, dict[str, NDArray[Any]]] = {"object": {}, "image": {}}
+        for column in self.manifest.columns:
+            array = self._mapping.index[column.key]
+            further[column.per][column.name] = array[rows] if column.per == "object" else array
+        boxes = _core.Annotations(
+            offsets,
+            self.boxes[rows],
+            self.labels[rows],
+            self.crowd[rows],
+            self.area[rows],
             self.image_ids,
             self.sizes,
             self.source_sizes,
         )
+        return Annotations(boxes, further["object"], further["image"], self._mapping.check_unchanged)
 
     @cached_property
     def images_without_boxes(self) -> NDArray[np.int64]:
@@ -297,6 +311,12 @@ class CacheFile:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r}: {len(self)} images, {len(self.boxes)} boxes)"
+
+    def _values(self, column: Column, i: int) -> NDArray[Any]:
+        """A column's values of image i."""
+        rows = slice(*self.box_offsets[i : i + 2]) if column.per == "object" else i
+        values: NDArray[Any] = self._mapping.index[column.key][rows, ...]
+        return values
 
     def _position(self, index: int) -> int:
         n, position = len(self), as_int(index)

@@ -1,4 +1,4 @@
-"""The index of a cache: flat arrays over all its images and boxes, as `layout.INDEX` lists them."""
+"""The index of a cache: flat arrays over all its images and boxes: those of `layout.INDEX`, and further columns."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fastload._core as _core
+from fastload.annotations import SCHEMA, Columns
 from fastload.cache.layout import INDEX
 
 Index: TypeAlias = dict[str, NDArray[Any]]
-_COLUMNS = {"size": 2, "source_size": 2, "boxes": 4}  # the arrays with two dimensions
+_VALUES: dict[str, tuple[int, ...]] = {"size": (2,), "source_size": (2,)} | {each.key: each.shape for each in SCHEMA}
 _OFFSETS = {"name_offset": "names", "box_offset": "boxes"}
 
 
@@ -27,43 +28,42 @@ class Entry:
     source_size: tuple[int, int]  # of the annotated picture
     encoding: int
     checksum: int
-    boxes: NDArray[np.float32]  # (G, 4) x0, y0, x1, y1 pixels
-    label: NDArray[np.int32]  # (G)
-    crowd: NDArray[np.uint8]  # (G)
-    area: NDArray[np.float32]  # (G)
-    annotation_id: NDArray[np.int64]  # (G)
+    columns: Columns  # by key: (G, ...) of objects, (...) of the image
 
 
 def shape_of(name: str, images: int, boxes: int, name_bytes: int) -> tuple[int, ...]:
-    """The shape an index array must have in a cache of so many images, boxes and bytes of names."""
-    length = {"image": images, "image+1": images + 1, "box": boxes, "bytes": name_bytes}[INDEX[name][1]]
-    return (length, _COLUMNS[name]) if name in _COLUMNS else (length,)
+    """The shape an array of INDEX must have in a cache of so many images, boxes and bytes of names."""
+    length = {"image": images, "image+1": images + 1, "object": boxes, "bytes": name_bytes}[INDEX[name][1]]
+    return (length, *_VALUES.get(name, ()))
 
 
 def build_index(entries: Sequence[Entry]) -> Index:
-    """The index of images in the order given."""
+    """The index of images in the order given, all of the same columns."""
     names = [entry.name.encode("utf-8", "surrogateescape") for entry in entries]
-    columns: dict[str, Any] = {
+    arrays: dict[str, Any] = {
         "name_offset": _offsets(map(len, names)),
         "names": np.frombuffer(b"".join(names), np.uint8),
-        "box_offset": _offsets(len(entry.boxes) for entry in entries),
+        "box_offset": _offsets(len(entry.columns["boxes"]) for entry in entries),
     }
-    for name, (_, per) in INDEX.items():
-        if per == "image":
-            columns[name] = [getattr(entry, name) for entry in entries]
-        elif per == "box":
-            columns[name] = np.concatenate([getattr(entry, name) for entry in entries]) if entries else []
-    return {name: _as_column(name, columns[name]) for name in INDEX}
+    for name in ("image_id", "size", "source_size", "encoding", "checksum"):
+        arrays[name] = [getattr(entry, name) for entry in entries]
+    for key in entries[0].columns if entries else (column.key for column in SCHEMA):
+        gather = np.stack if key.startswith("image/") else np.concatenate
+        arrays[key] = gather([entry.columns[key] for entry in entries]) if entries else []
+    further = sorted(arrays.keys() - INDEX.keys())
+    return {name: _as_array(name, arrays[name]) for name in INDEX} | {key: arrays[key] for key in further}
 
 
 def join_indices(parts: Iterable[Index]) -> Index:
-    """One index of the images of several, in order."""
-    parts = [build_index([]), *parts]
+    """One index of the images of several, in order, with the further columns that are the same kind in all."""
+    parts = [part for part in parts if len(part["image_id"])] or [build_index([])]
+    kinds = [{(name, array.dtype.str, array.shape[1:]) for name, array in part.items()} for part in parts]
+    further = sorted(name for name, *_ in set.intersection(*kinds) if name not in INDEX)
     return {
         name: _join_offsets([part[name] for part in parts])
         if name in _OFFSETS
         else np.concatenate([part[name] for part in parts])
-        for name in INDEX
+        for name in (*INDEX, *further)
     }
 
 
@@ -77,6 +77,9 @@ def check_index(index: Index, categories: int) -> None:
         raise ValueError("its labels are not among its categories")
     if index["crowd"].max(initial=0) > 1 or min(index[name].min(initial=1) for name in ("size", "source_size")) < 1:
         raise ValueError("its index holds impossible values")
+    for name, array in index.items():
+        if array.dtype == np.bool_ and array.view(np.uint8).max(initial=0) > 1:
+            raise ValueError(f"its {name} holds impossible values")
     _check_pixels(index)
 
 
@@ -98,6 +101,5 @@ def _join_offsets(parts: list[NDArray[Any]]) -> NDArray[Any]:
     return _offsets(np.concatenate([np.diff(part) for part in parts]))
 
 
-def _as_column(name: str, values: Any) -> NDArray[Any]:
-    column = np.asarray(values, INDEX[name][0])
-    return column.reshape(-1, _COLUMNS[name]) if name in _COLUMNS else column
+def _as_array(name: str, values: Any) -> NDArray[Any]:
+    return np.asarray(values, INDEX[name][0]).reshape(-1, *_VALUES.get(name, ()))

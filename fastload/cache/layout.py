@@ -2,7 +2,7 @@
 
 Keys, in LMDB's (byte) order:
 
-    b"index/" + name      a flat little-endian array over all images or boxes (see INDEX)
+    b"index/" + name      a flat little-endian array over all images or boxes (see INDEX and `annotations.Column.key`)
     b"manifest"           b"xxh64=" + 16 hex digits of the JSON's checksum + b"\\n" + JSON (see manifest keys below)
     b"record/" + position the image at this position of the source; position is 8 bytes, big-endian
 
@@ -20,6 +20,8 @@ All of it is read as untrusted bytes by `reader` and by the C++ core; nothing is
 from enum import IntEnum
 
 import numpy as np
+
+from fastload.annotations import DTYPES, SCHEMA
 
 VERSION = 1
 MANIFEST_KEY = b"manifest"
@@ -68,7 +70,8 @@ RECORD_HEADER = np.dtype(
 )
 assert RECORD_HEADER.itemsize == 32
 
-# name: (dtype, per what). "image": one entry an image; "image+1": offsets; "box": one an annotation.
+# The arrays that every cache has: name: (dtype, per what). "image": one entry an image; "image+1": offsets; "object":
+# one an annotation.
 INDEX = {
     "image_id": ("<i8", "image"),
     "size": ("<i4", "image"),  # (n, 2) width, height of the decoded image
@@ -78,11 +81,7 @@ INDEX = {
     "checksum": ("<u8", "image"),  # of the record, as in its header
     "names": ("u1", "bytes"),  # file names, UTF-8, concatenated
     "box_offset": ("<i8", "image+1"),  # boxes of image i: rows box_offset[i] to box_offset[i + 1]
-    "boxes": ("<f4", "box"),  # (m, 4) x0, y0, x1, y1 in pixels of the decoded image
-    "label": ("<i4", "box"),  # index into the manifest's categories
-    "crowd": ("u1", "box"),
-    "area": ("<f4", "box"),  # of the segmentation where the source has one, else of the box; square pixels
-    "annotation_id": ("<i8", "box"),
+    **{column.key: (DTYPES[column.dtype], column.per) for column in SCHEMA},
 }
 
 

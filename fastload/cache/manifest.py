@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import fastload._core as _core
+from fastload.annotations import Column, Per
 from fastload.cache.index import Index, shape_of
 from fastload.cache.layout import INDEX, VERSION
 from fastload.sources.source import Category
@@ -22,7 +24,22 @@ class Manifest:
     boxes: int
     categories: tuple[Category, ...]
     source: dict[str, Any]  # where it was built from and how
-    arrays: dict[str, dict[str, Any]]  # name: dtype, shape, checksum (hex)
+    arrays: dict[str, dict[str, Any]]  # name: dtype, shape, checksum (hex); those of kinds unknown to this version too
+
+    @cached_property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns beside those that every cache has. ValueError when the manifest says what cannot be of them."""
+        counts: dict[Per, int] = {"image": self.images, "object": self.boxes}
+        found = (Column.of_array(key, array, counts) for key, array in sorted(self.arrays.items()))
+        columns = tuple(column for column in found if column is not None)
+        if len({column.name for column in columns}) < len(columns):
+            raise ValueError("two columns of one name")
+        return columns
+
+    @property
+    def array_names(self) -> list[str]:
+        """The arrays that this version reads."""
+        return [*INDEX, *(column.key for column in self.columns)]
 
     @property
     def fingerprint(self) -> str:
@@ -68,12 +85,17 @@ class Manifest:
             array = self.arrays[name]
             if array["dtype"] != dtype or tuple(array["shape"]) != shape_of(name, self.images, self.boxes, name_bytes):
                 raise ValueError(name)
-            int(array["checksum"], 16)
+        for name in self.array_names:
+            int(self.arrays[name]["checksum"], 16)
 
 
 def describe_arrays(index: Index) -> dict[str, dict[str, Any]]:
     """The manifest's entry for each array of an index."""
     return {
-        name: {"dtype": INDEX[name][0], "shape": list(array.shape), "checksum": f"{_core.xxh64(array.tobytes()):016x}"}
+        name: {
+            "dtype": array.dtype.str.lstrip("|"),
+            "shape": list(array.shape),
+            "checksum": f"{_core.xxh64(array.tobytes()):016x}",
+        }
         for name, array in index.items()
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from math import prod
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 import fastload._core as _core
 from fastload.cache.index import Index, check_index
-from fastload.cache.layout import INDEX, INDEX_PREFIX, MANIFEST_KEY
+from fastload.cache.layout import INDEX_PREFIX, MANIFEST_KEY
 from fastload.cache.manifest import Manifest
 from fastload.errors import CacheError
 
@@ -37,7 +38,7 @@ class Mapping:
             self._places = values
             self._stored_manifest = bytes(self._bytes(MANIFEST_KEY))
             self.manifest = Manifest.from_bytes(self._stored_manifest)
-            self.index: Index = {name: self._array(name) for name in INDEX}
+            self.index: Index = {name: self._array(name) for name in self.manifest.array_names}
             check_index(self.index, len(self.manifest.categories))
             if len(self.offsets) != self.manifest.images:
                 raise ValueError(f"it has {len(self.offsets)} records for {self.manifest.images} images")
@@ -66,7 +67,7 @@ class Mapping:
             return
         if state[0] < len(self.file):
             raise self._changed(f"{state[0]} of {len(self.file)} bytes are left")
-        if self._bytes(MANIFEST_KEY) != self._stored_manifest or not all(map(self._is_sound, INDEX)):
+        if self._bytes(MANIFEST_KEY) != self._stored_manifest or not all(map(self._is_sound, self.index)):
             raise self._changed("its index is not what it was")
         self._state = state  # it was only touched, or pages of records vanished, which is noticed at each of these
 
@@ -88,7 +89,7 @@ class Mapping:
     def _array(self, name: str) -> NDArray[Any]:
         described, stored = self.manifest.arrays[name], self._bytes(INDEX_PREFIX + name.encode())
         dtype, shape = np.dtype(described["dtype"]), tuple(described["shape"])
-        if INDEX_PREFIX + name.encode() not in self._places or len(stored) != int(np.prod(shape)) * dtype.itemsize:
+        if INDEX_PREFIX + name.encode() not in self._places or len(stored) != prod(shape) * dtype.itemsize:
             raise ValueError(f"its {name} is missing or of the wrong size")
         if not self._is_sound(name):
             raise ValueError(f"the checksum of its {name} does not match")

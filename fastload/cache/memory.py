@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fastload.cache.boxes import fit_boxes
 from fastload.cache.convert import Outcome, encode, make_entry, make_record
+from fastload.cache.fitting import fit_columns
 from fastload.cache.index import Entry, build_index
 from fastload.cache.layout import Encoding
 from fastload.cache.manifest import Manifest, describe_arrays
@@ -26,10 +26,9 @@ from fastload.cache.reader import Cache
 from fastload.cache.reduce import Reduction
 from fastload.errors import DecodeError
 from fastload.parallel import ordered_map
-from fastload.sources.source import Boxes, Category, Problem, Sample
+from fastload.sources.source import Category, Problem, Sample
 
 InputImage: TypeAlias = str | os.PathLike[str] | bytes | NDArray[np.uint8]
-NO_BOXES = Boxes.of([])
 
 
 class MemoryCache(Cache):
@@ -109,14 +108,14 @@ def read_images(
 def _read_image(numbered: tuple[int, InputImage], exif_rotate: bool) -> Outcome:
     number, image = numbered
     if isinstance(image, str | os.PathLike):
-        sample = Sample(number, os.fspath(image), Path(image), NO_BOXES)
+        sample = Sample(number, os.fspath(image), Path(image))
         return make_record(sample, {}, Encoding.ORIGINAL, Reduction(), exif_rotate)
-    sample = Sample(number, f"image {number}", Path(), NO_BOXES)
+    sample = Sample(number, f"image {number}", Path())
     try:
         picture = admit(image, exif_rotate) if isinstance(image, bytes) else admit_pixels(image)
     except DecodeError as error:
         return Outcome(None, None, [Problem(number, sample.name, "left out", str(error))])
     record, _ = encode(picture, Encoding.ORIGINAL)
-    fitted, _ = fit_boxes(sample, picture.size, picture.orientation, {})
+    columns, _ = fit_columns(sample, picture.size, picture.orientation, {})
     problems = [Problem(number, sample.name, *picture.change)] if picture.change else []
-    return Outcome(record, make_entry(record, number, sample.name, picture.size, fitted), problems)
+    return Outcome(record, make_entry(record, number, sample.name, picture.size, columns), problems)

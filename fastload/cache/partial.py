@@ -60,7 +60,8 @@ class Part:
     def from_bytes(cls, end: int, stored: bytes) -> Part:
         """ValueError or KeyError when these are not the bytes of a part."""
         with np.load(io.BytesIO(stored), allow_pickle=False) as arrays:
-            index = {name: arrays[name] for name in INDEX}
+            further = sorted({*arrays.files} - {*INDEX, "problems", "stamps"})
+            index = {name: arrays[name] for name in (*INDEX, *further)}
             problems = [Problem(**fields) for fields in json.loads(arrays["problems"].tobytes())]
             return cls(end, index, problems, [(size, time) for size, time in arrays["stamps"].tolist()])
 

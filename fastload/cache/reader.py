@@ -27,8 +27,9 @@ class Cache(CacheFile, Dataset[Example]):
 
     `image` is the whole image, uint8 RGB (3, H, W), with the pixels that `FastLoader` shows at that size. `target` is a
     dict like those of `Targets`: `boxes` (n, 4) float32 xyxy in pixels of the image, `labels` (n) int64 of the
-    dataset's own category ids, `image_id` int, `area` (n) float32, `iscrowd` (n) int64. So `DataLoader`, `Subset`,
-    `random_split`, `cache + other` and torchvision's scripts take it as any dataset; `FastLoader` reads it faster.
+    dataset's own category ids, `image_id` int, `area` (n) float32, `iscrowd` (n) int64, and further columns, if the
+    cache has some. So `DataLoader`, `Subset`, `random_split`, `cache + other` and torchvision's scripts take it as any
+    dataset; `FastLoader` reads it faster.
     `record(i)` is what is stored. A subclass may have a `__getitem__` of its own.
 
     Image i is the i-th of the source that could be stored: the order of the annotation file, not that of image ids,
@@ -107,4 +108,5 @@ class Cache(CacheFile, Dataset[Example]):
             "image_id": int(self.image_ids[i]),
             "area": torch.tensor(self.area[of_image]),
             "iscrowd": torch.from_numpy(self.crowd[of_image].astype(np.int64)),
+            **{column.name: torch.tensor(self._values(column, i)) for column in self.manifest.columns},
         }

@@ -7,10 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from math import floor
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
-from fastload.cache.boxes import FittedBoxes
 from fastload.cache.layout import Subsampling
 from fastload.cache.picture import QUALITY, Picture, jpeg_picture
 from fastload.errors import DecodeError
@@ -69,15 +67,6 @@ class Reduction:
         if picture.subsampling == Subsampling.GRAY:
             return Subsampling.GRAY
         return picture.subsampling if self.subsampling is None else SUBSAMPLINGS[self.subsampling]
-
-
-def scale_boxes(fitted: FittedBoxes, size: tuple[int, int], stored: tuple[int, int]) -> FittedBoxes:
-    """The boxes of a picture of `size` (width, height), in pixels of the same picture stored with size `stored`."""
-    if size == stored:
-        return fitted
-    scale = np.array(stored) / np.array(size)
-    boxes = np.minimum(fitted.boxes * np.tile(scale, 2), np.tile(stored, 2))
-    return replace(fitted, boxes=boxes.astype(np.float32), area=(fitted.area * scale.prod()).astype(np.float32))
 
 
 def _decode(picture: Picture) -> Image.Image:

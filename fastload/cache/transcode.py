@@ -9,19 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import fastload._core as _core
 from fastload.cache.assemble import BuildReport, Progress, check_up_to_date, fill, report
-from fastload.cache.boxes import FittedBoxes
 from fastload.cache.convert import NOT_PACKED, Outcome, encode, make_entry
 from fastload.cache.file import CacheFile, Record
+from fastload.cache.fitting import scale_columns
 from fastload.cache.layout import Encoding
 from fastload.cache.manifest import Manifest, describe_arrays
 from fastload.cache.partial import Partial, write_errors
 from fastload.cache.picture import jpeg_picture
 from fastload.cache.problems import read_problems, write_problems
-from fastload.cache.reduce import Reduction, scale_boxes
+from fastload.cache.reduce import Reduction
 from fastload.errors import CacheError, DecodeError
 from fastload.parallel import ordered_map
 from fastload.sources.source import Problem
@@ -78,7 +76,7 @@ def describe_job(cache: CacheFile, options: TranscodeOptions) -> dict[str, Any]:
 def transcode(cache: CacheFile, options: TranscodeOptions, index: int) -> Outcome:
     """The record of image `index` as `options` want it. Runs in a worker thread."""
     record = cache.record(index)
-    boxes = FittedBoxes(record.boxes, record.labels, record.crowd.view(np.uint8), record.area, record.annotation_ids)
+    columns = cache.columns_of(index)
     if record.encoding == options.encoding and not options.reduction:
         data, refusal = bytes(cache.record_bytes(index)), None
     else:
@@ -88,9 +86,9 @@ def transcode(cache: CacheFile, options: TranscodeOptions, index: int) -> Outcom
         except DecodeError as error:
             raise CacheError(f"{cache.path}: image {record.image_id} ({record.name}) {error}.") from error
         data, refusal = encode(stored, options.encoding)
-        boxes = scale_boxes(boxes, picture.size, stored.size)
+        columns = scale_columns(columns, picture.size, stored.size)
     cache.check_unchanged()  # it was whole when the boxes and bytes were read
-    entry = make_entry(data, record.image_id, record.name, record.source_size, boxes)
+    entry = make_entry(data, record.image_id, record.name, record.source_size, columns)
     problems = [Problem(record.image_id, record.name, NOT_PACKED, refusal)] if refusal else []
     return Outcome(data, entry, problems)
 

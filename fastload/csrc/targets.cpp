@@ -49,8 +49,7 @@ struct Row {
 struct Shown {
     Box box;
     float area;
-    int32_t label;
-    bool crowd;
+    int64_t object;  // whose box it is: a row of the annotations
 };
 
 // What `Targets` holds of a slot beside its boxes. `sources` counts those it shows.
@@ -75,10 +74,11 @@ struct Columns {
 };
 
 // The boxes of batches, which are the slots up to each of `ends`; padded to the fullest slot of the batch. Of all batches,
-// one after another.
+// one after another. With `objects`, also whose boxes they are.
 class Padded {
 public:
-    Padded(const std::vector<Slot>& slots, const std::vector<size_t>& ends) : ends_(ends), starts_(ends.size() + 1) {
+    Padded(const std::vector<Slot>& slots, const std::vector<size_t>& ends, bool objects)
+        : ends_(ends), starts_(ends.size() + 1) {
         int64_t* start = starts_.mutable_data();
         *start = 0;
         size_t begin = 0;
@@ -93,9 +93,12 @@ public:
         labels_.reset(new int64_t[*start]);
         crowd_ = Array<bool>(*start);
         area_ = Array<float>(*start);
+        objects_ = Array<int64_t>(objects ? *start : 0);
     }
 
-    void fill(const std::vector<Slot>& slots, const std::vector<Shown>& shown) {
+    // `labels` and `crowds` are those of all objects.
+    void fill(const std::vector<Slot>& slots, const std::vector<Shown>& shown, const int32_t* labels,
+              const bool* crowds) {
         Box* box = boxes_.get();
         int64_t* label = labels_.get();
         bool* crowd = crowd_.mutable_data();
@@ -106,8 +109,8 @@ public:
                 const Shown* const first = shown.data() + slots[s].first_box;
                 for (const Shown* one = first; one < first + slots[s].boxes; ++one) {
                     *box++ = one->box;
-                    *label++ = one->label;
-                    *crowd++ = one->crowd;
+                    *label++ = labels[one->object];
+                    *crowd++ = crowds[one->object];
                     *area++ = one->area;
                 }
                 const size_t rest = width - slots[s].boxes;
@@ -117,6 +120,7 @@ public:
                 area = std::fill_n(area, rest, 0.f);
             }
         }
+        if (objects_.size()) fill_objects(slots, shown);
     }
 
     // What training always looks at comes as a tensor a batch, the rest as arrays of all.
@@ -128,10 +132,20 @@ public:
             boxes[k] = to_capsule<3>(first, element_type<float>, {b, g, 4}, {4 * g, 4, 1}, boxes_);
             labels[k] = to_capsule<2>(labels_.get() + start, element_type<int64_t>, {b, g}, {g, 1}, labels_);
         }
-        return py::make_tuple(boxes, labels, crowd_, area_, starts_);
+        return py::make_tuple(boxes, labels, crowd_, area_, objects_, starts_);
     }
 
 private:
+    void fill_objects(const std::vector<Slot>& slots, const std::vector<Shown>& shown) {
+        int64_t* object = objects_.mutable_data();
+        for (size_t k = 0, s = 0; k < ends_.size(); ++k)
+            for (; s < ends_[k]; ++s) {
+                const Shown* const first = shown.data() + slots[s].first_box;
+                for (const Shown* one = first; one < first + slots[s].boxes; ++one) *object++ = one->object;
+                object = std::fill_n(object, size_t(width(k)) - slots[s].boxes, int64_t(-1));
+            }
+    }
+
     int64_t slots(size_t batch) const { return int64_t(ends_[batch] - (batch ? ends_[batch - 1] : 0)); }
     // G of a batch
     int64_t width(size_t batch) const {
@@ -144,6 +158,7 @@ private:
     std::shared_ptr<int64_t[]> labels_;
     Array<bool> crowd_;
     Array<float> area_;
+    Array<int64_t> objects_;
 };
 
 struct Plan {
@@ -181,11 +196,11 @@ public:
                 "the annotations' arrays disagree in length");
     }
 
-    // The slots up to each of `ends` are a batch; those of `failed` keep no boxes.
+    // The slots up to each of `ends` are a batch; those of `failed` keep no boxes. With `objects`, says whose boxes they are.
     py::tuple place(const Array<int64_t>& row_index, const Array<int32_t>& slot, const Array<int32_t>& source,
                     const Array<float>& crop, const Array<int32_t>& rect, const Array<bool>& flip,
                     const Array<int32_t>& size, const Array<int64_t>& slot_index, float min_visible,
-                    const std::vector<size_t>& ends, const std::vector<size_t>& failed) const {
+                    const std::vector<size_t>& ends, const std::vector<size_t>& failed, bool objects) const {
         const Plan plan{slot, source, crop, rect, flip, size, row_index, slot_index, min_visible};
         std::vector<Slot> slots(slot_index.size());
         std::vector<Shown> shown;
@@ -195,11 +210,11 @@ public:
             show(plan, failed, slots, shown);
         }
         Columns columns(slot_index.size());
-        Padded padded(slots, ends);
+        Padded padded(slots, ends, objects);
         {
             WithoutGil without_gil;
             fill(plan, slots, columns);
-            padded.fill(slots, shown);
+            padded.fill(slots, shown, labels_.data(), crowd_.data());
         }
         return py::make_tuple(columns.result(), padded.result(), columns.num_boxes, columns.num_sources);
     }
@@ -266,7 +281,7 @@ private:
             const float visible = cut ? box.area() / whole.area() : 1;
             if (cut && !(visible >= min_visible && box.x1 - box.x0 >= 1 && box.y1 - box.y0 >= 1)) continue;
             const float area = area_.data()[k] * std::abs(row.affine[0] * row.affine[1]) * visible;
-            shown.push_back({box, area, labels_.data()[k], crowd_.data()[k]});
+            shown.push_back({box, area, k});
         }
     }
 
@@ -309,11 +324,12 @@ void bind_targets(py::module_& m) {
         .def("place", &Annotations::place, py::arg("row_index").noconvert(), py::arg("slot").noconvert(),
              py::arg("source").noconvert(), py::arg("crop").noconvert(), py::arg("rect").noconvert(),
              py::arg("flip").noconvert(), py::arg("size").noconvert(), py::arg("slot_index").noconvert(),
-             py::arg("min_visible"), py::arg("ends"), py::arg("failed"),
+             py::arg("min_visible"), py::arg("ends"), py::arg("failed"), py::arg("objects") = false,
              "The targets of a placed plan, whose slots show the images `slot_index`: image_id, scale, offset, flip, size, "
              "original_size as in `Targets`; boxes and labels likewise, DLPack capsules for each batch, which are the slots "
-             "up to each of `ends`; crowd and area of all batches, and where each batch's begin; for each slot the number of "
-             "boxes and of sources. Slots of `failed` get no boxes.");
+             "up to each of `ends`; crowd and area of all batches, with `objects` also the row of the annotations that each "
+             "box is of (-1: padding), and where each batch's begin; for each slot the number of boxes and of sources. Slots "
+             "of `failed` get no boxes.");
 }
 
 }  // namespace fastload

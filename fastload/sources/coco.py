@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastload.annotations import Per
 from fastload.errors import SourceError
 from fastload.sources.files import digest_of, inside, read_bytes
-from fastload.sources.source import Boxes, Category, Problem, Sample
+from fastload.sources.further import read_columns
+from fastload.sources.source import Category, Problem, Sample
 
 NO_BOX = (np.nan,) * 4
 
 
 class CocoSource:
-    """A COCO annotation file with its image folder, in the order of the file's `images`."""
+    """A COCO annotation file with its image folder, in the order of the file's `images`.
+
+    Args:
+        annotations: the file.
+        images: the folder.
+        columns: further fields of annotations or images to keep: see `Request`.
+    """
 
     format = "coco"
 
-    def __init__(self, annotations: Path, images: Path) -> None:
+    def __init__(self, annotations: Path, images: Path, columns: Sequence[str] = ()) -> None:
         self.location = str(annotations)
         self.path, self.folder = annotations, images
         content = read_bytes(annotations)
@@ -31,7 +40,7 @@ class CocoSource:
         self.categories = self._categories(document)
         self.images = self._entries(document, "images")
         self._check_images()
-        self._read_annotations(document.get("annotations") or [])
+        self._read_annotations(document.get("annotations") or [], columns)
         self.problems = self._orphans()
 
     def __len__(self) -> int:
@@ -40,11 +49,11 @@ class CocoSource:
     def samples(self, start: int = 0) -> Iterator[Sample]:
         """The images from position `start` on."""
         seen = {image["id"] for image in self.images[:start]}
-        for image in self.images[start:]:
-            yield self._sample(image, duplicate=image["id"] in seen)
+        for i, image in enumerate(self.images[start:], start):
+            yield self._sample(i, image, duplicate=image["id"] in seen)
             seen.add(image["id"])
 
-    def _sample(self, image: dict[str, Any], duplicate: bool) -> Sample:
+    def _sample(self, i: int, image: dict[str, Any], duplicate: bool) -> Sample:
         name = image["file_name"]
         path = inside(self.folder, name)
         left_out = None
@@ -56,14 +65,15 @@ class CocoSource:
             image_id=image["id"],
             name=name,
             path=path or self.folder,
-            boxes=self._boxes_of(image["id"]),
+            columns=self._columns_of(i, image["id"]),
             size=_size(image),
             left_out=left_out,
         )
 
-    def _boxes_of(self, image_id: int) -> Boxes:
+    def _columns_of(self, i: int, image_id: int) -> dict[str, NDArray[Any]]:
         rows = slice(*np.searchsorted(self._image_of, [image_id, image_id + 1]))
-        return Boxes(self._xyxy[rows], self._category[rows], self._crowd[rows], self._area[rows], self._id[rows])
+        objects = {name: values[rows] for name, values in self._objects.items()}
+        return objects | {column.name: values[i] for column, values in self._further if column.per == "image"}
 
     def _parse(self, content: bytes) -> dict[str, Any]:
         try:
@@ -96,28 +106,42 @@ class CocoSource:
             if not _is_id(entry.get("id")) or not isinstance(entry.get("file_name"), str):
                 raise SourceError(f"{self.path}: an image needs an integer `id` and a `file_name`: {entry}.")
 
-    def _read_annotations(self, annotations: Any) -> None:
+    def _read_annotations(self, annotations: Any, columns: Sequence[str]) -> None:
         if not isinstance(annotations, list) or not all(isinstance(entry, dict) for entry in annotations):
             raise SourceError(f"{self.path}: `annotations` is not a list of objects.")
-        count = len(annotations)
-        image_of = np.fromiter((_id(entry.get("image_id")) for entry in annotations), np.int64, count)
+
+        def values(read: Callable[[Any], Any], field: str, dtype: type[Any]) -> NDArray[Any]:
+            return np.fromiter((read(entry.get(field)) for entry in annotations), dtype, len(annotations))
+
+        xywh = np.array([_four_numbers(entry.get("bbox")) for entry in annotations], np.float64).reshape(-1, 4)
+        ids = (_id(entry.get("id", i)) for i, entry in enumerate(annotations))
+        objects: dict[str, NDArray[Any]] = {
+            "boxes": np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1),
+            "label": values(_id, "category_id", np.int64),
+            "crowd": values(bool, "iscrowd", np.bool_),
+            "area": values(_number, "area", np.float64),
+            "annotation_id": np.fromiter(ids, np.int64, len(annotations)),
+        }
+        entries: dict[Per, Any] = {"object": annotations, "image": self.images}
+        self._further = read_columns(columns, entries, str(self.path), partial(_named, entries))
+        self.columns = tuple(column for column, _ in self._further)
+        objects |= {column.name: array for column, array in self._further if column.per == "object"}
+        image_of = values(_id, "image_id", np.int64)
         order = np.argsort(image_of, kind="stable")
         self._image_of: NDArray[np.int64] = image_of[order]
-        ids = (_id(entry.get("id", i)) for i, entry in enumerate(annotations))
-        self._id = np.fromiter(ids, np.int64, count)[order]
-        self._category = np.fromiter((_id(entry.get("category_id")) for entry in annotations), np.int64, count)[order]
-        self._crowd = np.fromiter((bool(entry.get("iscrowd")) for entry in annotations), np.bool_, count)[order]
-        self._area = np.fromiter((_number(entry.get("area")) for entry in annotations), np.float64, count)[order]
-        xywh = np.array([_four_numbers(entry.get("bbox")) for entry in annotations], np.float64).reshape(-1, 4)[order]
-        self._xyxy: NDArray[np.float64] = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1)
+        self._objects = {name: array[order] for name, array in objects.items()}
 
     def _orphans(self) -> tuple[Problem, ...]:
         known = np.fromiter((image["id"] for image in self.images), np.int64, len(self.images))
-        rows = np.flatnonzero(~np.isin(self._image_of, known))
+        rows, ids = np.flatnonzero(~np.isin(self._image_of, known)), self._objects["annotation_id"]
         return tuple(
-            Problem(int(self._image_of[row]), "", "box dropped", f"annotation {self._id[row]} is of an unlisted image")
+            Problem(int(self._image_of[row]), "", "box dropped", f"annotation {ids[row]} is of an unlisted image")
             for row in rows
         )
+
+
+def _named(entries: dict[Per, Any], per: Per, i: int) -> str:
+    return f"{'annotation' if per == 'object' else 'image'} {entries[per][i].get('id')}"
 
 
 def _without_outlines(entry: dict[str, Any]) -> dict[str, Any]:

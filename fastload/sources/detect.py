@@ -36,13 +36,20 @@ class Dataset:
     missing: str | None = None  # why it cannot be loaded
 
 
-def find_datasets(root: Path, format: Format | None = None, splits: Sequence[str] = ()) -> list[Dataset]:
-    """The splits of the dataset in `root`: all, or those named. `SourceError` when there is nothing to build."""
+def find_datasets(
+    root: Path, format: Format | None = None, splits: Sequence[str] = (), columns: Sequence[str] = ()
+) -> list[Dataset]:
+    """The splits of the dataset in `root`: all, or those named, with these further columns (see `Request`).
+
+    `SourceError` when there is nothing to build.
+    """
     if not root.is_dir():
         advice = " For a single annotation file use --annotations with --images." if root.is_file() else ""
         raise SourceError(f"{root} is not a folder.{advice}")
     format = format or detect_format(root)
-    found = _FINDERS[format](root)
+    if columns and format in _WITHOUT_FIELDS:
+        raise SourceError(f"{root} is {format.value}, which has no further columns such as {' or '.join(columns)}.")
+    found = _FINDERS[format](root, columns)
     if not found:
         raise SourceError(f"no {format.value} dataset found in {root}: looked for {_SIGNS[format]}.")
     if unknown := set(splits) - {dataset.split for dataset in found}:
@@ -55,14 +62,14 @@ def find_datasets(root: Path, format: Format | None = None, splits: Sequence[str
     return wanted
 
 
-def coco_dataset(annotations: Path, images: Path) -> Dataset:
-    """The dataset of one COCO file and one image folder, wherever they lie."""
+def coco_dataset(annotations: Path, images: Path, columns: Sequence[str] = ()) -> Dataset:
+    """The dataset of one COCO file and one image folder, wherever they lie. `columns`: see `Request`."""
     for path, is_there in ((annotations, annotations.is_file()), (images, images.is_dir())):
         if not is_there:
             raise SourceError(f"there is no {path}.")
     split = annotations.stem.removeprefix("instances_")
     home = annotations.parent.parent if annotations.parent.name == "annotations" else annotations.parent
-    return Dataset(split, home / CACHE_FOLDER / f"{split}.lmdb", partial(CocoSource, annotations, images))
+    return Dataset(split, home / CACHE_FOLDER / f"{split}.lmdb", partial(CocoSource, annotations, images, columns))
 
 
 def detect_format(root: Path) -> Format:
@@ -90,14 +97,14 @@ def _about_pictures(root: Path) -> str:
     return "There are no pictures in it either."
 
 
-def _find_coco(root: Path) -> list[Dataset]:
+def _find_coco(root: Path, columns: Sequence[str]) -> list[Dataset]:
     datasets = []
     for path in _coco_files(root):
         split = path.stem.removeprefix("instances_")
         candidates = [root / split, root / "images" / split, path.parent / split]
         images = next((folder for folder in candidates if folder.is_dir()), None)
         if images is not None:
-            datasets.append(coco_dataset(path, images))
+            datasets.append(coco_dataset(path, images, columns))
             continue
         looked = ", ".join(str(folder) for folder in candidates)
         missing = f"{path} has no image folder: looked for {looked}. Name it with --annotations and --images."
@@ -109,14 +116,14 @@ def _coco_files(root: Path) -> list[Path]:
     return sorted((root / "annotations").glob("instances_*.json"))
 
 
-def _find_voc(root: Path) -> list[Dataset]:
+def _find_voc(root: Path, columns: Sequence[str]) -> list[Dataset]:
     roots = _voc_roots(root)
     many = len(roots) > 1
     return [
         Dataset(
             split=f"{home.name}-{split}" if many else split,
             cache=root / CACHE_FOLDER / (f"{home.name}-{split}.lmdb" if many else f"{split}.lmdb"),
-            load=partial(VocSource, home, split),
+            load=partial(VocSource, home, split, columns),
         )
         for home in roots
         for split in voc_splits(home)
@@ -132,26 +139,27 @@ def _is_voc(home: Path) -> bool:
     return (home / "JPEGImages").is_dir() and next((home / "Annotations").glob("*.xml"), None) is not None
 
 
-def _find_yolo(root: Path) -> list[Dataset]:
+def _find_yolo(root: Path, columns: Sequence[str]) -> list[Dataset]:
     return [
         Dataset(split, root / CACHE_FOLDER / f"{split}.lmdb", partial(YoloSource, root, split))
         for split in yolo_splits(root)
     ]
 
 
-def _find_folder(root: Path) -> list[Dataset]:
+def _find_folder(root: Path, columns: Sequence[str]) -> list[Dataset]:
     if not pictures_below(root):
         raise SourceError(f"there are no pictures in {root}.")
     name = root.resolve().name
     return [Dataset(name, root / CACHE_FOLDER / f"{name}.lmdb", partial(FolderSource, root))]
 
 
-_FINDERS: dict[Format, Callable[[Path], list[Dataset]]] = {
+_FINDERS: dict[Format, Callable[[Path, Sequence[str]], list[Dataset]]] = {
     Format.COCO: _find_coco,
     Format.VOC: _find_voc,
     Format.YOLO: _find_yolo,
     Format.FOLDER: _find_folder,
 }
+_WITHOUT_FIELDS = {Format.YOLO, Format.FOLDER}
 # What each is known by, in words.
 _SIGNS = {
     Format.COCO: "annotations/instances_*.json",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from fastload.annotations import Column
 from fastload.sources.files import digest_of, number_images, pictures_below
-from fastload.sources.source import Boxes, Category, Problem, Sample
+from fastload.sources.source import Category, Problem, Sample, box_columns
 
 
 class FolderSource:
@@ -14,6 +15,7 @@ class FolderSource:
 
     format = "folder"
     categories: tuple[Category, ...] = ()
+    columns: tuple[Column, ...] = ()
     problems: tuple[Problem, ...] = ()
 
     def __init__(self, folder: Path) -> None:
@@ -30,4 +32,4 @@ class FolderSource:
     def samples(self, start: int = 0) -> Iterator[Sample]:
         """The pictures from position `start` on."""
         for i in range(start, len(self)):
-            yield Sample(self.image_ids[i], self.names[i], self.files[i], Boxes.of([]))
+            yield Sample(self.image_ids[i], self.names[i], self.files[i], box_columns([]))

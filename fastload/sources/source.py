@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fastload.annotations import Column
 
 
 @dataclass(frozen=True)
@@ -31,40 +33,30 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Boxes:
-    """The G boxes of an image as its source gives them: unchecked."""
-
-    xyxy: NDArray[np.float64]  # (G, 4) x0, y0, x1, y1; NaN where the source makes no sense
-    category_ids: NDArray[np.int64]  # (G)
-    crowd: NDArray[np.bool_]  # (G)
-    area: NDArray[np.float64]  # (G) square pixels; NaN: the box's own
-    ids: NDArray[np.int64]  # (G)
-    relative: bool = False  # in 0..1 of the image's width and height, not in pixels
-
-    @classmethod
-    def of(cls, rows: list[tuple[list[float], int]], first_id: int = 0, relative: bool = False) -> Boxes:
-        """Boxes from (xyxy, category id) rows, none of them a crowd."""
-        g = len(rows)
-        return cls(
-            xyxy=np.array([xyxy for xyxy, _ in rows], np.float64).reshape(g, 4),
-            category_ids=np.array([category for _, category in rows], np.int64),
-            crowd=np.zeros(g, np.bool_),
-            area=np.full(g, np.nan),
-            ids=np.arange(first_id, first_id + g, dtype=np.int64),
-            relative=relative,
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class Sample:
-    """One image as its source describes it: nothing has been opened or checked yet."""
+    """One image as its source describes it: nothing has been opened or checked yet.
+
+    `columns` has arrays, or lists, of the values of its G objects and of itself, by the name of their column: those of
+    `annotations.SCHEMA` and of the source's `columns`. `boxes` (G, 4) are x0, y0, x1, y1, NaN where the source makes no
+    sense; `label` (G) are category ids. What is left out has the column's default.
+    """
 
     image_id: int
     name: str  # the file as the source names it
     path: Path
-    boxes: Boxes
+    columns: Mapping[str, Any] = field(default_factory=dict)
     size: tuple[int, int] | None = None  # width, height, when the source states them
     left_out: str | None = None  # why this image cannot go in at all
+    relative: bool = False  # boxes are in 0..1 of the image's width and height, not in pixels
+
+
+def box_columns(rows: list[tuple[list[float], int]], first_id: int = 0) -> dict[str, NDArray[Any]]:
+    """Columns of (xyxy, category id) rows, their annotation ids counting from `first_id`."""
+    return {
+        "boxes": np.array([xyxy for xyxy, _ in rows], np.float64).reshape(-1, 4),
+        "label": np.array([category for _, category in rows], np.int64),
+        "annotation_id": np.arange(first_id, first_id + len(rows)),
+    }
 
 
 class Source(Protocol):
@@ -73,6 +65,7 @@ class Source(Protocol):
     format: str
     location: str  # what its owner would recognise it by
     categories: tuple[Category, ...]  # in order of id
+    columns: tuple[Column, ...]  # beside those of `annotations.SCHEMA`
     digest: str  # changes whenever the list, the annotations or the categories do
     problems: tuple[Problem, ...]  # what belongs to no sample
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
+from numpy.typing import NDArray
 
+from fastload.annotations import Column, Per
 from fastload.errors import SourceError
 from fastload.sources.files import (
     digest_of,
@@ -18,7 +21,8 @@ from fastload.sources.files import (
     pictures_below,
     read_bytes,
 )
-from fastload.sources.source import Boxes, Problem, Sample
+from fastload.sources.further import Fields, read_columns
+from fastload.sources.source import Problem, Sample, box_columns
 
 LEADS_OUT = "its name in the list leads out of the image folder"
 
@@ -30,6 +34,7 @@ class VocObject:
     name: str
     xyxy: list[float]
     difficult: bool
+    fields: Fields  # all that is a single value
 
 
 def voc_splits(root: Path) -> list[str]:
@@ -45,17 +50,23 @@ class VocSource:
     Pixels count from 1 and a box includes its last one, so x0 = xmin - 1 and x1 = xmax. Objects marked difficult
     become crowds: not to be learnt, and no error when found. Classes are those of the whole folder, sorted by name,
     so that all splits number them alike.
+
+    Args:
+        root: the folder.
+        split: the list.
+        columns: further fields of objects or images to keep, such as `truncated`: see `Request`.
     """
 
     format = "voc"
     problems: tuple[Problem, ...] = ()
 
-    def __init__(self, root: Path, split: str) -> None:
+    def __init__(self, root: Path, split: str, columns: Sequence[str] = ()) -> None:
         self.location = f"{root} ({split})"
         annotations = {path.stem: path for path in sorted((root / "Annotations").glob("*.xml"))}
         contents = {stem: read_bytes(path) for stem, path in annotations.items()}
         self.objects: dict[str, list[VocObject]] = {}
         self.sizes: dict[str, tuple[int, int] | None] = {}
+        self._fields: dict[str, Fields] = {}
         self.unreadable: dict[str, str] = {}
         for stem, content in contents.items():
             self._read(stem, content)
@@ -67,6 +78,8 @@ class VocSource:
         self.files = [pictures.get(stem, root / "JPEGImages" / f"{stem}.jpg") for stem in self.stems]
         self.unreadable |= {stem: LEADS_OUT for stem in self.stems if inside(root, stem) is None}
         self.image_ids = number_images(self.files)
+        self._further = self._read_further(columns)
+        self.columns = tuple(column for column, _ in self._further)
         listed = [f"{stem}\n".encode() + contents.get(stem, b"") for stem in self.stems]
         self.digest = digest_of("\n".join(names).encode(), *listed)
 
@@ -75,23 +88,34 @@ class VocSource:
 
     def samples(self, start: int = 0) -> Iterator[Sample]:
         """The listed images from position `start` on."""
-        first_id = 1 + sum(len(self.objects.get(stem, [])) for stem in self.stems[:start])
+        first = sum(len(self.objects.get(stem, [])) for stem in self.stems[:start])
         for i in range(start, len(self)):
             stem = self.stems[i]
-            boxes = self._boxes(self.objects.get(stem, []), first_id)
-            first_id += len(boxes.ids)
+            things = self.objects.get(stem, [])
             yield Sample(
                 image_id=self.image_ids[i],
                 name=self.files[i].name,
                 path=self.files[i],
-                boxes=boxes,
+                columns=self._columns_of(i, things, first),
                 size=self.sizes.get(stem),
                 left_out=self.unreadable.get(stem),
             )
+            first += len(things)
 
-    def _boxes(self, things: list[VocObject], first_id: int) -> Boxes:
-        boxes = Boxes.of([(thing.xyxy, self._category_id.get(thing.name, -1)) for thing in things], first_id)
-        return replace(boxes, crowd=np.array([thing.difficult for thing in things], np.bool_))
+    def _columns_of(self, i: int, things: list[VocObject], first: int) -> dict[str, NDArray[Any]]:
+        """Of image i, which holds `things`; `first` objects come before them."""
+        columns = box_columns([(thing.xyxy, self._category_id.get(thing.name, -1)) for thing in things], 1 + first)
+        columns["crowd"] = np.array([thing.difficult for thing in things], np.bool_)
+        rows = slice(first, first + len(things))
+        further = {column.name: values[rows if column.per == "object" else i] for column, values in self._further}
+        return columns | further
+
+    def _read_further(self, columns: Sequence[str]) -> list[tuple[Column, NDArray[Any]]]:
+        things = [(stem, thing.fields) for stem in self.stems for thing in self.objects.get(stem, [])]
+        images = [(stem, self._fields.get(stem, {})) for stem in self.stems]
+        entries: dict[Per, list[tuple[str, Fields]]] = {"object": things, "image": images}
+        fields: dict[Per, list[Fields]] = {per: [each for _, each in entries[per]] for per in entries}
+        return read_columns(columns, fields, self.location, lambda per, i: f"{entries[per][i][0]}.xml")
 
     def _read(self, stem: str, content: bytes) -> None:
         try:
@@ -101,6 +125,7 @@ class VocSource:
             return
         width, height = (int(_number(tree, f"size/{side}", 0)) for side in ("width", "height"))
         self.sizes[stem] = (width, height) if width and height else None
+        self._fields[stem] = _fields(tree)
         self.objects[stem] = [_object(thing) for thing in tree.findall("object")]
 
 
@@ -117,7 +142,21 @@ def _listed(root: Path, split: str) -> list[str]:
 def _object(thing: ElementTree.Element) -> VocObject:
     xmin, ymin, xmax, ymax = (_number(thing, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
     name = (thing.findtext("name") or "").strip()
-    return VocObject(name, [xmin - 1, ymin - 1, xmax, ymax], bool(_number(thing, "difficult", 0)))
+    return VocObject(name, [xmin - 1, ymin - 1, xmax, ymax], bool(_number(thing, "difficult", 0)), _fields(thing))
+
+
+def _fields(tree: ElementTree.Element) -> Fields:
+    """The single values in an element: numbers where they are such."""
+    return {child.tag: _value(child.text) for child in tree if len(child) == 0 and child.text}
+
+
+def _value(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text.strip()
 
 
 def _number(tree: ElementTree.Element, path: str, default: float = np.nan) -> float:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import yaml
 
+from fastload.annotations import Column
 from fastload.errors import SourceError
 from fastload.sources.files import digest_of, is_below, number_categories, number_images, pictures_below, read_bytes
-from fastload.sources.source import Boxes, Problem, Sample
+from fastload.sources.source import Problem, Sample, box_columns
 
 NAME_FILES = ("classes.txt", "obj.names", "names.txt")
 SPLITS = ("train", "val", "valid", "test")
@@ -41,6 +42,7 @@ class YoloSource:
     """
 
     format = "yolo"
+    columns: tuple[Column, ...] = ()
     problems: tuple[Problem, ...] = ()
 
     def __init__(self, root: Path, split: str) -> None:
@@ -64,10 +66,10 @@ class YoloSource:
         first_id = 1 + sum(_count_boxes(label) for label in self.labels[:start])
         for i in range(start, len(self)):
             lines = self.labels[i].decode("utf-8", "replace").splitlines()
-            boxes = Boxes.of([_parse(line.split()) for line in lines if line.strip()], first_id, relative=True)
-            first_id += len(boxes.ids)
+            columns = box_columns([_parse(line.split()) for line in lines if line.strip()], first_id)
+            first_id += len(columns["boxes"])
             left_out = LEADS_OUT if self.files[i] in self.outside else None
-            yield Sample(self.image_ids[i], self.names[i], self.files[i], boxes, left_out=left_out)
+            yield Sample(self.image_ids[i], self.names[i], self.files[i], columns, left_out=left_out, relative=True)
 
 
 def _name_in(folder: Path, path: Path) -> str:

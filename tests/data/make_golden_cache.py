@@ -10,13 +10,14 @@ import numpy as np
 import torch
 
 from fastload import Cache, FastLoader, Mosaic, RandomFlip, ScaleJitterCrop, _core
-from fastload.cache.boxes import FittedBoxes
-from fastload.cache.convert import encode, make_entry
+from fastload.cache.convert import NO_FILE, encode, make_entry
+from fastload.cache.fitting import scale_columns
+from fastload.cache.index import build_index
 from fastload.cache.layout import Encoding
 from fastload.cache.manifest import Manifest, describe_arrays
-from fastload.cache.partial import Partial
+from fastload.cache.partial import Part, Partial
 from fastload.cache.picture import admit
-from fastload.cache.reduce import Reduction, scale_boxes
+from fastload.cache.reduce import Reduction
 from fastload.sources.source import Category
 
 DATA = Path(__file__).parent
@@ -32,15 +33,19 @@ def main() -> None:
         stored = Reduction(short=12).apply(picture) if encoding == Encoding.PLANES else picture
         boxes = np.array([[k, 1, k + 2, 5] for k in range(i)], np.float32).reshape(i, 4)
         number = np.arange(i)
-        fitted = FittedBoxes(
-            boxes, number.astype(np.int32) % 2, (number == 2).astype(np.uint8), 8.5 - number, 7 + number
-        )
+        columns = {
+            "boxes": boxes,
+            "label": number.astype(np.int32) % 2,
+            "crowd": (number == 2).astype(np.uint8),
+            "area": 8.5 - number,
+            "annotation_id": 7 + number,
+        }
         record, _ = encode(stored, encoding)
-        fitted = scale_boxes(fitted, picture.size, stored.size)
+        columns = scale_columns(columns, picture.size, stored.size)
         records.append((2 * i, record))
-        entries.append(make_entry(record, 100 + i, f"{name}.jpg", picture.size, fitted))
+        entries.append(make_entry(record, 100 + i, f"{name}.jpg", picture.size, columns))
     with Partial.locked(GOLDEN.with_name("cache.lmdb.partial"), {"format": "golden"}) as unfinished:
-        unfinished.commit(records, entries, [], 8)
+        unfinished.commit(records, Part(8, build_index(entries), [], [NO_FILE] * 8))
         index = unfinished.index()
         categories = (Category(1, "person", "being"), Category(18, "dog"))
         source = {"format": "golden", "location": "tests/data/jpeg"}
@@ -52,7 +57,7 @@ def main() -> None:
 
 
 def batches() -> list[dict[str, Any]]:
-    """What a loader makes of the cache: checksums of the images, and the annotations, of each batch of three recipes."""
+    """What a loader makes of the cache: checksums of images, and annotations, of each batch of three recipes."""
     recipes: list[list[Any]] = [[], [ScaleJitterCrop(40), RandomFlip()], [Mosaic(48)]]
     names = ("boxes", "labels", "crowd", "area", "image_id", "offset", "flip", "size", "original_size")
     return [
