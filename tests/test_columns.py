@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from fastload import Cache, CacheError, FastLoader, Mosaic, RandomFlip, ScaleJitterCrop, SourceError, _core
-from fastload.annotations import SCHEMA, Column
+from fastload.annotations import DTYPES, MAX_VALUES, SCHEMA, Column
 from fastload.cache.build import BuildOptions, build_cache
 from fastload.cache.layout import INDEX_PREFIX, MANIFEST_KEY, Encoding
 from fastload.cache.reduce import Reduction
@@ -340,6 +340,25 @@ def test_a_damaged_column_is_noticed(cache, tmp_path):
     path.write_bytes(data)
     with pytest.raises(CacheError, match="checksum of its object/track_id"):
         Cache(path)
+
+
+def test_a_column_overwritten_under_an_open_batch_is_noticed(cache, tmp_path):
+    """Columns are gathered when they are looked at: whoever changes the file before that is found out."""
+    path = tmp_path / "x.lmdb"
+    path.write_bytes(cache.path.read_bytes())
+    (batch,), at = FastLoader(path, 8), path.read_bytes().index(cache.columns["track_id"].tobytes())
+    with open(path, "r+b") as file:
+        file.seek(at)
+        file.write(b"?" * 8)
+    with pytest.raises(CacheError, match="its index is not what it was"):
+        _ = batch.targets.columns
+
+
+def test_the_document_says_which_columns_there_may_be():
+    """docs/format.md names each type, the prefixes and the limits of a further column."""
+    text = (Path(__file__).parents[1] / "docs/format.md").read_text()
+    assert all(f"`{written}`" in text for written in DTYPES.values())
+    assert "`object/` + name" in text and "`image/` + name" in text and f"{MAX_VALUES:,} numbers" in text
 
 
 def test_the_schema_is_the_formats():

@@ -34,7 +34,10 @@ class BuildOptions:
 
 
 def build_cache(
-    source: Source, path: Path, options: BuildOptions, progress: Progress = lambda done, total: None
+    source: Source,
+    path: Path,
+    options: BuildOptions = BuildOptions(),  # it is frozen
+    progress: Progress = lambda done, total: None,
 ) -> BuildReport:
     """Build the cache of `source` at `path`, or find it up to date.
 
