@@ -1,14 +1,14 @@
 """The annotation schema: the columns of values that images and objects have.
 
-Those every cache has are declared in SCHEMA and nowhere else. A source may yield further ones. Sources give columns,
-fitting filters and moves them (`cache.columns`), the cache stores those that are there, and `Targets` shows them.
+Those that every cache has are declared in SCHEMA and nowhere else; a source may declare further ones. Sources yield
+columns, `cache.fitting` filters and moves them, a cache stores those that are there, and `Targets` shows them.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 import fastload._core as _core
 
-Columns: TypeAlias = Mapping[str, NDArray[Any]]  # values by the name of their column
+Columns: TypeAlias = Mapping[str, NDArray[Any]]  # values by the name of their column, or its key
 
 Per = Literal["image", "object"]
 DTYPES = {  # those that NumPy and torch both have, and how caches write them
@@ -147,9 +147,9 @@ class Annotations:
     """
 
     boxes: _core.Annotations
-    objects: Columns = field(default_factory=dict)
-    images: Columns = field(default_factory=dict)
-    check: Callable[[], None] = lambda: None
+    objects: Columns
+    images: Columns
+    check: Callable[[], None]
 
     def of_objects(self, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """The further columns of these objects (...), as (..., *shape); 0 where there is none, which is row -1."""

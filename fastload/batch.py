@@ -57,7 +57,8 @@ class Targets(_OfRun, Sequence[dict[str, Any]]):
     Source pixels are those of the picture that was annotated, also where the cache stores it smaller. They go to the
     canvas by canvas = scale * source + offset; for an image with `flip`, x is first measured from the source's right
     edge. `to_original` is the inverse. Where a canvas shows several sources (a mosaic) or
-    none, scale and offset are NaN. See `fastload.plan.transforms` for which boxes are clipped and dropped.
+    none, scale and offset are NaN, and `image_id` and `image_columns` are those of the image that was asked for. See
+    `fastload.plan.transforms` for which boxes are clipped and dropped.
     """
 
     boxes: Tensor  # (B, G, 4) float32: x0, y0, x1, y1 in canvas pixels

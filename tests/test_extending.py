@@ -69,6 +69,7 @@ def test_a_source_that_contradicts_itself_is_an_error(done, tmp_path):
         ({"label": None}, "`label` is missing"),
         ({"boxes": [1, 2]}, "`boxes` is int64 of shape"),
         ({"boxes": 3}, "make no sense"),
+        ({"ocluded": [0, 0]}, "`ocluded` is none of the columns"),
     ):
         source = done["CsvSource"](Path("boxes.csv"), Path("coco/train2017"))
         source.columns = (*source.columns, Column("count", "uint8"))

@@ -83,7 +83,7 @@ class CacheFile:
             annotation_ids=self.annotation_ids[first:last],
             image_id=int(self.image_ids[i]),
             name=self.name(i),
-            columns={column.name: self._values(column, i) for column in self.manifest.columns},
+            columns={column.name: self._values(column, i) for column in self._mapping.columns},
         )
 
     def records(self) -> Iterator[Record]:
@@ -94,7 +94,7 @@ class CacheFile:
         """All columns of image `index` by key, `annotations.SCHEMA` and further ones: (G, ...) of objects, (...) of the
         image. Views."""
         i = self._position(index)
-        return {column.key: self._values(column, i) for column in (*SCHEMA, *self.manifest.columns)}
+        return {column.key: self._values(column, i) for column in (*SCHEMA, *self._mapping.columns)}
 
     def check_record(self, index: int) -> RecordHeader:
         """The header of image `index`. `CacheError` when a bit of its record is not as it was written."""
@@ -204,7 +204,7 @@ class CacheFile:
     @property
     def columns(self) -> Columns:
         """The columns beside those, by name: (m, ...) a value a box, or (n, ...) a value an image."""
-        return {column.name: self._mapping.index[column.key] for column in self.manifest.columns}
+        return {column.name: self._mapping.index[column.key] for column in self._mapping.columns}
 
     @property
     def encodings(self) -> NDArray[np.uint8]:
@@ -240,7 +240,7 @@ class CacheFile:
     def _annotations(self, rows: slice | NDArray[np.bool_], offsets: NDArray[np.int64]) -> Annotations:
         """Of some of the boxes, those of image i being offsets[i] to offsets[i + 1]."""
         further: dict[str, dict[str, NDArray[Any]]] = {"object": {}, "image": {}}
-        for column in self.manifest.columns:
+        for column in self._mapping.columns:
             array = self._mapping.index[column.key]
             further[column.per][column.name] = array[rows] if column.per == "object" else array
         boxes = _core.Annotations(

@@ -34,6 +34,8 @@ def fit_columns(
     """
     schema = (*SCHEMA, *further)
     try:
+        if unknown := sample.columns.keys() - {column.name for column in schema}:
+            raise ValueError(f"`{min(unknown)}` is none of the columns that its source declares")
         count = len(sample.columns.get("boxes", ()))
         given = {column.name: column.given(sample.columns.get(column.name), count) for column in schema}
         boxes = given["boxes"] * np.tile(size, 2) if sample.relative else given["boxes"]

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fastload._core as _core
+from fastload.annotations import Column
 from fastload.cache.index import Index, check_index
 from fastload.cache.layout import INDEX_PREFIX, MANIFEST_KEY
 from fastload.cache.manifest import Manifest
@@ -51,6 +52,11 @@ class Mapping:
         file.release_pages()  # what the checks have read need not stay resident
         self.addresses: NDArray[np.uint64] = self.offsets + np.uint64(np.frombuffer(self._whole, np.uint8).ctypes.data)
         self.check_unchanged()
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns beside those that every cache has."""
+        return self.manifest.columns
 
     def record(self, position: int) -> memoryview:
         """The bytes of record `position`, header and payload."""

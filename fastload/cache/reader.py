@@ -108,5 +108,5 @@ class Cache(CacheFile, Dataset[Example]):
             "image_id": int(self.image_ids[i]),
             "area": torch.tensor(self.area[of_image]),
             "iscrowd": torch.from_numpy(self.crowd[of_image].astype(np.int64)),
-            **{column.name: torch.tensor(self._values(column, i)) for column in self.manifest.columns},
+            **{column.name: torch.tensor(self._values(column, i)) for column in self._mapping.columns},
         }
