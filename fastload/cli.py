@@ -52,12 +52,14 @@ def info(cache: CachePath) -> None:
     opened = CacheFile(cache)
     summary = summarize(opened)
     source = opened.manifest.source
+    columns = ", ".join(f"{name} ({values.dtype})" for name, values in opened.columns.items())
     print_table(
         str(cache),
         ("", ""),
         [
             ("images", f"{summary.images:,} ({summary.images_without_boxes:,} without boxes)"),
             ("boxes", f"{summary.boxes:,} ({summary.crowds:,} of them crowds)"),
+            ("further columns", columns or "none"),
             ("encodings", _counted(summary)),
             ("bytes", f"{summary.bytes:,}"),
             ("built from", f"{source.get('format')}: {source.get('location')}"),

@@ -189,14 +189,13 @@ def test_other_columns_are_another_cache(root, cache, plain):
 
 
 def test_the_command_line_builds_them(root, tmp_path):
-    """`build-cache --column NAME:TYPE`, repeated; `image/` says that the image's field is meant."""
+    """`build-cache --column NAME:TYPE`, repeated; `image/` says that the image's field is meant. `info` shows them."""
     out = tmp_path / "c.lmdb"
     arguments = ["build-cache", str(root), "--out", str(out), "--column", "track_id:int32", "--column", "image/scene"]
     assert CliRunner().invoke(app, arguments).exit_code == 0
-    assert {name: array.dtype.name for name, array in Cache(out).columns.items()} == {
-        "track_id": "int32",
-        "scene": "int64",
-    }
+    types = {name: array.dtype.name for name, array in Cache(out).columns.items()}
+    assert types == {"track_id": "int32", "scene": "int64"}
+    assert "scene (int64), track_id (int32)" in CliRunner().invoke(app, ["info", str(out)]).stdout
 
 
 @pytest.mark.parametrize(

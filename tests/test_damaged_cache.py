@@ -22,12 +22,12 @@ PAGE = 4096
 
 @pytest.fixture(scope="module", params=list(Encoding), ids=lambda encoding: encoding.label)
 def cache(request, tmp_path_factory) -> Path:
-    """A cache of twelve pictures of several kinds, and one that cannot be packed."""
+    """A cache of twelve pictures of several kinds, and one that cannot be packed, with a further column."""
     files = {f"{i:02}.jpg": jpeg(seed=i, subsampling=i % 3, progressive=i % 4 == 3) for i in range(12)}
     files |= {"gray.jpg": encoded(pixels(64, 48, 2, 1)), "png.png": encoded(pixels(64, 48, 3), "PNG")}
     root = write_coco(tmp_path_factory.mktemp("set"), files)
     path = root / "whole.lmdb"
-    build_cache(find_datasets(root)[0].load(), path, BuildOptions(request.param, workers=2))
+    build_cache(find_datasets(root, columns=["id"])[0].load(), path, BuildOptions(request.param, workers=2))
     return path
 
 
@@ -54,7 +54,8 @@ def loaded(cache: Cache) -> tuple[dict[int, bytes], set[int]]:
     found = {}
     for images, targets in loader:
         for i, image_id in enumerate(targets.image_id.tolist()):
-            found[image_id] = images[i].numpy().tobytes() + targets[i]["boxes"].numpy().tobytes()
+            parts = images[i], targets[i]["boxes"], targets[i]["id"]
+            found[image_id] = b"".join(part.numpy().tobytes() for part in parts)
     return {id: content for id, content in found.items() if id not in loader.skipped}, set(loader.skipped)
 
 
