@@ -153,14 +153,15 @@ class Annotations:
 
     def of_objects(self, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """The further columns of these objects (...), as (..., *shape); 0 where there is none, which is row -1."""
-        found = {name: column[rows] for name, column in self.objects.items()}
+        found = {name: column.take(rows, 0) for name, column in self.objects.items()}
+        padding = rows < 0
         for values in found.values():
-            values[rows < 0] = 0
+            values[padding] = 0
         self.check()
         return found
 
     def of_images(self, index: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """The further columns of these images (B), as (B, *shape)."""
-        found = {name: column[index] for name, column in self.images.items()}
+        found = {name: column.take(index, 0) for name, column in self.images.items()}
         self.check()
         return found
