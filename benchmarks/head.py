@@ -25,9 +25,8 @@ from torch import Tensor, nn
 from detector.assign import assign
 from detector.grid import Grid, make_grid
 from detector.losses import fcos_loss, sigmoid_focal_loss
-from detector.nms import nms
 from detector.postprocess import Settings, postprocess
-from fastload.pixels import IMAGENET_MEAN, IMAGENET_STD, Normalize, PixelFormat
+from fastload import IMAGENET_MEAN, IMAGENET_STD, Normalize, PixelFormat, nms
 
 STRIDES = (8, 16, 32, 64, 128)
 CLASSES = 80

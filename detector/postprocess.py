@@ -9,7 +9,7 @@ from torch import Tensor
 
 from detector.grid import Grid
 from detector.losses import flatten
-from detector.nms import nms
+from fastload import nms
 
 
 @dataclass(frozen=True)

@@ -33,12 +33,11 @@ from detector.postprocess import Detections
 from detector.precision import pick_device, pick_format
 from detector.preprocess import Overrides, Preprocess
 from detector.stream import PredictStream
-from fastload import Batch
+from fastload import IMAGE_SUFFIXES, Batch
 from fastload.cache.index import Entry
 from fastload.cache.memory import MemoryCache, read_images
 from fastload.cache.record import HEADER_SIZE
 from fastload.contact_sheet import draw
-from fastload.sources.files import PICTURES
 from fastload.sources.source import Category
 
 AHEAD = 16  # images that are read, at least, before the first of them goes to the network
@@ -163,13 +162,15 @@ def find_images(paths: tuple[Path, ...]) -> list[Path]:
     images = []
     for path in paths:
         if path.is_dir():
-            images += sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES)
+            images += sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
         elif path.is_file():
             images.append(path)
         else:
             raise DataError(f"There is no image or folder {path}.")
     if not images:
-        raise DataError(f"No images ({', '.join(sorted(PICTURES))}) in {', '.join(map(str, paths)) or 'nothing'}.")
+        raise DataError(
+            f"No images ({', '.join(sorted(IMAGE_SUFFIXES))}) in {', '.join(map(str, paths)) or 'nothing'}."
+        )
     return images
 
 

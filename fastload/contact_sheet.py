@@ -44,12 +44,23 @@ def draw(
     categories: Sequence[NamedCategory],
     captions: Sequence[str] | None = None,
 ) -> Image.Image:
-    """A sheet of `images` with what `targets` say is on them.
+    """Draw images with their boxes and class names, side by side on one sheet.
 
-    images: (B, 3, H, W) uint8, or B of (3, h, w) of any sizes; tensors on any device, or arrays.
-    targets: `Targets`, or a dict an image with `boxes` (n, 4) xyxy in pixels of the image, `labels` (n) category ids,
-    and if there are `iscrowd` (n), drawn dashed, `scores` (n), written behind the name, and `image_id`.
-    captions: a line under each image; default: its id.
+        images, targets = next(iter(loader))
+        draw(images, targets, cache.categories).save("batch.png")
+
+    Args:
+        images: (B, 3, H, W) uint8, or B of (3, h, w) of any sizes; tensors on any device, or arrays.
+        targets: `Targets`, or a dict for each image with `boxes` (n, 4) xyxy in pixels of the image and `labels` (n)
+            category ids; possibly `iscrowd` (n), drawn dashed, `scores` (n), written behind the name, and `image_id`.
+        categories: what has an `id` and a `name`, such as `Cache.categories`.
+        captions: a line under each image. Default: its id.
+
+    Returns:
+        A Pillow image.
+
+    Raises:
+        ValueError: there is no image, the counts differ, or an image is not uint8 (3, h, w).
     """
     pictures = [_picture(image) for image in images]
     notes = [{name: _array(value) for name, value in target.items()} for target in targets]

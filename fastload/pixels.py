@@ -25,6 +25,9 @@ class PixelFormat:
     uint8 images hold levels of 0 to 255. Floating-point ones hold (level - mean) / std: the difference and the quotient
     are float32, each rounded to nearest, and so is the result where `dtype` has fewer bits.
 
+        PixelFormat()  # uint8
+        PixelFormat(torch.bfloat16, IMAGENET_MEAN, IMAGENET_STD)
+
     Args:
         dtype: torch.uint8, float32, bfloat16 or float16. Default: float32 if `mean` or `std` is given, else uint8.
         mean, std: of red, green and blue, in levels. Default: 0 and 255, which give images of 0 to 1.
@@ -83,10 +86,17 @@ def _of_channels(name: str, values: Sequence[float]) -> tuple[float, ...]:
 
 
 class Normalize(nn.Module):
-    """uint8 images (..., 3, H, W) on any device in a `PixelFormat`: for what the native engine does not make.
+    """Brings uint8 images (..., 3, H, W) on any device into a `PixelFormat`: for what the native engine does not make.
 
-    Images that are floating-point already pass unchanged. On a CPU the result is the format's to the bit. On a GPU it
-    takes one pass, level * (1 / std) - mean / std, which differs by the rounding of these constants.
+    Images that are floating-point already pass unchanged, so a model can begin with this module and take batches of
+    either kind. On a CPU the result is the format's to the bit. On a GPU it takes one pass, level * (1 / std) - mean /
+    std, which differs by the rounding of these constants.
+
+        normalize = Normalize(PixelFormat(mean=IMAGENET_MEAN, std=IMAGENET_STD)).to("cuda")
+        images = normalize(images)  # float32
+
+    Args:
+        pixels: the format of the result.
     """
 
     mean: Tensor

@@ -27,7 +27,18 @@ def _shown(rate: float) -> str:
 
 @contextmanager
 def show_progress(what: str, unit: str = "images") -> Iterator[Report]:
-    """A function to call with (done, total) as work goes on. The first call may come with work already done."""
+    """Show how far long work is, on stderr: a bar on a terminal, else a line every five seconds.
+
+        with show_progress("Building") as report:
+            build_cache(source, "train.lmdb", progress=report)
+
+    Args:
+        what: a word or two for the work.
+        unit: what is counted.
+
+    Yields:
+        A function to call with (done, total) as work goes on. The first call may come with work already done.
+    """
     console = Console(stderr=True)
     yield from _bar(what, console) if console.is_terminal else _lines(what, unit, console)
 

@@ -23,29 +23,57 @@ from fastload.sources.source import Problem, Source
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How a cache is built. What changes its content is part of the job that a partial build is resumed for."""
+    """How `build_cache` builds a cache. A partial build is only resumed with the same encoding, reduction and rotation.
+
+    Args:
+        encoding: how images are stored.
+        reduction: makes images smaller before they are stored. Default: they keep their size and quality.
+        exif_rotate: turn images upright; boxes refer to the upright image (see `boxes.fit_boxes`).
+        workers: threads. Default: one for every core.
+        overwrite: replace a cache that is there already.
+        strict: raise CacheError when an image had to be left out.
+    """
 
     encoding: Encoding = Encoding.DCT
     reduction: Reduction = field(default_factory=Reduction)
-    exif_rotate: bool = False  # turn pictures upright; boxes refer to the upright picture (see `fit_columns`)
-    workers: int | None = None  # threads; None: one for every core
+    exif_rotate: bool = False
+    workers: int | None = None
     overwrite: bool = False
     strict: bool = False
 
 
+DEFAULTS = BuildOptions()
+
+
 def build_cache(
     source: Source,
-    path: Path,
-    options: BuildOptions = BuildOptions(),  # it is frozen
+    path: Path | str,
+    options: BuildOptions = DEFAULTS,
     progress: Progress = lambda done, total: None,
 ) -> BuildReport:
     """Build the cache of `source` at `path`, or find it up to date.
 
     Stopped at any moment it leaves an older cache as it was, and a `.partial` beside it that the next call with the
-    same source and options carries on from, or from the first file that has changed since. `CacheError` when `path`
-    holds another cache and `overwrite` is off, when
-    somebody else is building it, when nothing could be put in, or, with `strict`, when an image was left out.
+    same source and options carries on from, or from the first file that has changed since.
+
+        (dataset,) = find_datasets("coco/", splits=["train2017"])
+        build_cache(dataset.load(), "train.lmdb", BuildOptions(encoding=Encoding.ORIGINAL))
+
+    Args:
+        source: what `load` of a dataset of `find_datasets` returns.
+        path: the file to make; its folder is made too.
+        options: how to build it.
+        progress: is called with (images done, images in all).
+
+    Returns:
+        What is in the cache, and how long it took.
+
+    Raises:
+        CacheError: `path` holds another cache and `overwrite` is off, another process is building it, no image could be
+            stored, or, with `strict`, an image was left out.
+        SourceError: the source lists no images, or its annotations make no sense.
     """
+    path = Path(path)
     start = time.monotonic()
     job = describe_job(source, options)
     if path.exists() and not options.overwrite:

@@ -96,11 +96,18 @@ def read_images(
 ) -> Iterator[Outcome]:
     """Read images as `build-cache` does, in order. One that cannot be read has no record, but a problem that says why.
 
+        read = list(read_images(folder.glob("*.jpg")))
+        cache = MemoryCache((image.record, image.entry) for image in read if image.record)
+        unreadable = [problem for image in read if not image.record for problem in image.problems]
+
     Args:
         images: paths, the bytes of files, or arrays (H, W, 3) RGB or (H, W) grey of uint8, in any mixture. They are
             numbered from 0 as `image_id`. Few are read ahead, so there may be any number of them.
         exif_rotate: turn images upright as their EXIF data says, like `build-cache --exif-rotate`.
         workers: threads; None: one for every core.
+
+    Yields:
+        An `Outcome` for each image: `record` and `entry`, which are for `MemoryCache`, or None; and `problems`.
     """
     return ordered_map(partial(_read_image, exif_rotate=exif_rotate), enumerate(images), workers)
 

@@ -43,11 +43,25 @@ class _Picture:
 
 
 def make_sample(folder: str | Path, images: int = 300, seed: int = 0, progress: Progress | None = None) -> Path:
-    """Make the sample set in `folder`, in COCO's layout: annotations/instances_{train,val}.json, train/, val/.
+    """Draw a small dataset to try things on, in COCO's layout: annotations/instances_{train,val}.json, train/, val/.
 
-    Four fifths are `train`. The same images, seed, NumPy and Pillow give the same bytes. A folder that already holds
-    this very set is left as it is. The set appears whole or not at all. Raises SourceError when `folder` holds
-    anything else.
+    Four fifths are `train`. The same arguments, NumPy and Pillow give the same bytes. A folder that already holds this
+    very set is left as it is. The set appears whole or not at all. It is drawn by several processes, so a script calls
+    this below `if __name__ == "__main__":`.
+
+        folder = make_sample("sample/", images=100)
+
+    Args:
+        folder: where to make it.
+        images: how many, at least 2.
+        seed: another seed gives other images.
+        progress: is called with (images done, images in all).
+
+    Returns:
+        The folder's absolute path.
+
+    Raises:
+        SourceError: `folder` holds anything else.
     """
     folder = Path(folder).resolve()
     if images < 2:

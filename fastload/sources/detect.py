@@ -37,16 +37,34 @@ class Dataset:
 
 
 def find_datasets(
-    root: Path, format: Format | None = None, splits: Sequence[str] = (), columns: Sequence[str] = ()
+    root: Path | str,
+    format: Format | str | None = None,
+    splits: Sequence[str] = (),
+    columns: Sequence[str] = (),
 ) -> list[Dataset]:
-    """The splits of the dataset in `root`: all, or those named, with these further columns (see `Request`).
+    """Find the splits of the dataset in a folder. Nothing is read before a split's `load` is called.
 
-    `SourceError` when there is nothing to build.
+        for dataset in find_datasets("coco/"):
+            build_cache(dataset.load(), dataset.cache)
+
+    Args:
+        root: the folder.
+        format: "coco", "voc", "yolo" or "folder" (images without boxes). Default: detected.
+        splits: names of the splits to return. Default: all.
+        columns: further columns to read, such as "difficult" (see `Request`).
+
+    Returns:
+        A `Dataset` for each split: its name `split`, the path `cache` where its cache belongs, and `load`, which
+        returns the source to build the cache of.
+
+    Raises:
+        SourceError: the folder holds no dataset, several kinds of dataset, or not the splits or columns that are named.
     """
+    root = Path(root)
     if not root.is_dir():
         advice = " For a single annotation file use --annotations with --images." if root.is_file() else ""
         raise SourceError(f"{root} is not a folder.{advice}")
-    format = format or detect_format(root)
+    format = detect_format(root) if format is None else _format(format)
     if columns and format in _WITHOUT_FIELDS:
         raise SourceError(f"{root} is {format.value}, which has no further columns such as {' or '.join(columns)}.")
     found = _FINDERS[format](root, columns)
@@ -60,6 +78,14 @@ def find_datasets(
     if missing and (splits or len(missing) == len(wanted)):
         raise SourceError(missing[0])
     return wanted
+
+
+def _format(name: Format | str) -> Format:
+    try:
+        return Format(name)
+    except ValueError:
+        names = ", ".join(format.value for format in Format)
+        raise SourceError(f"there is no format {name!r}: use one of {names}.") from None
 
 
 def coco_dataset(annotations: Path, images: Path, columns: Sequence[str] = ()) -> Dataset:

@@ -10,7 +10,7 @@ from pathlib import Path
 from fastload.errors import SourceError
 from fastload.sources.source import Category
 
-PICTURES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 CACHE_FOLDER = "fastload"  # beside the data; holds what fastload makes
 
 
@@ -23,7 +23,7 @@ def pictures_below(folder: Path) -> list[Path]:
     for where, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in sorted(folders) if not name.startswith(".") and name != CACHE_FOLDER]
         folders[:] = [name for name in folders if _enter(os.path.join(where, name), entered)]
-        found += [Path(where, name) for name in files if Path(name).suffix.lower() in PICTURES and name[0] != "."]
+        found += [Path(where, name) for name in files if Path(name).suffix.lower() in IMAGE_SUFFIXES and name[0] != "."]
     return sorted(found)
 
 

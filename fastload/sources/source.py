@@ -15,7 +15,13 @@ from fastload.annotations import Column
 
 @dataclass(frozen=True)
 class Category:
-    """A class of objects, with the id its source gives it."""
+    """A class of objects. `Cache.categories` lists them in the order of labels.
+
+    Args:
+        id: the number that annotations give it, such as COCO's 1 to 90 with gaps.
+        name: what people call it.
+        supercategory: the group it belongs to, if the source has groups.
+    """
 
     id: int
     name: str
