@@ -26,15 +26,15 @@ from rich.table import Table
 from torch import nn
 from train_step import make_batch, our_step, settings, stock_step, take_turns
 
-from detector.command_line import tell_errors
+from detector.cli import tell_errors
 from detector.config import Config
 from detector.data import Split, evaluation_loader, open_split, training_loader
-from detector.evaluate import settings_of
-from detector.fcos import FCOS
-from detector.learner import Learner
-from detector.precision import FORMATS, autocast, pick_device, pick_format
+from detector.infer.evaluation import settings_of
+from detector.infer.stream import PredictStream, compiled, finish
+from detector.model.fcos import FCOS
 from detector.preprocess import Preprocess
-from detector.stream import PredictStream, compiled, finish
+from detector.runtime import FORMATS, autocast, pick_device, pick_format
+from detector.train.trainer import Learner
 from fastload import Cache, FastLoader, FastloadError, ShortestEdge
 from fastload.cache.layout import Encoding
 from fastload.cache.transcode import TranscodeOptions, transcode_cache

@@ -22,10 +22,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from detector.assign import assign
-from detector.grid import Grid, make_grid
-from detector.losses import fcos_loss, sigmoid_focal_loss
-from detector.postprocess import Settings, postprocess
+from detector.infer.postprocess import Settings, postprocess
+from detector.loss.assign import assign
+from detector.loss.fcos_loss import fcos_loss, sigmoid_focal_loss
+from detector.model.grid import Grid, make_grid
 from fastload import IMAGENET_MEAN, IMAGENET_STD, Normalize, PixelFormat, nms
 
 STRIDES = (8, 16, 32, 64, 128)

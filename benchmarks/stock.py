@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detector.grid import Grid
+from detector.model.grid import Grid
 from fastload import _core
 
 Predicted = tuple[list[Tensor], list[Tensor], list[Tensor]]  # logits, boxes, quality, each a level

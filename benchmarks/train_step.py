@@ -27,8 +27,8 @@ from rich.table import Table
 from torch import Tensor
 
 from detector.config import PRESETS, Config
-from detector.fcos import FCOS, grid_of
-from detector.learner import Learner
+from detector.model.fcos import FCOS, grid_of
+from detector.train.trainer import Learner
 from fastload.pixels import Normalize, PixelFormat
 
 CLASSES = 80

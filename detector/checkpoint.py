@@ -11,9 +11,9 @@ import torch
 
 from detector.config import Config
 from detector.errors import CheckpointError
-from detector.fcos import FCOS
+from detector.model.fcos import FCOS
 from detector.preprocess import Preprocess
-from fastload.pixels import Normalize, PixelFormat
+from fastload import Normalize, PixelFormat
 
 FORMAT, VERSION = "fastload-detector", 3
 READABLE = (2, VERSION)  # 2 has no preprocessing of its own: it is what the configuration says

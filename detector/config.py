@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from detector import command_line
-from detector.backbone import BackboneName
-from detector.command_line import Positional, arg
+from detector import cli
+from detector.cli import Positional, arg
 from detector.errors import CheckpointError, ConfigError
-from detector.fcos import Norm
-from detector.losses import QualityKind
+from detector.loss.fcos_loss import QualityKind
+from detector.model.backbone import BackboneName
+from detector.model.fcos import Norm
 
 PresetName = Literal["fcos_tiny", "fcos_r18_rt", "fcos_r50"]
 Align = Literal["center", "top-left", "random"]
@@ -218,7 +218,7 @@ def parse(arguments: Sequence[str] | None = None) -> Config:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", choices=list(PRESETS), default="fcos_tiny")
     preset = first.parse_known_args(arguments)[0].preset
-    return command_line.parse(Config, arguments, PRESETS[preset])
+    return cli.parse(Config, arguments, PRESETS[preset])
 
 
 # What may change when a run is resumed, because the result does not depend on it.

@@ -6,20 +6,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich import get_console
-from rich.progress import Progress
 
 from detector import distributed
 from detector.batches import RankBatches
 from detector.checkpoint import Categories
 from detector.config import Config
 from detector.errors import ConfigError, DataError
-from detector.precision import pick_format
 from detector.preprocess import Preprocess
-from fastload import Batch, Cache, FastLoader, RandomFlip, ShortestEdge
-from fastload.cache.build import BuildOptions, build_cache
-from fastload.sample import make_sample
-from fastload.sources.detect import Dataset, Format, find_datasets
+from detector.runtime import pick_format
+from fastload import (
+    Batch,
+    Cache,
+    FastLoader,
+    RandomFlip,
+    ShortestEdge,
+    build_cache,
+    find_datasets,
+    make_sample,
+    show_progress,
+)
 
 SAMPLE_FOLDER = Path("fastload-demo/sample")
 
@@ -46,32 +51,24 @@ def open_split(folder: Path | None, split: str, prefix: str) -> Split:
 
 
 def _prepare(folder: Path | None, split: str, prefix: str) -> tuple[Path, Path]:
-    with Progress(transient=True, disable=not get_console().is_terminal) as progress:
-        task = progress.add_task("Making the sample set", total=None)
-
-        def report(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-
-        if folder is None:
-            folder = SAMPLE_FOLDER
-            if not folder.exists():  # the one that `fastload demo` made, of whatever size, serves as well
+    """The cache of a split, which is built if it is not there, and its annotation file."""
+    if folder is None:
+        folder = SAMPLE_FOLDER
+        if not folder.exists():  # the one that `fastload demo` made, of whatever size, serves as well
+            with show_progress("Making the sample set") as report:
                 make_sample(folder, progress=report)
-        dataset = _choose(folder, split, prefix)
-        progress.update(task, description=f"Building {dataset.cache}", total=None)
-        if not dataset.cache.exists():
-            build_cache(dataset.load(), dataset.cache, BuildOptions(), report)
-    return dataset.cache, folder / "annotations" / f"instances_{dataset.split}.json"
-
-
-def _choose(folder: Path, split: str, prefix: str) -> Dataset:
-    found = {dataset.split: dataset for dataset in find_datasets(folder, Format.COCO)}
+    found = {dataset.split: dataset for dataset in find_datasets(folder, "coco")}
     names = [split] if split else [name for name in found if name.startswith(prefix)]
     if len(names) != 1 or names[0] not in found:
         raise DataError(
             f"{folder} has the splits {', '.join(found)}: name the one to use with --{prefix}-split (in an evaluation "
             f'with --split), which now is "{split}".'
         )
-    return found[names[0]]
+    dataset = found[names[0]]
+    if not dataset.cache.exists():
+        with show_progress(f"Building {dataset.cache}") as report:
+            build_cache(dataset.load(), dataset.cache, progress=report)
+    return dataset.cache, folder / "annotations" / f"instances_{dataset.split}.json"
 
 
 def check_trainable(split: Split) -> None:

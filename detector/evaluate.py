@@ -1,4 +1,4 @@
-"""Evaluation: detections of a whole split, COCO's figures, and how busy each part was.
+"""Evaluates a checkpoint: COCO's figures, and how busy each part was.
 
 python -m detector.evaluate runs/fcos/best.pt coco/ --batch-size 8
 """
@@ -6,31 +6,25 @@ python -m detector.evaluate runs/fcos/best.pt coco/ --batch-size 8
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
 from detector import checkpoint, distributed
-from detector.coco import CocoMetrics, Results, coco_metrics, evaluate_coco, to_results
-from detector.command_line import Positional, arg, parse, tell_errors
-from detector.config import Config
-from detector.data import Split, evaluation_loader, open_split
-from detector.fcos import Predictions
-from detector.fuse import fuse_batch_norm
-from detector.memory import keep_freed_memory
-from detector.postprocess import Settings
-from detector.precision import pick_device, pick_format
-from detector.preprocess import Overrides, Preprocess
-from detector.stream import PredictStream, Timing, compiled
-from fastload.progress import Report, show_progress
-
-__all__ = ["coco_metrics", "detect", "evaluate"]
+from detector.cli import Positional, arg, parse, tell_errors
+from detector.data import open_split
+from detector.infer.coco import CocoMetrics
+from detector.infer.evaluation import Evaluation, evaluate
+from detector.infer.stream import compiled
+from detector.model.fuse import fuse_batch_norm
+from detector.preprocess import Overrides
+from detector.runtime import keep_freed_memory, pick_device, pick_format
+from fastload import show_progress
 
 
 @dataclass(frozen=True)
@@ -55,58 +49,6 @@ class Options(Overrides):
     """Native threads that decode images."""
     detections: Path | None = None
     """Write the detections here, in COCO's results format."""
-
-
-def settings_of(config: Config) -> Settings:
-    """The inference settings of a configuration."""
-    return Settings(config.score_threshold, config.candidates, config.nms_threshold, config.max_detections)
-
-
-def detect(
-    stream: PredictStream, category_ids: list[int], images: int = 0, report: Report | None = None
-) -> tuple[Results, Timing]:
-    """All detections of a stream of `images` in COCO's results format. Label i is the category `category_ids[i]`."""
-    results: Results = []
-    done = 0
-    for found in stream:
-        results += to_results(found, list(found.image_ids), category_ids)
-        done += len(found.image_ids)
-        if report:
-            report(done, images)
-    return results, stream.timing
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What an evaluation found, over all processes; the timing is this process's own."""
-
-    metrics: CocoMetrics
-    results: Results = field(repr=False)
-    timing: Timing
-
-
-def evaluate(
-    model: Callable[[Any], Predictions],
-    split: Split,
-    config: Config,
-    preprocess: Preprocess,
-    device: torch.device,
-    dtype: torch.dtype,
-    batch_size: int = 8,
-    few_shapes: bool = False,
-    report: Report | None = None,
-) -> Evaluation:
-    """Evaluate `model` (in evaluation mode) on a split. Every process must take part; each gets the figures.
-
-    `few_shapes` is for a compiled model: see `canvas_sizes`. `report` hears of this process's images.
-    """
-    loader = evaluation_loader(split, preprocess, batch_size, config.workers, device, dtype, few_shapes)
-    stream = PredictStream(model, loader, config.strides, settings_of(config), device, dtype)
-    category_ids = [category_id for category_id, _ in split.categories]
-    found, timing = detect(stream, category_ids, len(loader.dataset), report)  # type: ignore[arg-type]  # it has a length
-    results = distributed.gather(found)
-    metrics = distributed.first_rank_does(lambda: evaluate_coco(split.annotations, results))
-    return Evaluation(metrics, results, timing)
 
 
 def run(options: Options, console: Console) -> Evaluation:

@@ -9,38 +9,26 @@ images. In batches of 1, the default here, they do not depend on the other image
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import islice
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from rich.console import Console
-from torch import Tensor
 
 from detector import checkpoint
 from detector.checkpoint import Categories
-from detector.command_line import Positional, parse, tell_errors
+from detector.cli import Positional, parse, tell_errors
 from detector.errors import DataError
-from detector.evaluate import settings_of
-from detector.memory import keep_freed_memory
-from detector.postprocess import Detections
-from detector.precision import pick_device, pick_format
-from detector.preprocess import Overrides, Preprocess
-from detector.stream import PredictStream
-from fastload import IMAGE_SUFFIXES, Batch
-from fastload.cache.index import Entry
-from fastload.cache.memory import MemoryCache, read_images
-from fastload.cache.record import HEADER_SIZE
-from fastload.contact_sheet import draw
-from fastload.sources.source import Category
-
-AHEAD = 16  # images that are read, at least, before the first of them goes to the network
+from detector.infer.drawing import draw_objects
+from detector.infer.evaluation import settings_of
+from detector.infer.files import Files
+from detector.infer.postprocess import Detections
+from detector.infer.stream import PredictStream
+from detector.preprocess import Overrides
+from detector.runtime import keep_freed_memory, pick_device, pick_format
+from fastload import IMAGE_SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -95,41 +83,6 @@ def run(options: Options, console: Console) -> None:
         raise DataError("\n".join(files.skipped))
 
 
-@dataclass(eq=False)
-class Files:
-    """Image files as batches, in order, for a `PredictStream`; `image_id` is a file's position in `paths`.
-
-    Files are read while earlier ones are with the network; few are held at a time. `skipped` says of each file that
-    cannot be read why, as soon as its turn has come.
-    """
-
-    paths: Sequence[Path]
-    preprocess: Preprocess
-    batch_size: int
-    workers: int
-    device: torch.device
-    dtype: torch.dtype
-    skipped: list[str] = field(default_factory=list, init=False)
-    _records: dict[int, bytes] = field(default_factory=dict, init=False)
-
-    def __iter__(self) -> Iterator[Batch]:
-        sound, size = self._sound(), self.batch_size
-        while images := list(islice(sound, size * -(-AHEAD // size))):
-            self._records.update({entry.image_id: record for record, entry in images})
-            yield from self.preprocess.loader(MemoryCache(images), size, self.workers, self.device, self.dtype)
-
-    def take(self, number: int) -> Image.Image:
-        """The upright image of a file, at its own size, once its batch has come; it can be taken once."""
-        return Image.open(io.BytesIO(self._records.pop(number)[HEADER_SIZE:])).convert("RGB")
-
-    def _sound(self) -> Iterator[tuple[bytes, Entry]]:
-        for outcome in read_images(self.paths, workers=max(self.workers, 1)):
-            if outcome.record is not None and outcome.entry is not None:
-                yield outcome.record, outcome.entry
-            else:
-                self.skipped += [f"{problem.file} was skipped: {problem.reason}" for problem in outcome.problems]
-
-
 def as_objects(detections: Detections, i: int, categories: Categories, score: float) -> list[dict[str, Any]]:
     """What is detected on image `i` of a batch with at least `score`: one dict an object, with category, category_id,
     score, and box as [x0, y0, x1, y1] in pixels."""
@@ -144,17 +97,6 @@ def as_objects(detections: Detections, i: int, categories: Categories, score: fl
         for box, value, label in zip(boxes, scores, labels, strict=True)
         if label >= 0 and value >= score
     ]
-
-
-def draw_objects(image: Image.Image, objects: list[dict[str, Any]], categories: Categories) -> Image.Image:
-    """The image with its objects' boxes, classes and scores."""
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    note: dict[str, Tensor] = {
-        "boxes": torch.tensor([item["box"] for item in objects]).view(-1, 4),
-        "labels": torch.tensor([item["category_id"] for item in objects], dtype=torch.int64),
-        "scores": torch.tensor([item["score"] for item in objects]),
-    }
-    return draw([pixels], [note], [Category(key, name) for key, name in categories])
 
 
 def find_images(paths: tuple[Path, ...]) -> list[Path]:

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch.utils.data import Subset
 
-from detector.backbone import normalisation
 from detector.config import Align, Config, Precision
 from detector.errors import CheckpointError, ConfigError
-from detector.fcos import SIZE_DIVISOR
+from detector.model.backbone import normalisation
+from detector.model.fcos import SIZE_DIVISOR
 from fastload import Cache, CenterAlign, Collator, FastLoader, RandomAlign, ShortestEdge, TopLeftAlign
 
 ALIGNERS: dict[Align, type[Collator]] = {"center": CenterAlign, "top-left": TopLeftAlign, "random": RandomAlign}

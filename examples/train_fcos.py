@@ -10,7 +10,7 @@ TensorBoard events, curves.png and predictions.png. Every setting is an option: 
 from rich.console import Console
 from rich.table import Table
 
-from detector.command_line import tell_errors
+from detector.cli import tell_errors
 from detector.config import parse
 from detector.train import train
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from benchmarks.stock import stock_assign
-from detector.assign import Assignment, assign
-from detector.grid import Grid, make_grid
+from detector.loss.assign import Assignment, assign
+from detector.model.grid import Grid, make_grid
 
 P3_P7 = (8, 16, 32, 64, 128)
 CPU = torch.device("cpu")

@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from detector.coco import evaluate_coco, to_results
 from detector.errors import DataError
-from detector.evaluate import coco_metrics
-from detector.postprocess import Detections
+from detector.infer.coco import coco_metrics, evaluate_coco, to_results
+from detector.infer.postprocess import Detections
 
 EXAMPLE = Path(__file__).parents[2].parent / "shared" / "data" / "cocoeval"
 TRUTH, RESULTS = EXAMPLE / "instances_val2014_100.json", EXAMPLE / "instances_val2014_fakebbox100_results.json"

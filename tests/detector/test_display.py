@@ -8,7 +8,7 @@ import re
 import pytest
 from rich.console import Console
 
-from detector import display
+from detector.train import display
 
 ROW = {"step": 61, "loss": 1.5, "lr": 1e-3, "data_time": 0.0041, "step_time": 0.8, "images_per_second": 5.0}
 FIGURES = dict.fromkeys(("AP", "AP50", "AP75", "APs", "APm", "APl"), 0.25)

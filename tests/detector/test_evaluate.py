@@ -15,17 +15,18 @@ from PIL import Image
 from rich.console import Console
 
 from detector import checkpoint, evaluate, predict
-from detector.assign import assign
-from detector.backbone import make_backbone
 from detector.data import evaluation_loader, open_split
 from detector.errors import CheckpointError, DataError
-from detector.fcos import FCOS, Predictions
-from detector.grid import make_grid
-from detector.postprocess import Settings
+from detector.infer.coco import coco_metrics
+from detector.infer.evaluation import detect
+from detector.infer.postprocess import Settings
+from detector.infer.stream import PredictStream
+from detector.loss.assign import assign
+from detector.model.backbone import make_backbone
+from detector.model.fcos import FCOS, Predictions
+from detector.model.grid import make_grid
 from detector.preprocess import Preprocess
-from detector.stream import PredictStream
-from fastload import CenterAlign, RandomAlign, Targets, TopLeftAlign
-from fastload.sample import make_sample
+from fastload import CenterAlign, RandomAlign, Targets, TopLeftAlign, make_sample
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,12 +90,12 @@ def test_perfect_predictions_come_back_as_the_annotations(tiny, monkeypatch, ali
     stream = PredictStream(
         lambda images: perfect(images, given.popleft()), remembered(), STRIDES, Settings(), CPU, torch.float32
     )
-    results, timing = evaluate.detect(stream, [1, 4, 9])
+    results, timing = detect(stream, [1, 4, 9])
     assert timing.images == 7 and not given
     truth = [a for a in json.loads(split.annotations.read_text())["annotations"] if not a["iscrowd"]]
     key = lambda a: (a["image_id"], a["category_id"], *(round(edge) for edge in a["bbox"]))  # noqa: E731
     assert sorted(map(key, results)) == sorted(map(key, truth))
-    assert evaluate.coco_metrics(split.annotations, results)["AP75"] == pytest.approx(1)
+    assert coco_metrics(split.annotations, results)["AP75"] == pytest.approx(1)
 
 
 STRIDES = (8, 16, 32)

@@ -18,16 +18,16 @@ from tests.detector.test_train import environment, options, same
 TRAIN = """
 import sys
 import torch
-import detector.train
+from detector.train import loop
 from detector.config import parse
 torch.set_num_threads(1)
-detector.train.SAVE_SECONDS = 0
-save = detector.train.Run.save
+loop.SAVE_SECONDS = 0
+save = loop.Run.save
 def save_and_tell(run):
     save(run)
     print("saved", run.learner.step, flush=True)
-detector.train.Run.save = save_and_tell
-detector.train.train(parse(sys.argv[1:]))
+loop.Run.save = save_and_tell
+loop.train(parse(sys.argv[1:]))
 print("trained", flush=True)
 """
 

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.stock import stock_assign, stock_loss
-from detector.assign import assign
-from detector.grid import make_grid
-from detector.losses import centerness, fcos_loss, sigmoid_focal_loss
+from detector.loss.assign import assign
+from detector.loss.fcos_loss import centerness, fcos_loss, sigmoid_focal_loss
+from detector.model.grid import make_grid
 
 STRIDES = (8, 16, 32)
 SHAPES = ((12, 16), (6, 8), (3, 4))

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from detector.backbone import freeze, keep_frozen, load_pretrained, make_backbone, normalisation
 from detector.errors import CheckpointError, ConfigError
-from detector.fcos import FCOS, Head
-from detector.fuse import fuse_batch_norm
-from detector.resnet import ResNet
-from fastload.pixels import Normalize, PixelFormat
+from detector.model.backbone import freeze, keep_frozen, load_pretrained, make_backbone, normalisation
+from detector.model.fcos import FCOS, Head
+from detector.model.fuse import fuse_batch_norm
+from detector.model.resnet import ResNet
+from fastload import Normalize, PixelFormat
 
 
 def small(norm="bn", backbone="resnet18", strides=(8, 16, 32, 64, 128), **settings) -> FCOS:
@@ -82,7 +82,7 @@ def test_pretrained_lite0_weights_land_in_their_blocks():
 
 def test_stride_two_convolutions_pad_as_tensorflow_does():
     """Equal to padding (k - 2) // 2 before and (k - 1) // 2 after, on even sizes."""
-    from detector.efficientnet import SamePadConv2d
+    from detector.model.efficientnet import SamePadConv2d
 
     for kernel in (3, 5):
         conv = SamePadConv2d(6, 6, kernel, groups=6)

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from detector.config import Config
-from detector.fcos import FCOS
-from detector.muon import Muon, orthogonal
-from detector.optim import make_optimizers
+from detector.model.fcos import FCOS
+from detector.train.muon import Muon, orthogonal
+from detector.train.optim import make_optimizers
 
 
 @pytest.mark.parametrize("shape", [(64, 576), (64, 40), (32, 32), (1, 9)])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from detector.optim import EMA
+from detector.train.optim import EMA
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.99])
@@ -38,7 +38,7 @@ def test_memory_that_is_kept_is_not_mapped_anew(keep, threaded):
     in a thread beside the main one too."""
     code = f"""
 import ctypes, resource, threading, torch
-from detector.memory import keep_freed_memory
+from detector.runtime import keep_freed_memory
 if {keep}:
     keep_freed_memory()
 torch.set_num_threads(1)

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.stock import stock_postprocess
-from detector.grid import make_grid
-from detector.postprocess import Detections, Settings, postprocess, to_original
+from detector.infer.postprocess import Detections, Settings, postprocess, to_original
+from detector.model.grid import make_grid
 
 STRIDES = (8, 16, 32)
 SHAPES = ((16, 20), (8, 10), (4, 5))

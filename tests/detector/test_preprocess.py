@@ -16,14 +16,13 @@ from detector import checkpoint, evaluate, predict
 from detector.config import Config
 from detector.data import evaluation_loader, open_split
 from detector.errors import CheckpointError, ConfigError
-from detector.fcos import FCOS
-from detector.predict import Files
+from detector.infer.evaluation import settings_of
+from detector.infer.files import Files
+from detector.infer.stream import PredictStream
+from detector.model.fcos import FCOS
 from detector.preprocess import Preprocess
-from detector.stream import PredictStream
 from detector.train import train
-from fastload import CenterAlign, RandomAlign
-from fastload.cache.build import BuildOptions, build_cache
-from fastload.sources.detect import find_datasets
+from fastload import BuildOptions, CenterAlign, RandomAlign, build_cache, find_datasets
 from tests.datasets import encoded, pixels
 
 CPU = torch.device("cpu")
@@ -85,7 +84,7 @@ def test_predict_detects_what_evaluate_detects(tiny, mixed, align, batch_size):
     files = Files(sorted((mixed / "val").iterdir()), preprocess, batch_size, 1, CPU, torch.float32)
     found = []
     for batches in (evaluated, files):
-        stream = PredictStream(model, batches, config.strides, evaluate.settings_of(config), CPU, torch.float32)
+        stream = PredictStream(model, batches, config.strides, settings_of(config), CPU, torch.float32)
         found.append(
             {
                 number: (detections.boxes[i], detections.scores[i], detections.labels[i])

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
-from detector.backbone import make_backbone
 from detector.errors import DetectorError
-from detector.fcos import FCOS, Predictions
-from detector.postprocess import Settings
+from detector.infer.postprocess import Settings
+from detector.infer.stream import STAGES, PredictStream, Timing, compiled
+from detector.model.backbone import make_backbone
+from detector.model.fcos import FCOS, Predictions
 from detector.preprocess import canvas_sizes
-from detector.stream import STAGES, PredictStream, Timing, compiled
 from fastload import CenterAlign, FastLoader, RandomFlip, ShortestEdge
 from tests.memory_cache import MemoryCache
 
@@ -211,7 +211,7 @@ def test_leaving_early_ends_every_thread(leave):
 
 def test_a_source_that_never_answers_does_not_hold_whoever_leaves(monkeypatch):
     """Leaving while a batch is being waited for gives up on it; its thread ends when it comes."""
-    monkeypatch.setattr("detector.stream.PATIENCE", 0.1)
+    monkeypatch.setattr("detector.infer.stream.PATIENCE", 0.1)
     gate = threading.Event()
 
     def batches():
@@ -298,7 +298,7 @@ def test_the_stages_streams_wait_for_one_another(monkeypatch):
         entered.append(stream)
         yield
 
-    monkeypatch.setattr("detector.stream._stream", lambda device, stage: lanes[stage])
+    monkeypatch.setattr("detector.infer.stream._stream", lambda device, stage: lanes[stage])
     monkeypatch.setattr(torch.cuda, "stream", on)
     monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: user)

@@ -19,10 +19,11 @@ from detector.batches import RankBatches
 from detector.config import PRESETS, Config
 from detector.data import open_split, training_loader
 from detector.errors import CheckpointError, ConfigError, DataError, TrainingError
-from detector.interrupt import Stop
-from detector.learner import Learner
-from detector.train import Run, train
-from fastload.errors import SourceError
+from detector.runtime import Stop
+from detector.train import train
+from detector.train.loop import Run
+from detector.train.trainer import Learner
+from fastload import SourceError
 from tests.detector.blocks import make_blocks
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from detector.config import Config
-from detector.fcos import FCOS
-from detector.muon import Muon
+from detector.model.fcos import FCOS
+from detector.train.muon import Muon
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -10,8 +10,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from detector import distributed
-from detector.record import Row
-from fastload.progress import Report, show_progress
+from detector.infer.evaluation import Report
+from detector.train.metrics_log import Row
+from fastload import show_progress
 
 
 class _Bar(Progress):

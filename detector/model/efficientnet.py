@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from detector.conv_bn import ConvBN
+from detector.model.conv_bn import ConvBN
 
 # Each stage: expansion, channels, blocks, stride, kernel.
 STAGES = (

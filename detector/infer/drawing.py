@@ -1,4 +1,4 @@
-"""Pictures for people: ground truth beside predictions."""
+"""Images for people: predictions, alone or beside ground truth."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
 
-from detector.coco import Results
+from detector.checkpoint import Categories
 from detector.data import Split, evaluation_batch
+from detector.infer.coco import Results
 from detector.preprocess import Preprocess
-from fastload.contact_sheet import draw
+from fastload import Category, draw
 
-PICTURES = 8  # each beside its twin: four columns
+SHOWN_IMAGES = 8  # each beside its twin: four columns
 SHOWN_SCORE = 0.5  # of class and quality together: what is below clutters the picture
 
 
 def draw_predictions(path: Path, split: Split, results: Results, preprocess: Preprocess) -> None:
     """A page of some images of a split, annotated on the left and as predicted on the right, as a PNG."""
-    chosen = np.linspace(0, len(split.cache) - 1, min(PICTURES, len(split.cache))).round().astype(int)
+    chosen = np.linspace(0, len(split.cache) - 1, min(SHOWN_IMAGES, len(split.cache))).round().astype(int)
     images, targets = evaluation_batch(split, chosen.tolist(), preprocess)
     found = defaultdict(list)
     for result in results:
@@ -44,3 +47,13 @@ def as_target(results: Results) -> dict[str, Any]:
         "labels": torch.tensor([result["category_id"] for result in results], dtype=torch.int64),
         "scores": torch.tensor([result["score"] for result in results]),
     }
+
+
+def draw_objects(image: Tensor, objects: list[dict[str, Any]], categories: Categories) -> Image.Image:
+    """An image (3, H, W) uint8 with its objects' boxes, classes and scores."""
+    target: dict[str, Tensor] = {
+        "boxes": torch.tensor([item["box"] for item in objects]).view(-1, 4),
+        "labels": torch.tensor([item["category_id"] for item in objects], dtype=torch.int64),
+        "scores": torch.tensor([item["score"] for item in objects]),
+    }
+    return draw([image], [target], [Category(key, name) for key, name in categories])

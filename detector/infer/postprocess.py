@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from detector.grid import Grid
-from detector.losses import flatten
+from detector.loss.fcos_loss import flatten
+from detector.model.grid import Grid
 from fastload import nms
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from detector import distributed
 from detector.errors import TrainingError
-from detector.learner import ADVICE
+from detector.train.trainer import ADVICE
 
 NAMES = ("loss", "classification", "box", "quality")
 

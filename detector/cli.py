@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from detector.errors import ConfigError, DetectorError
-from fastload.errors import FastloadError
+from fastload import FastloadError
 
 try:
     import tyro

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.errors import ConfigError, DataError
-from detector.postprocess import Detections
+from detector.infer.postprocess import Detections
 
 Annotations = Path | str | dict[str, Any]
 Results = list[dict[str, Any]]

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm  # plain and synchronised
 
-from detector.efficientnet import EfficientNetLite0, by_order
 from detector.errors import CheckpointError, ConfigError
-from detector.resnet import ResNet
+from detector.model.efficientnet import EfficientNetLite0, by_order
+from detector.model.resnet import ResNet
 
 BackboneName = Literal["resnet18", "resnet34", "resnet50", "efficientnet_lite0"]
 Backbone = ResNet | EfficientNetLite0

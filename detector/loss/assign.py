@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from detector.grid import Grid
+from detector.model.grid import Grid
 
 CENTER_RADIUS = 1.5  # strides; the 3 x 3 neighbourhood below is exact up to this radius
 

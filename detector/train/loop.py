@@ -1,8 +1,4 @@
-"""Training: one loop, readable from top to bottom.
-
-python -m detector.train coco/ --preset fcos_tiny
-torchrun --nproc-per-node 2 -m detector.train coco/ --preset fcos_r18_rt
-"""
+"""Training: one loop, readable from top to bottom."""
 
 from __future__ import annotations
 
@@ -13,20 +9,17 @@ from typing import Any
 import torch
 
 from detector import checkpoint, distributed
-from detector.command_line import tell_errors
-from detector.config import Config, differences, parse
+from detector.config import Config, differences
 from detector.data import Split, check_trainable, open_split, training_loader
-from detector.display import Display
 from detector.errors import CheckpointError, ConfigError, DataError, TrainingError
-from detector.evaluate import evaluate
-from detector.interrupt import Stop, stop_signals
-from detector.learner import Learner
-from detector.memory import keep_freed_memory
-from detector.precision import pick_device
+from detector.infer.drawing import draw_predictions
+from detector.infer.evaluation import evaluate
 from detector.preprocess import Preprocess
-from detector.record import Record, Row, write_config
-from detector.showcase import draw_predictions
-from detector.window import Window
+from detector.runtime import Stop, keep_freed_memory, pick_device, stop_signals
+from detector.train.display import Display
+from detector.train.metrics_log import Record, Row, write_config
+from detector.train.step_metrics import Window
+from detector.train.trainer import Learner
 
 
 def train(config: Config) -> dict[str, float]:
@@ -189,7 +182,3 @@ MEMORY_ADVICE = (
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-if __name__ == "__main__":
-    tell_errors(lambda: train(parse()))

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from detector.assign import Assignment
 from detector.distributed import sum_over_ranks, world_size
+from detector.loss.assign import Assignment
 
 QualityKind = Literal["centerness", "iou"]
 ALPHA = 0.25  # focal loss (Lin et al. 2017): the weight of positives; its gamma is 2, written out below

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from detector.backbone import Backbone, freeze, keep_frozen, make_backbone
 from detector.errors import ConfigError
-from detector.fpn import FPN
-from detector.grid import Grid, make_grid
-from fastload.pixels import Normalize, PixelFormat
+from detector.model.backbone import Backbone, freeze, keep_frozen, make_backbone
+from detector.model.fpn import FPN
+from detector.model.grid import Grid, make_grid
+from fastload import Normalize, PixelFormat
 
 if TYPE_CHECKING:
     from detector.config import Config

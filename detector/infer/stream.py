@@ -17,12 +17,13 @@ from functools import lru_cache
 from typing import Any, Literal
 
 import torch
-from torch.utils._pytree import tree_map
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
-from detector.fcos import Predictions, grid_of
-from detector.postprocess import Detections, Settings, postprocess, to_original
-from detector.precision import autocast
-from fastload.device import mark_used
+from detector.infer.postprocess import Detections, Settings, postprocess, to_original
+from detector.model.fcos import Predictions, grid_of
+from detector.runtime import autocast
+from fastload import Targets
 
 Stage = Literal["load", "forward", "postprocess"]
 STAGES: tuple[Stage, ...] = ("load", "forward", "postprocess")
@@ -135,7 +136,7 @@ class _Lane:
         with torch.cuda.stream(self.stream):
             if after is not None:
                 self.stream.wait_event(after)
-                mark_used(using, self.stream)
+                keep_for(self.stream, using)
             begin = self.stream.record_event(torch.cuda.Event(enable_timing=True))
             yield
             self._spans.append((begin, self.stream.record_event(torch.cuda.Event(enable_timing=True))))
@@ -152,6 +153,14 @@ class _Lane:
             begin, end = self._spans.popleft()
             end.synchronize()
             self.busy += begin.elapsed_time(end) / 1000
+
+
+def keep_for(stream: torch.cuda.Stream, values: Any) -> None:
+    """Keep the memory of `values`, tensors and `Targets`, until the work that is queued on `stream` is done."""
+    for leaf in tree_leaves(values):
+        for value in vars(leaf).values() if isinstance(leaf, Targets) else (leaf,):
+            if isinstance(value, Tensor) and value.is_cuda:
+                value.record_stream(stream)
 
 
 @lru_cache  # each stream has memory of its own: new ones for every evaluation would pile it up

@@ -7,8 +7,8 @@ import copy
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from detector.fcos import FCOS, ConvNorm
-from detector.resnet import BasicBlock, Bottleneck, ResNet
+from detector.model.fcos import FCOS, ConvNorm
+from detector.model.resnet import BasicBlock, Bottleneck, ResNet
 
 
 class PerLevelConv(nn.Module):

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from detector import distributed
-from detector.assign import assign
-from detector.backbone import load_pretrained
 from detector.config import Config
 from detector.errors import ConfigError, TrainingError
-from detector.fcos import FCOS, Predictions, grid_of
-from detector.losses import Losses, fcos_loss
-from detector.optim import EMA, learning_rate, make_optimizers, set_learning_rate
-from detector.precision import autocast, pick_format, pick_layout
+from detector.loss.assign import assign
+from detector.loss.fcos_loss import Losses, fcos_loss
+from detector.model.backbone import load_pretrained
+from detector.model.fcos import FCOS, Predictions, grid_of
+from detector.runtime import autocast, pick_format, pick_layout
+from detector.train.optim import EMA, learning_rate, make_optimizers, set_learning_rate
 
 
 class Learner:

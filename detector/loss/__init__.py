@@ -1,0 +1,1 @@
+"""What a training step minimizes: which points learn which box, and the losses there."""

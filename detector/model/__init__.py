@@ -1,0 +1,1 @@
+"""The network: backbones, feature pyramid, head, and the points that it predicts at."""
