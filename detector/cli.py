@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
 
+from detector.config import PRESETS, Config
 from detector.errors import ConfigError, DetectorError
 from fastload import FastloadError
 
@@ -18,8 +22,16 @@ try:
 except ImportError as error:
     raise ConfigError("The detector's command line needs packages: pip install 'fastload-vision[detector]'") from error
 
-__all__ = ["Positional", "arg", "parse", "tell_errors"]
+__all__ = ["Positional", "arg", "parse", "parse_config", "tell_errors"]
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _ConfigOptions(Config):
+    """Trains a detector, evaluates it, and leaves checkpoints, metrics and pictures in the run folder."""
+
+    data: Annotated[Path | None, Positional, arg(metavar="FOLDER")] = None
+    """A COCO folder: annotations/instances_*.json and the images. Without one: the sample set, made on first use."""
 
 
 def parse(kind: type[T], arguments: Sequence[str] | None = None, default: T | None = None) -> T:
@@ -27,6 +39,14 @@ def parse(kind: type[T], arguments: Sequence[str] | None = None, default: T | No
     if default is None:
         return tyro.cli(kind, args=arguments, config=(HelptextFromCommentsOff,))
     return tyro.cli(kind, args=arguments, default=default, config=(HelptextFromCommentsOff,))
+
+
+def parse_config(arguments: Sequence[str] | None = None) -> Config:
+    """A configuration from a command line: a preset's values, then whatever else is given."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", choices=list(PRESETS), default="fcos_tiny")
+    preset = PRESETS[first.parse_known_args(arguments)[0].preset]
+    return Config(**vars(parse(_ConfigOptions, arguments, _ConfigOptions(**vars(preset)))))
 
 
 def tell_errors(work: Callable[[], object]) -> None:

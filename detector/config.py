@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from detector import cli
-from detector.cli import Positional, arg
 from detector.errors import CheckpointError, ConfigError
 from detector.loss.fcos_loss import QualityKind
 from detector.model.backbone import BackboneName
@@ -35,9 +31,9 @@ RANGES = {
 
 @dataclass(frozen=True)
 class Config:
-    """Trains a detector, evaluates it, and leaves checkpoints, metrics and pictures in the run folder."""
+    """The settings of a training run. A checkpoint keeps them. See `PRESETS` for sets that go together."""
 
-    data: Annotated[Path | None, Positional, arg(metavar="FOLDER")] = None
+    data: Path | None = None
     """A COCO folder: annotations/instances_*.json and the images. Without one: the sample set, made on first use."""
     preset: PresetName = "fcos_tiny"
     """Where the defaults come from: fcos_tiny (for CPUs), fcos_r18_rt (real time) or fcos_r50."""
@@ -211,14 +207,6 @@ PRESETS: dict[str, Config] = {
         epochs=12,
     ),
 }
-
-
-def parse(arguments: Sequence[str] | None = None) -> Config:
-    """A configuration from a command line: a preset's values, then whatever else is given."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", choices=list(PRESETS), default="fcos_tiny")
-    preset = first.parse_known_args(arguments)[0].preset
-    return cli.parse(Config, arguments, PRESETS[preset])
 
 
 # What may change when a run is resumed, because the result does not depend on it.

@@ -23,7 +23,6 @@ from fastload import (
     build_cache,
     find_datasets,
     make_sample,
-    show_progress,
 )
 
 SAMPLE_FOLDER = Path("fastload-demo/sample")
@@ -52,6 +51,8 @@ def open_split(folder: Path | None, split: str, prefix: str) -> Split:
 
 def _prepare(folder: Path | None, split: str, prefix: str) -> tuple[Path, Path]:
     """The cache of a split, which is built if it is not there, and its annotation file."""
+    from fastload import show_progress  # needs rich, which those who only load a checkpoint may lack
+
     if folder is None:
         folder = SAMPLE_FOLDER
         if not folder.exists():  # the one that `fastload demo` made, of whatever size, serves as well

@@ -10,13 +10,12 @@ TensorBoard events, curves.png and predictions.png. Every setting is an option: 
 from rich.console import Console
 from rich.table import Table
 
-from detector.cli import tell_errors
-from detector.config import parse
+from detector.cli import parse_config, tell_errors
 from detector.train import train
 
 
 def main() -> None:
-    config = parse()
+    config = parse_config()
     figures = train(config)
     if figures:
         table = Table("figure", "value", title=f"{config.out}")

@@ -19,7 +19,7 @@ TRAIN = """
 import sys
 import torch
 from detector.train import loop
-from detector.config import parse
+from detector.cli import parse_config
 torch.set_num_threads(1)
 loop.SAVE_SECONDS = 0
 save = loop.Run.save
@@ -27,7 +27,7 @@ def save_and_tell(run):
     save(run)
     print("saved", run.learner.step, flush=True)
 loop.Run.save = save_and_tell
-loop.train(parse(sys.argv[1:]))
+loop.train(parse_config(sys.argv[1:]))
 print("trained", flush=True)
 """
 
