@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch.utils.data.distributed import DistributedSampler
 
 from detector import distributed
-from detector.batches import RankBatches
 from detector.checkpoint import Categories
 from detector.config import Config
 from detector.errors import ConfigError, DataError
@@ -84,7 +84,7 @@ def check_trainable(split: Split) -> None:
 
 
 def training_loader(split: Split, config: Config, device: torch.device) -> FastLoader:
-    """Shuffled, augmented batches on `device`: this process's share."""
+    """Shuffled, augmented batches of similar shapes on `device`: this process's share of each step."""
     rank, world = distributed.rank(), distributed.world_size()
     share = world * config.accumulate
     if config.batch_size % share:
@@ -92,15 +92,16 @@ def training_loader(split: Split, config: Config, device: torch.device) -> FastL
             f"--batch-size {config.batch_size} cannot be shared by {world} processes with {config.accumulate} "
             "accumulated batches each: make it a multiple."
         )
-    order = RankBatches(split.cache.sizes, config.batch_size // config.accumulate, config.seed, rank, world)
     preprocess = Preprocess.of(config)
     return FastLoader(
         split.cache,
-        batch_sampler=order,
+        batch_size=config.batch_size // share,
+        sampler=DistributedSampler(split.cache, world, rank, seed=config.seed),
+        group_by_aspect=True,
         num_workers=config.workers,
         collate_fn=preprocess.collator(max(config.sizes), config.max_size, config.compile, training=True),
         **preprocess.output(device, pick_format(config, device)),
-        generator=torch.Generator().manual_seed(config.seed * world + rank),  # processes flip and scale differently
+        generator=torch.Generator().manual_seed(config.seed),
         transforms=[ShortestEdge(config.sizes, config.max_size, per_batch=True), RandomFlip(config.flip)],
     )
 

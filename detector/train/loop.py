@@ -20,6 +20,7 @@ from detector.train.display import Display
 from detector.train.metrics_log import Record, Row, write_config
 from detector.train.step_metrics import Window
 from detector.train.trainer import Learner
+from fastload import PlanError
 
 
 def train(config: Config) -> dict[str, float]:
@@ -145,8 +146,13 @@ class Run:
         if "optimizers" not in state:
             raise CheckpointError(f"{path} holds weights only and cannot be resumed.")
         self.learner.load_state_dict(state)
-        own = self.loader.state_dict()  # the seed differs between processes
-        self.loader.load_state_dict({**state["loader"], "seed": own["seed"]} if "seed" in own else state["loader"])
+        try:
+            self.loader.load_state_dict(state["loader"])
+        except PlanError as error:
+            raise CheckpointError(
+                f"{path} cannot be resumed on these images: {error}. Its weights can still be evaluated; to train, "
+                "begin anew in another folder with --out."
+            ) from error
         self.epoch, self.best, self.figures = state["epoch"], state["best"], state["figures"]
         return list(state["rows"])
 

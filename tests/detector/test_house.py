@@ -1,13 +1,17 @@
-"""How the detector is built: usable without what its commands need."""
+"""How the detector is built: on fastload's public names, and usable without what its commands need."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
 
+import detector
 import fastload
 from detector import checkpoint
 from detector.model.fcos import FCOS
 from detector.preprocess import Preprocess
+
+MODULES = sorted(Path(detector.__file__).parent.rglob("*.py"))
 
 LOAD = """
 import sys
@@ -33,6 +37,19 @@ def test_a_checkpoint_is_used_without_command_line_packages(tiny, tmp_path):
     checkpoint.save(path, {**settings, "categories": [(1, "a"), (2, "b"), (3, "c")], "model": model, "ema": None})
     done = subprocess.run([sys.executable, "-c", LOAD, str(path)], capture_output=True, text=True)
     assert done.stdout == "3\n", done.stderr
+
+
+def test_the_detector_uses_public_names_only():
+    """Of fastload it imports what `import fastload` offers, and nothing from the modules inside."""
+    private = []
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "fastload":
+                public = node.module == "fastload" and {alias.name for alias in node.names} <= set(fastload.__all__)
+                private += [] if public else [f"{path}: {ast.unparse(node)}"]
+            elif isinstance(node, ast.Import):
+                private += [f"{path}: {alias.name}" for alias in node.names if alias.name.startswith("fastload.")]
+    assert not private
 
 
 def test_fastload_does_not_know_the_detector():

@@ -7,15 +7,14 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from detector import checkpoint
-from detector.batches import RankBatches
+from detector import checkpoint, distributed
 from detector.config import PRESETS, Config
 from detector.data import open_split, training_loader
 from detector.errors import CheckpointError, ConfigError, DataError, TrainingError
@@ -147,7 +146,7 @@ def environment() -> dict[str, str]:
 def test_two_processes_take_the_steps_of_one(tiny, tmp_path):
     """Two ranks with half of each batch: equal weights within rounding after three steps; evaluation counts every image
     once and gives one process's figures. The pictures are of one size, so that both ranks' canvases are too."""
-    data = make_blocks(tmp_path / "coco", {"train": 21, "val": 7}, upright=False)
+    data = make_blocks(tmp_path / "coco", {"train": 20, "val": 7}, upright=False)
     tiny = replace(
         tiny, data=data, weights="imagenet", norm="gn", frozen_norm=True, flip=0.0, sizes=(64,), epochs=1,
         optimizer="sgd", align="top-left",
@@ -165,26 +164,37 @@ def test_two_processes_take_the_steps_of_one(tiny, tmp_path):
     assert one["figures"]["AR100"] == pytest.approx(two["figures"]["AR100"], abs=0.02)
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("world", [1, 2, 3])
-@pytest.mark.parametrize("images", [21, 17, 16, 5])
-def test_every_image_comes_once_an_epoch_over_all_processes(images, world):
-    """The ranks' shares of an epoch are a permutation of the dataset, in the same steps, another every epoch."""
-    sizes = np.random.default_rng(0).integers(50, 100, (images, 2)).astype(np.int32)
-    epochs = []
-    for epoch in range(2):
-        ranks = [RankBatches(sizes, 8, seed=3, rank=rank, world=world) for rank in range(world)]
-        for rank in ranks:
-            rank.set_epoch(epoch)
-        shares = [list(rank) for rank in ranks]
-        assert {len(share) for share in shares} == {len(ranks[0])}
-        assert all(batch for share in shares for batch in share)
-        seen = [image for share in shares for batch in share for image in batch]
-        assert sorted(seen) == list(range(images))
-        epochs.append(seen)
-    assert epochs[0] != epochs[1]
-    alone = list(RankBatches(sizes, 8, seed=3, rank=0, world=1))
-    for rank in range(world):
-        assert next(iter(RankBatches(sizes, 8, 3, rank, world))) == alone[0][rank::world]
+def test_processes_share_the_batches_of_one(tiny, monkeypatch, world, accumulate):
+    """Every process takes as many images a step; together they see each image once an epoch, the first ones again
+    where the last batch does not divide; a step is of the images of one process's step."""
+
+    def epochs(world: int) -> list[list[list[int]]]:
+        """The images of each batch of two epochs, of all processes together."""
+        monkeypatch.setattr(distributed, "world_size", lambda: world)
+        ranks = []
+        for rank in range(world):
+            monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+            ranks.append(training_loader(split, config, torch.device("cpu")))
+        found = []
+        for epoch in range(2):
+            for loader in ranks:
+                loader.set_epoch(epoch)
+            steps = list(zip(*[[t.image_id.tolist() for _, t in loader] for loader in ranks], strict=True))
+            assert all(len(set(map(len, step))) == 1 for step in steps)
+            found.append([list(chain(*step)) for step in steps])
+        return found
+
+    config = replace(tiny, batch_size=12, accumulate=accumulate)
+    split = open_split(tiny.data, "", "train")
+    alone = epochs(1)
+    for epoch, expected in zip(epochs(world), alone, strict=True):
+        seen = list(chain(*epoch))
+        assert set(seen) == set(split.cache.image_ids.tolist()) and len(seen) == 21 + -21 % world
+        assert [sorted(set(step)) for step in epoch[:-1]] == [sorted(step) for step in expected[:-1]]
+        assert set(expected[-1]) <= set(epoch[-1])
+    assert alone[0] != alone[1]
 
 
 def test_a_batch_draws_one_short_edge(tiny):
@@ -297,6 +307,10 @@ def test_checkpoints_that_cannot_be_used_are_explained(tiny, tmp_path):
     with pytest.raises(CheckpointError, match=r"--epochs 1 \(now 2\)"):
         train(replace(tiny, resume=True))
     state = torch.load(last, weights_only=True)
+    torch.save({**state, "loader": {**state["loader"], "images": 20}}, last)
+    with pytest.raises(CheckpointError, match=r"cannot be resumed on these images: .*images 20, here it is 21.* --out"):
+        train(replace(tiny, epochs=1, resume=True))
+    torch.save(state, last)
     (tmp_path / "damaged.pt").write_bytes(last.read_bytes()[:-2000])
     torch.save({"weights": torch.zeros(3)}, tmp_path / "foreign.pt")
     torch.save({**state, "version": 0}, tmp_path / "old.pt")
