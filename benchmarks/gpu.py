@@ -33,8 +33,8 @@ from detector.infer.evaluation import settings_of
 from detector.infer.stream import PredictStream, compiled, finish
 from detector.model.fcos import FCOS
 from detector.preprocess import Preprocess
-from detector.runtime import FORMATS, autocast, pick_device, pick_format
-from detector.train.trainer import Learner
+from detector.runtime import DTYPES, autocast, pick_device, pick_dtype
+from detector.train.trainer import Trainer
 from fastload import Cache, FastLoader, FastloadError, ShortestEdge
 from fastload.cache.layout import Encoding
 from fastload.cache.transcode import TranscodeOptions, transcode_cache
@@ -115,7 +115,7 @@ def transfers(options: argparse.Namespace, device: torch.device) -> Figures:
     """A batch's way to the device and work on it, one after the other or side by side."""
     images, _ = make_batch(options.batch_size, options.size)
     images = images.pin_memory() if device.type == "cuda" else images
-    matrix = torch.randn(2048, 2048, device=device, dtype=pick_format(settings("auto"), device))
+    matrix = torch.randn(2048, 2048, device=device, dtype=pick_dtype(settings("auto"), device))
     feed, clock = Feed(device, PixelFormat(matrix.dtype, IMAGENET_MEAN, IMAGENET_STD)), Clock(device)
 
     def compute() -> None:
@@ -196,16 +196,16 @@ def decode_rate(cache: Cache, engine: str, options: argparse.Namespace, device: 
 
 def training(split: Split, config: Config, steps: int, device: torch.device) -> Figures:
     """How long the stream that trains has nothing to do between one step and the next."""
-    learner = Learner(config, len(split.categories), 10 * steps, device)
+    trainer = Trainer(config, len(split.categories), 10 * steps, device)
     batches = chain.from_iterable(repeat(training_loader(split, config, device)))
     clock, waits, spans = Clock(device), [], []
     for _ in range(2):
-        learner.update([next(batches)])  # warm
+        trainer.update([next(batches)])  # warm
     end = clock.mark()
     for _ in range(steps):
         batch = next(batches)
         begin = clock.mark()
-        learner.update([batch])
+        trainer.update([batch])
         last, end = end, clock.mark()
         waits.append((last, begin))
         spans.append((last, end))
@@ -218,7 +218,7 @@ def training(split: Split, config: Config, steps: int, device: torch.device) -> 
 def evaluation(split: Split, config: Config, images: int, device: torch.device) -> Figures:
     """Images a second of evaluation, one stage after the other, on three streams, and compiled on three streams."""
     model = FCOS.from_config(config, len(split.categories)).to(device, memory_format=torch.channels_last).eval()
-    preprocess, dtype, found = Preprocess.of(config), pick_format(config, device), {}
+    preprocess, dtype, found = Preprocess.of(config), pick_dtype(config, device), {}
     for batch_size in (1, 8):
         count = -(-images // batch_size)
         loader = partial(evaluation_loader, split, preprocess, batch_size, config.workers, device, dtype)
@@ -274,7 +274,7 @@ def one_after_the_other(
 def step_against_stock(options: argparse.Namespace, device: torch.device) -> Figures:
     """A training step on one batch that is there already: see train_step.py, which compares more."""
     images, targets = make_batch(options.batch_size, options.size)
-    precision = next(name for name, dtype in FORMATS.items() if dtype == pick_format(settings("auto"), device))
+    precision = next(name for name, dtype in DTYPES.items() if dtype == pick_dtype(settings("auto"), device))
     contenders = {
         "stock, fp32, contiguous": stock_step(images, targets, device),
         f"ours, {precision}, channels_last": our_step(images, targets, device, precision, torch.channels_last),

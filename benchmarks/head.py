@@ -219,7 +219,7 @@ def upload(device: torch.device) -> Contenders:
     """A batch of 16 images of 512 x 672 to the device, normalised."""
     images = torch.randint(256, (16, 3, 512, 672), dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
-    normalise = Normalize(PixelFormat(mean=IMAGENET_MEAN, std=IMAGENET_STD)).to(device)
+    normalize = Normalize(PixelFormat(mean=IMAGENET_MEAN, std=IMAGENET_STD)).to(device)
     alone = [image.contiguous() for image in images]
 
     def run_stock() -> Tensor:
@@ -228,7 +228,7 @@ def upload(device: torch.device) -> Contenders:
             slot.copy_((image.float() / 255 - mean / 255) / (std / 255))
         return batch.to(device)
 
-    return run_stock, lambda: normalise(images.to(device))
+    return run_stock, lambda: normalize(images.to(device))
 
 
 def tower(device: torch.device) -> nn.Module:

@@ -28,8 +28,8 @@ from torch import Tensor
 
 from detector.config import PRESETS, Config
 from detector.model.fcos import FCOS, grid_of
-from detector.train.trainer import Learner
-from fastload.pixels import Normalize, PixelFormat
+from detector.train.trainer import Trainer
+from fastload import Normalize, PixelFormat
 
 CLASSES = 80
 Step = Callable[[], object]
@@ -115,11 +115,11 @@ def our_step(
     layout: torch.memory_format | None = None,
 ) -> Step:
     """The detector's own step, in the memory format that it picks or in `layout`."""
-    learner = Learner(settings(precision), CLASSES, 1000, device)
+    trainer = Trainer(settings(precision), CLASSES, 1000, device)
     if layout is not None:
-        learner.layout = layout
-        learner.model.to(memory_format=layout)
-    return lambda: learner.update([(images, targets)])
+        trainer.memory_format = layout
+        trainer.model.to(memory_format=layout)
+    return lambda: trainer.update([(images, targets)])
 
 
 def stock_step(images: Tensor, targets: SimpleNamespace, device: torch.device) -> Step:

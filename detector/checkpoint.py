@@ -72,7 +72,7 @@ def preprocess_of(state: dict[str, Any], path: Path) -> Preprocess:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedModel:
     """A checkpoint as it is meant to be used."""
 
     model: FCOS  # averaged weights if there are any, in evaluation mode
@@ -81,14 +81,14 @@ class Trained:
     categories: Categories
 
 
-def load_model(path: Path) -> Trained:
+def load_model(path: Path) -> TrainedModel:
     """The network of a checkpoint, and all that it takes to use it."""
     state = load(path)
     config, preprocess = config_of(state, path), preprocess_of(state, path)
     model = FCOS.from_config(config, len(state["categories"]))
     model.load_state_dict(state["ema"] or state["model"])
-    model.normalise = Normalize(PixelFormat(mean=preprocess.mean, std=preprocess.std))
-    return Trained(model.eval(), config, preprocess, state["categories"])
+    model.normalize = Normalize(PixelFormat(mean=preprocess.mean, std=preprocess.std))
+    return TrainedModel(model.eval(), config, preprocess, state["categories"])
 
 
 def check_categories(path: Path, trained: Categories, found: Categories) -> None:

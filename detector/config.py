@@ -210,11 +210,11 @@ PRESETS: dict[str, Config] = {
 
 
 # What may change when a run is resumed, because the result does not depend on it.
-FREE = ("data", "out", "resume", "workers", "device", "log_every")
+MAY_CHANGE = ("data", "out", "resume", "workers", "device", "log_every")
 
 
 def differences(before: Config, now: Config) -> list[str]:
     """The settings that keep `now` from going on with a run of `before`, as command-line options."""
     a, b = before.to_dict(), now.to_dict()
-    names = [name for name in a if name not in FREE and a[name] != b[name]]
+    names = [name for name in a if name not in MAY_CHANGE and a[name] != b[name]]
     return [f"--{name.replace('_', '-')} {a[name]} (now {b[name]})" for name in names]

@@ -13,7 +13,7 @@ from detector.checkpoint import Categories
 from detector.config import Config
 from detector.errors import ConfigError, DataError
 from detector.preprocess import Preprocess
-from detector.runtime import pick_format
+from detector.runtime import pick_dtype
 from fastload import (
     Batch,
     Cache,
@@ -45,7 +45,7 @@ def open_split(folder: Path | None, split: str, prefix: str) -> Split:
 
     One process builds what is missing, the others wait for it.
     """
-    path, annotations = distributed.first_rank_does(lambda: _prepare(folder, split, prefix))
+    path, annotations = distributed.on_first_rank(lambda: _prepare(folder, split, prefix))
     return Split(Cache(path), annotations)
 
 
@@ -100,7 +100,7 @@ def training_loader(split: Split, config: Config, device: torch.device) -> FastL
         group_by_aspect=True,
         num_workers=config.workers,
         collate_fn=preprocess.collator(max(config.sizes), config.max_size, config.compile, training=True),
-        **preprocess.output(device, pick_format(config, device)),
+        **preprocess.output(device, pick_dtype(config, device)),
         generator=torch.Generator().manual_seed(config.seed),
         transforms=[ShortestEdge(config.sizes, config.max_size, per_batch=True), RandomFlip(config.flip)],
     )

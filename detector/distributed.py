@@ -16,7 +16,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 @contextmanager
-def processes(device: torch.device) -> Iterator[torch.device]:
+def process_group(device: torch.device) -> Iterator[torch.device]:
     """Joins the other processes, if torchrun started this one; gives the device that this one is to use."""
     if "WORLD_SIZE" not in os.environ:
         yield device
@@ -48,7 +48,7 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     return bool(votes > 0)
 
 
-def first_rank_does(work: Callable[[], T]) -> T:
+def on_first_rank(work: Callable[[], T]) -> T:
     """`work`'s result, from rank 0 to all. If it fails there, it fails everywhere instead of hanging."""
     if world_size() == 1:
         return work()
@@ -73,28 +73,28 @@ def gather(part: list[T]) -> list[T]:
     return [item for part in parts for item in part]
 
 
-def copy_buffers_from_first_rank(model: nn.Module) -> None:
+def broadcast_buffers(model: nn.Module) -> None:
     """Running statistics that each process keeps for itself differ a little: make them rank 0's."""
     if world_size() > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, 0)
 
 
-def synchronised(model: M, device: torch.device) -> M:
+def sync_batch_norm(model: M, device: torch.device) -> M:
     """With batch norms that take their statistics from all processes; on GPUs, where PyTorch has such."""
     if world_size() == 1 or device.type != "cuda":
         return model
     return cast(M, nn.SyncBatchNorm.convert_sync_batchnorm(model))
 
 
-def wrap(model: nn.Module, device: torch.device) -> nn.Module:
+def data_parallel(model: nn.Module, device: torch.device) -> nn.Module:
     """The model as it is trained in several processes; itself if there is one."""
     if world_size() == 1:
         return model
     return nn.parallel.DistributedDataParallel(model, [device] if device.type == "cuda" else None)
 
 
-def sharing_gradients(model: nn.Module, share: bool) -> AbstractContextManager[None]:
+def reduce_gradients(model: nn.Module, share: bool) -> AbstractContextManager[None]:
     """Around a backward pass: whether its gradients are averaged over processes now, or later with the next ones."""
     if share or not isinstance(model, nn.parallel.DistributedDataParallel):
         return nullcontext()

@@ -23,7 +23,7 @@ from detector.infer.evaluation import Evaluation, evaluate
 from detector.infer.stream import compiled
 from detector.model.fuse import fuse_batch_norm
 from detector.preprocess import Overrides
-from detector.runtime import keep_freed_memory, pick_device, pick_format
+from detector.runtime import keep_freed_memory, pick_device, pick_dtype
 from fastload import show_progress
 
 
@@ -54,7 +54,7 @@ class Options(Overrides):
 def run(options: Options, console: Console) -> Evaluation:
     """Evaluate a checkpoint as the command line asks."""
     keep_freed_memory()
-    with distributed.processes(pick_device(options.device)) as device:
+    with distributed.process_group(pick_device(options.device)) as device:
         trained = checkpoint.load_model(options.checkpoint)
         config = replace(
             trained.config,
@@ -67,7 +67,7 @@ def run(options: Options, console: Console) -> Evaluation:
         checkpoint.check_categories(options.checkpoint, trained.categories, split.categories)
         model = fuse_batch_norm(trained.model) if options.fuse_bn else trained.model
         model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack it
-        dtype = pick_format(config, device)
+        dtype = pick_dtype(config, device)
         network = compiled(model, device) if options.compile else model
         if options.detections:
             options.detections.parent.mkdir(parents=True, exist_ok=True)

@@ -23,11 +23,11 @@ from detector.cli import Positional, parse, tell_errors
 from detector.errors import DataError
 from detector.infer.drawing import draw_objects
 from detector.infer.evaluation import settings_of
-from detector.infer.files import Files
+from detector.infer.files import ImageFiles
 from detector.infer.postprocess import Detections
 from detector.infer.stream import PredictStream
 from detector.preprocess import Overrides
-from detector.runtime import keep_freed_memory, pick_device, pick_format
+from detector.runtime import keep_freed_memory, pick_device, pick_dtype
 from fastload import IMAGE_SUFFIXES
 
 
@@ -65,8 +65,8 @@ def run(options: Options, console: Console) -> None:
     )
     model = trained.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack it
     options.out.mkdir(parents=True, exist_ok=True)
-    dtype = pick_format(config, device)
-    files = Files(
+    dtype = pick_dtype(config, device)
+    files = ImageFiles(
         paths, options.preprocess(trained.preprocess), config.batch_size, config.workers, device=device, dtype=dtype
     )
     found = {}

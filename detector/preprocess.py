@@ -14,7 +14,7 @@ from torch.utils.data import Subset
 
 from detector.config import Align, Config, Precision
 from detector.errors import CheckpointError, ConfigError
-from detector.model.backbone import normalisation
+from detector.model.backbone import normalization
 from detector.model.fcos import SIZE_DIVISOR
 from fastload import Cache, CenterAlign, Collator, FastLoader, RandomAlign, ShortestEdge, TopLeftAlign
 
@@ -55,7 +55,7 @@ class Preprocess:
     @classmethod
     def of(cls, config: Config) -> Preprocess:
         """What a training with these settings evaluates with."""
-        normal = normalisation(config.backbone)
+        normal = normalization(config.backbone)
         size = config.test_size, config.test_max_size
         return cls(config.align, *size, SIZE_DIVISOR, FILL, normal["mean"], normal["std"])
 

@@ -13,7 +13,7 @@ import torch
 from detector.config import Config
 from detector.errors import ConfigError
 
-FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # as in glibc's malloc.h
 MOST = 2**31 - 1
 
@@ -30,10 +30,10 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def pick_format(config: Config, device: torch.device) -> torch.dtype:
+def pick_dtype(config: Config, device: torch.device) -> torch.dtype:
     """The format of convolutions; the losses are always float32."""
     if config.precision != "auto":
-        return FORMATS[config.precision]
+        return DTYPES[config.precision]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
     # Without AMX's matrix units a CPU gains nothing from bf16: conversions cost what the products save.
@@ -41,7 +41,7 @@ def pick_format(config: Config, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if has_matrix_units else torch.float32
 
 
-def pick_layout(config: Config, device: torch.device, dtype: torch.dtype) -> torch.memory_format:
+def pick_memory_format(config: Config, device: torch.device, dtype: torch.dtype) -> torch.memory_format:
     """The memory format to train in: channels_last, which matrix units and depthwise convolutions want.
 
     With AVX2 alone the dense float32 convolutions of a ResNet train some 5 % faster in oneDNN's own layout, which it
@@ -71,25 +71,25 @@ def keep_freed_memory() -> None:
         mallopt(M_ARENA_MAX, 1)
 
 
-class Stop:
+class StopRequest:
     """True once somebody has asked."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.made = False
 
     def __bool__(self) -> bool:
-        return self.asked
+        return self.made
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.asked and number == signal.SIGINT:
+        if self.made and number == signal.SIGINT:
             raise KeyboardInterrupt  # a second Ctrl-C does not wait
-        self.asked = True
+        self.made = True
 
 
 @contextmanager
-def stop_signals() -> Iterator[Stop]:
-    """Within, the signals only set the `Stop`. Outside of the main thread it is never set."""
-    stop = Stop()
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Within, the signals only set the `StopRequest`. Outside of the main thread it is never set."""
+    stop = StopRequest()
     numbers = (signal.SIGINT, signal.SIGTERM)
     try:
         before = [signal.signal(number, stop) for number in numbers]

@@ -59,14 +59,25 @@ def evaluate(
     few_shapes: bool = False,
     report: Report | None = None,
 ) -> Evaluation:
-    """Evaluate `model` (in evaluation mode) on a split. Every process must take part; each gets the figures.
+    """Evaluate a model on a split. Every process must take part; each gets the figures.
 
-    `few_shapes` is for a compiled model: see `canvas_sizes`. `report` hears of this process's images.
+    Args:
+        model: in evaluation mode.
+        split: what to evaluate on.
+        config: of which `strides`, `workers` and the settings of inference are used.
+        preprocess: what was done to images in training.
+        device, dtype: where and in what format to compute.
+        batch_size: images at a time, of each process.
+        few_shapes: for a compiled model: see `canvas_sizes`.
+        report: is called with (images done, images in all) of this process.
+
+    Raises:
+        DataError: detections of images that are not annotated.
     """
     loader = evaluation_loader(split, preprocess, batch_size, config.workers, device, dtype, few_shapes)
     stream = PredictStream(model, loader, config.strides, settings_of(config), device, dtype)
     category_ids = [category_id for category_id, _ in split.categories]
     found, timing = detect(stream, category_ids, len(loader.dataset), report)  # type: ignore[arg-type]  # it has a length
     results = distributed.gather(found)
-    metrics = distributed.first_rank_does(lambda: evaluate_coco(split.annotations, results))
+    metrics = distributed.on_first_rank(lambda: evaluate_coco(split.annotations, results))
     return Evaluation(metrics, results, timing)

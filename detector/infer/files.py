@@ -18,7 +18,7 @@ AHEAD = 16  # images that are read, at least, before the first of them goes to t
 
 
 @dataclass(eq=False)
-class Files:
+class ImageFiles:
     """Image files as batches, in order, for a `PredictStream`; `image_id` is a file's position in `paths`.
 
     Files are read while earlier ones are with the network; few are held at a time. `skipped` says of each file that

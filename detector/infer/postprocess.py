@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from detector.loss.fcos_loss import flatten
-from detector.model.grid import Grid
+from detector.model.grid import Grid, flatten
 from fastload import nms
 
 

@@ -77,20 +77,20 @@ class PredictStream:
     timing: Timing = field(default_factory=Timing, init=False)
 
     def __iter__(self) -> Iterator[Detections]:
-        run = _Run(self)
+        iteration = _Iteration(self)
         try:
-            while (found := run.next().result()) is not END:
+            while (found := iteration.next().result()) is not END:
                 yield found
         finally:
-            run.close()
+            iteration.close()
 
     async def __aiter__(self) -> AsyncIterator[Detections]:
-        run = _Run(self)
+        iteration = _Iteration(self)
         try:
-            while (found := await asyncio.wrap_future(run.next())) is not END:
+            while (found := await asyncio.wrap_future(iteration.next())) is not END:
                 yield found
         finally:
-            run.close()
+            iteration.close()
 
 
 def finish(predictions: Predictions, targets: Any, strides: tuple[int, ...], settings: Settings) -> Detections:
@@ -136,7 +136,7 @@ class _Lane:
         with torch.cuda.stream(self.stream):
             if after is not None:
                 self.stream.wait_event(after)
-                keep_for(self.stream, using)
+                record_use(self.stream, using)
             begin = self.stream.record_event(torch.cuda.Event(enable_timing=True))
             yield
             self._spans.append((begin, self.stream.record_event(torch.cuda.Event(enable_timing=True))))
@@ -155,7 +155,7 @@ class _Lane:
             self.busy += begin.elapsed_time(end) / 1000
 
 
-def keep_for(stream: torch.cuda.Stream, values: Any) -> None:
+def record_use(stream: torch.cuda.Stream, values: Any) -> None:
     """Keep the memory of `values`, tensors and `Targets`, until the work that is queued on `stream` is done."""
     for leaf in tree_leaves(values):
         for value in vars(leaf).values() if isinstance(leaf, Targets) else (leaf,):
@@ -168,7 +168,7 @@ def _stream(device: torch.device, stage: Stage) -> torch.cuda.Stream | None:
     return torch.cuda.Stream(device) if device.type == "cuda" else None
 
 
-class _Run:
+class _Iteration:
     """One iteration: chains of three futures, each stage waiting for the one before."""
 
     def __init__(self, owner: PredictStream) -> None:

@@ -44,7 +44,7 @@ def assign(boxes: Tensor, labels: Tensor, usable: Tensor, grid: Grid) -> Assignm
     shapes = grid.shapes.view(-1, 1, 1, 2)
 
     center = (low + high) / 2
-    cells = (center / strides).floor() + _neighbours(boxes.device)  # (B, L, G, 9, 2)
+    cells = (center / strides).floor() + _neighbors(boxes.device)  # (B, L, G, 9, 2)
     points = cells * strides + strides // 2
     near, far = points - low, high - points
     margin = CENTER_RADIUS * strides
@@ -68,7 +68,7 @@ def assign(boxes: Tensor, labels: Tensor, usable: Tensor, grid: Grid) -> Assignm
     )
 
 
-def _neighbours(device: torch.device) -> Tensor:
+def _neighbors(device: torch.device) -> Tensor:
     """(9, 2) float: a cell and those around it."""
     step = torch.arange(-1.0, 2.0, device=device)
     return torch.stack(torch.meshgrid(step, step, indexing="ij"), -1).view(9, 2)

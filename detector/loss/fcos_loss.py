@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from detector.distributed import sum_over_ranks, world_size
 from detector.loss.assign import Assignment
+from detector.model.grid import flatten
 
 QualityKind = Literal["centerness", "iou"]
 ALPHA = 0.25  # focal loss (Lin et al. 2017): the weight of positives; its gamma is 2, written out below
@@ -69,11 +70,6 @@ def fcos_loss(
         quality=torch.where(targets.positive, match, 0.0).sum() / positives,
         positives=positives,
     )
-
-
-def flatten(level: Tensor) -> Tensor:
-    """(B, C, h, w) -> (B, h * w, C): a view where the memory format is channels_last."""
-    return level.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def _at_candidates(levels: list[Tensor], targets: Assignment) -> Tensor:

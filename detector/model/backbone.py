@@ -22,7 +22,7 @@ def make_backbone(name: BackboneName) -> Backbone:
     return EfficientNetLite0() if name == "efficientnet_lite0" else ResNet(name)
 
 
-def normalisation(name: BackboneName) -> dict[str, tuple[float, ...]]:
+def normalization(name: BackboneName) -> dict[str, tuple[float, ...]]:
     """`mean` and `std` of the images that a backbone expects, in levels of 0 to 255."""
     kind = EfficientNetLite0 if name == "efficientnet_lite0" else ResNet
     return {"mean": kind.mean, "std": kind.std}

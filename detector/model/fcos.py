@@ -113,7 +113,7 @@ class FCOS(nn.Module):
         self.backbone = backbone
         self.fpn = FPN(backbone.out_channels, channels, len(strides))
         self.head = Head(classes, channels, width, depth, norm, len(strides))
-        self.normalise = Normalize(PixelFormat(mean=backbone.mean, std=backbone.std))
+        self.normalize = Normalize(PixelFormat(mean=backbone.mean, std=backbone.std))
         freeze(backbone, frozen_stages, frozen_norm)
 
     @classmethod
@@ -143,7 +143,7 @@ class FCOS(nn.Module):
                 f"Images of {width} x {height} pixels: sides must be multiples of {SIZE_DIVISOR}. "
                 f"Give the collator divisor={SIZE_DIVISOR}."
             )
-        return self.head(self.fpn(self.backbone(self.normalise(images))))
+        return self.head(self.fpn(self.backbone(self.normalize(images))))
 
 
 def grid_of(strides: tuple[int, ...], predictions: Predictions) -> Grid:

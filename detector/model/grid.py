@@ -55,3 +55,8 @@ def make_grid(strides: tuple[int, ...], shapes: Shapes, device: torch.device) ->
         reach=torch.tensor(list(zip([-1.0, *ends], [*ends, float("inf")], strict=True)), device=device),
         counts=counts,
     )
+
+
+def flatten(level: Tensor) -> Tensor:
+    """(B, C, h, w) -> (B, h * w, C), in a grid's order: a view where the memory format is channels_last."""
+    return level.permute(0, 2, 3, 1).flatten(1, 2)

@@ -15,7 +15,7 @@ from detector.errors import ConfigError
 Row = dict[str, float]  # a line of metrics: step, epoch, and whatever was measured then
 
 
-class Record:
+class MetricsLog:
     """The lines of metrics of a run, kept in the checkpoint, so that a resumed run has its past and nothing else."""
 
     def __init__(self, folder: Path, rows: Iterable[Row], writes: bool = True) -> None:
@@ -31,7 +31,7 @@ class Record:
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=int(last) + 1)
         self._write_csv()
 
-    def __enter__(self) -> Record:
+    def __enter__(self) -> MetricsLog:
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -1,4 +1,4 @@
-"""Optimisers, learning rate and averaged weights."""
+"""Optimizers, learning rate and averaged weights."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ from detector.train.trainer import ADVICE
 NAMES = ("loss", "classification", "box", "quality")
 
 
-class Window:
-    """Collects steps; `close` is where the host waits for the device."""
+class StepMetrics:
+    """Collects steps since the last line of metrics; `summary` is where the host waits for the device."""
 
     def __init__(self) -> None:
         self._losses: list[Tensor] = []
@@ -43,7 +43,7 @@ class Window:
         self._losses.append(losses)
         self._image_ids.append([int(i) for _, targets in batches for i in targets.image_id])
 
-    def close(self) -> dict[str, float]:
+    def summary(self) -> dict[str, float]:
         """Mean losses over steps and processes, the last learning rate, data_time and step_time in seconds, and
         images a second over all processes.
 

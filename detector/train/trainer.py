@@ -1,4 +1,4 @@
-"""What learns: the network, its averaged copy, the optimisers; and how one step is made."""
+"""One step of training, and all that it changes: the network, its averaged copy, the optimizers."""
 
 from __future__ import annotations
 
@@ -15,14 +15,26 @@ from detector.loss.assign import assign
 from detector.loss.fcos_loss import Losses, fcos_loss
 from detector.model.backbone import load_pretrained
 from detector.model.fcos import FCOS, Predictions, grid_of
-from detector.runtime import autocast, pick_format, pick_layout
+from detector.runtime import autocast, pick_dtype, pick_memory_format
 from detector.train.optim import EMA, learning_rate, make_optimizers, set_learning_rate
 
 
-class Learner:
-    """A network in training for `steps` steps.
+class Trainer:
+    """Trains a network, a step at a time. Nothing in a step waits for the device: losses come back as tensors on it.
 
-    Nothing in a step waits for the device: losses come back as tensors on it.
+        trainer = Trainer(config, classes=80, steps=90_000, device=torch.device("cuda"))
+        for batch in loader:
+            losses = trainer.update([batch])
+
+    Args:
+        config: of the network, the optimizers and the schedule.
+        classes: of the network's head.
+        steps: how many the schedule is for.
+        device: where the network is.
+
+    Raises:
+        ConfigError: what is frozen would stay random.
+        CheckpointError: the backbone's weights cannot be read.
     """
 
     def __init__(self, config: Config, classes: int, steps: int, device: torch.device) -> None:
@@ -35,23 +47,25 @@ class Learner:
         model = FCOS.from_config(config, classes)
         if config.weights != "none" and not config.resume:
             load_pretrained(model.backbone, config.weights)
-        self.dtype = pick_format(config, device)
-        self.layout = pick_layout(config, device, self.dtype)
-        model = distributed.synchronised(model, device)
-        model = model.to(device, memory_format=self.layout)  # type: ignore[call-overload]  # torch's types lack it
+        self.dtype = pick_dtype(config, device)
+        self.memory_format = pick_memory_format(config, device, self.dtype)
+        model = distributed.sync_batch_norm(model, device)
+        model = model.to(device, memory_format=self.memory_format)  # type: ignore[call-overload]  # torch's types lack it
         self.config, self.steps, self.device = config, steps, device
         self.step = 0
         self.model = model
-        self.shared = distributed.wrap(model, device)
-        self.network: Callable[[Tensor], Predictions] = torch.compile(self.shared) if config.compile else self.shared
-        self.averaged = EMA(model, config.ema) if config.ema else None
+        self.parallel_model = distributed.data_parallel(model, device)
+        self.compiled_model: Callable[[Tensor], Predictions] = (
+            torch.compile(self.parallel_model) if config.compile else self.parallel_model
+        )
+        self.ema = EMA(model, config.ema) if config.ema else None
         self.optimizers = make_optimizers(model, config, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
 
     @property
-    def best_model(self) -> FCOS:
-        """The network to evaluate: the averaged one if there is one. Evaluation mode."""
-        return (self.averaged.model if self.averaged else self.model).eval()
+    def eval_model(self) -> FCOS:
+        """The network to evaluate, in evaluation mode: the averaged one if there is one."""
+        return (self.ema.model if self.ema else self.model).eval()
 
     @property
     def lr(self) -> float:
@@ -63,11 +77,15 @@ class Learner:
         self.model.train()
         set_learning_rate(self.optimizers, self.lr)
         losses = []
-        for i, batch in enumerate(batches):
-            with distributed.sharing_gradients(self.shared, i == len(batches) - 1):
-                loss = self.loss(*batch)
+        for i, (images, targets) in enumerate(batches):
+            with distributed.reduce_gradients(self.parallel_model, i == len(batches) - 1):
+                loss = self.loss(images, targets)
                 self.scaler.scale(loss.total / len(batches)).backward()
             losses.append(torch.stack([loss.total, loss.classification, loss.box, loss.quality]).detach())
+        self._apply_gradients()
+        return torch.stack(losses).mean(0)
+
+    def _apply_gradients(self) -> None:
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         if self.config.clip_norm:
@@ -77,16 +95,16 @@ class Learner:
         self.scaler.update()
         self.model.zero_grad(set_to_none=True)
         self.step += 1
-        if self.averaged:
-            self.averaged.update(self.model, self.step)
-        return torch.stack(losses).mean(0)
+        if self.ema:
+            self.ema.update(self.model, self.step)
 
     def loss(self, images: Tensor, targets: Any) -> Losses:
         """Forward pass and losses of one batch of a FastLoader. Boxes of crowds are not learnt."""
-        images = self.model.normalise(images.to(self.device, non_blocking=True)).contiguous(memory_format=self.layout)
+        images = self.model.normalize(images.to(self.device, non_blocking=True))
+        images = images.contiguous(memory_format=self.memory_format)
         targets = targets.to(self.device, non_blocking=True)
         with autocast(self.device, self.dtype):
-            predictions = self.network(images)
+            predictions = self.compiled_model(images)
         usable = (targets.labels >= 0) & ~targets.crowd
         assigned = assign(targets.boxes, targets.labels, usable, grid_of(self.config.strides, predictions))
         return fcos_loss(*predictions, assigned, self.config.quality)
@@ -98,11 +116,11 @@ class Learner:
             raise TrainingError(f"After step {self.step} some weights are not finite. {ADVICE}")
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it, and torch's random numbers."""
+        """Everything that a step changes, and the state of torch's random numbers."""
         state = {
             "step": self.step,
             "model": self.model.state_dict(),
-            "ema": self.averaged.model.state_dict() if self.averaged else None,
+            "ema": self.ema.model.state_dict() if self.ema else None,
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "scaler": self.scaler.state_dict(),
             "rng": {"cpu": torch.get_rng_state()},
@@ -112,11 +130,11 @@ class Learner:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to a `state_dict()` of a learner with the same configuration."""
+        """Go back to a `state_dict()` of a trainer with the same configuration."""
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
-        if self.averaged:
-            self.averaged.model.load_state_dict(state["ema"])
+        if self.ema:
+            self.ema.model.load_state_dict(state["ema"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.scaler.load_state_dict(state["scaler"])

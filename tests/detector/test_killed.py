@@ -22,11 +22,11 @@ from detector.train import loop
 from detector.cli import parse_config
 torch.set_num_threads(1)
 loop.SAVE_SECONDS = 0
-save = loop.Run.save
+save = loop.TrainingRun.save
 def save_and_tell(run):
     save(run)
-    print("saved", run.learner.step, flush=True)
-loop.Run.save = save_and_tell
+    print("saved", run.trainer.step, flush=True)
+loop.TrainingRun.save = save_and_tell
 loop.train(parse_config(sys.argv[1:]))
 print("trained", flush=True)
 """

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from detector.errors import CheckpointError, ConfigError
-from detector.model.backbone import freeze, keep_frozen, load_pretrained, make_backbone, normalisation
+from detector.model.backbone import freeze, keep_frozen, load_pretrained, make_backbone, normalization
 from detector.model.fcos import FCOS, Head
 from detector.model.fuse import fuse_batch_norm
 from detector.model.resnet import ResNet
@@ -207,13 +207,13 @@ def test_batch_size_does_not_change_a_prediction():
 def test_images_that_are_normalised_already_are_left_alone(backbone):
     """uint8 images, and the same normalised by the loader with the backbone's mean and std, predict the same bits."""
     model = small(backbone=backbone).eval()
-    normalise = Normalize(PixelFormat(**normalisation(backbone)))
+    normalize = Normalize(PixelFormat(**normalization(backbone)))
     with torch.no_grad():
-        for ours, theirs in zip(chain(*model(images())), chain(*model(normalise(images()))), strict=True):
+        for ours, theirs in zip(chain(*model(images())), chain(*model(normalize(images()))), strict=True):
             assert torch.equal(ours, theirs)
     raw = images().double() - torch.tensor(model.backbone.mean, dtype=torch.float64).view(3, 1, 1)
     expected = raw / torch.tensor(model.backbone.std, dtype=torch.float64).view(3, 1, 1)
-    torch.testing.assert_close(model.normalise(images()).double(), expected, rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(model.normalize(images()).double(), expected, rtol=1e-6, atol=1e-5)
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "efficientnet_lite0"])

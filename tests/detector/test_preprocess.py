@@ -17,7 +17,7 @@ from detector.config import Config
 from detector.data import evaluation_loader, open_split
 from detector.errors import CheckpointError, ConfigError
 from detector.infer.evaluation import settings_of
-from detector.infer.files import Files
+from detector.infer.files import ImageFiles
 from detector.infer.stream import PredictStream
 from detector.model.fcos import FCOS
 from detector.preprocess import Preprocess
@@ -81,7 +81,7 @@ def test_predict_detects_what_evaluate_detects(tiny, mixed, align, batch_size):
     config = replace(tiny, align=align, test_size=72, test_max_size=117)
     model, preprocess = network(config), Preprocess.of(config)
     evaluated = evaluation_loader(open_split(mixed, "", "val"), preprocess, batch_size, 1, CPU, torch.float32)
-    files = Files(sorted((mixed / "val").iterdir()), preprocess, batch_size, 1, CPU, torch.float32)
+    files = ImageFiles(sorted((mixed / "val").iterdir()), preprocess, batch_size, 1, CPU, torch.float32)
     found = []
     for batches in (evaluated, files):
         stream = PredictStream(model, batches, config.strides, settings_of(config), CPU, torch.float32)
@@ -145,7 +145,7 @@ def test_a_network_normalizes_as_its_checkpoint_says(tiny, tmp_path):
     trained = checkpoint.load_model(save(tmp_path / "best.pt", tiny, preprocess=other.to_dict()))
     assert trained.preprocess == other
     images = torch.full((1, 3, 2, 2), 110, dtype=torch.uint8)
-    assert trained.model.normalise(images)[0, :, 0, 0].tolist() == pytest.approx([2, 1.5, 8 / 7])
+    assert trained.model.normalize(images)[0, :, 0, 0].tolist() == pytest.approx([2, 1.5, 8 / 7])
 
 
 def test_checkpoints_without_preprocessing_are_converted(tiny, tmp_path):

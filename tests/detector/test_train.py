@@ -18,31 +18,31 @@ from detector import checkpoint, distributed
 from detector.config import PRESETS, Config
 from detector.data import open_split, training_loader
 from detector.errors import CheckpointError, ConfigError, DataError, TrainingError
-from detector.runtime import Stop
+from detector.runtime import StopRequest
 from detector.train import train
-from detector.train.loop import Run
-from detector.train.trainer import Learner
+from detector.train.loop import TrainingRun
+from detector.train.trainer import Trainer
 from fastload import SourceError
 from tests.detector.blocks import make_blocks
 
 
-def open_run(config: Config, stop: Stop | None = None) -> Run:
+def open_run(config: Config, stop: StopRequest | None = None) -> TrainingRun:
     training = open_split(config.data, "", "train")
     validation = open_split(config.data, "", "val")
     cpu = torch.device("cpu")
-    return Run(config, training_loader(training, config, cpu), validation, cpu, stop or Stop())
+    return TrainingRun(config, training_loader(training, config, cpu), validation, cpu, stop or StopRequest())
 
 
-def stop_at(run: Run, step: int) -> None:
+def stop_at(run: TrainingRun, step: int) -> None:
     """Ask `run` to stop once it has made `step` steps."""
-    update = run.learner.update
+    update = run.trainer.update
 
     def counted(batches):
         losses = update(batches)
-        run.stop.asked = run.learner.step == step
+        run.stop.made = run.trainer.step == step
         return losses
 
-    run.learner.update = counted
+    run.trainer.update = counted
 
 
 def same(a, b) -> bool:
@@ -101,7 +101,7 @@ def test_killed_in_an_evaluation_it_resumes_with_that_evaluation(tiny, monkeypat
     whole = replace(tiny, out=tiny.out / "whole")
     open_run(whole).fit()
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "evaluate", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(TrainingRun, "evaluate", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             open_run(tiny).fit()
     assert checkpoint.load(tiny.out / "last.pt")["step"] == 3
@@ -237,16 +237,16 @@ def test_eight_images_are_learnt_by_heart(tiny, tmp_path):
 def test_a_loss_that_is_not_a_number_names_its_images_and_keeps_the_last_checkpoint(tiny):
     """Training stops at the next line of metrics; last.pt is still the one before."""
     run = open_run(tiny)
-    loss, poisoned = run.learner.loss, []
+    loss, poisoned = run.trainer.loss, []
 
     def sick(images, targets):
         found = loss(images, targets)
-        if run.learner.step != 4:
+        if run.trainer.step != 4:
             return found
         poisoned.extend(targets.image_id.tolist())
         return found._replace(box=found.box * float("nan"))
 
-    run.learner.loss = sick
+    run.trainer.loss = sick
     with pytest.raises(TrainingError, match="not a number") as caught:
         run.fit()
     assert poisoned and all(str(image_id) in str(caught.value) for image_id in poisoned)
@@ -291,7 +291,7 @@ def test_memory_that_is_exhausted_says_what_to_lower(tiny, monkeypatch):
     def update(self, batches):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    monkeypatch.setattr(Learner, "update", update)
+    monkeypatch.setattr(Trainer, "update", update)
     with pytest.raises(TrainingError, match=r"--batch-size .*--accumulate.*--sizes"):
         train(tiny)
 
