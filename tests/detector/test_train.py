@@ -154,14 +154,30 @@ def test_two_processes_take_the_steps_of_one(tiny, tmp_path):
     single = replace(tiny, out=tmp_path / "one")
     train(single)
     double = replace(tiny, out=tmp_path / "two")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
-    arguments = [*torchrun, "--standalone", "-m", "detector.train", str(data), *options(double)]
-    done = subprocess.run(arguments, env=environment(), timeout=200, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    train_in_two_processes(double)
     one, two = (checkpoint.load(config.out / "last.pt") for config in (single, double))
     for name, value in one["model"].items():
         torch.testing.assert_close(two["model"][name], value, rtol=2e-4, atol=2e-5, msg=name)
     assert one["figures"]["AR100"] == pytest.approx(two["figures"]["AR100"], abs=0.02)
+
+
+@pytest.mark.long
+def test_a_run_goes_on_in_another_number_of_processes(tiny):
+    """One process stops in mid-epoch, two take over: the epoch ends after the same number of steps."""
+    tiny = replace(tiny, epochs=1)
+    run = open_run(tiny)
+    stop_at(run, 1)
+    run.fit()
+    train_in_two_processes(replace(tiny, resume=True))
+    last = checkpoint.load(tiny.out / "last.pt")
+    assert last["step"] == 3 and last["loader"]["world"] == 2 and "AP" in last["figures"]
+
+
+def train_in_two_processes(config: Config) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    arguments = [*torchrun, "--standalone", "-m", "detector.train", str(config.data), *options(config)]
+    done = subprocess.run(arguments, env=environment(), timeout=200, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
