@@ -28,7 +28,7 @@ class BuildOptions:
     Args:
         encoding: how images are stored.
         reduction: makes images smaller before they are stored. Default: they keep their size and quality.
-        exif_rotate: turn images upright; boxes refer to the upright image (see `boxes.fit_boxes`).
+        exif_rotate: turn images upright; boxes refer to the upright image (see `fitting.fit_columns`).
         workers: threads. Default: one for every core.
         overwrite: replace a cache that is there already.
         strict: raise CacheError when an image had to be left out.
