@@ -11,7 +11,17 @@ if TYPE_CHECKING:
     from fastload.cache.reader import Cache
     from fastload.cache.reduce import Reduction
     from fastload.contact_sheet import draw
-    from fastload.errors import CacheError, DecodeError, DeviceError, EngineError, FastloadError, PlanError, SourceError
+    from fastload.errors import (
+        ArgumentError,
+        CacheError,
+        DecodeError,
+        DeviceError,
+        EngineError,
+        FastloadError,
+        PlanError,
+        SourceError,
+        StateError,
+    )
     from fastload.loader import FastLoader
     from fastload.ops import nms
     from fastload.pixels import IMAGENET_MEAN, IMAGENET_STD, Normalize, PixelFormat
@@ -33,6 +43,7 @@ if TYPE_CHECKING:
 
 # Imported on first use: `fastload build-cache` should not wait two seconds for torch.
 _HOME = {
+    "ArgumentError": "errors",
     "Batch": "batch",
     "BuildOptions": "cache.build",
     "Cache": "cache.reader",
@@ -62,6 +73,7 @@ _HOME = {
     "ScaleJitterCrop": "plan.transforms",
     "ShortestEdge": "plan.transforms",
     "SourceError": "errors",
+    "StateError": "errors",
     "Targets": "batch",
     "TopLeftAlign": "plan.collate",
     "Transform": "plan.transforms",
@@ -77,6 +89,7 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "IMAGE_SUFFIXES",
+    "ArgumentError",
     "Batch",
     "BuildOptions",
     "Cache",
@@ -103,6 +116,7 @@ __all__ = [
     "ScaleJitterCrop",
     "ShortestEdge",
     "SourceError",
+    "StateError",
     "Targets",
     "TopLeftAlign",
     "Transform",

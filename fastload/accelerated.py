@@ -14,7 +14,7 @@ from accelerate.data_loader import DataLoaderStateMixin
 from accelerate.state import GradientState, PartialState
 from accelerate.utils import broadcast_object_list, send_to_device
 
-from fastload.errors import PlanError
+from fastload.errors import ArgumentError
 from fastload.pipeline import BatchIterator
 from fastload.plan.sampling import EpochOrder
 
@@ -31,7 +31,7 @@ class Preparation(DataLoaderStateMixin):  # type: ignore[misc]  # Accelerate has
         state = PartialState()
         if state.num_processes > 1 and order.ranks.sampler is None:
             if not order.is_own:
-                raise PlanError(
+                raise ArgumentError(
                     f"Accelerate runs {state.num_processes} processes, and FastLoader shares an epoch among them in "
                     "its own order or a DistributedSampler's: give it shuffle=..., or a DistributedSampler as sampler"
                 )

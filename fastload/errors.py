@@ -17,6 +17,14 @@ class DecodeError(FastloadError):
     """An image's bytes do not decode to the picture they should be."""
 
 
+class ArgumentError(FastloadError, ValueError):
+    """An argument that cannot be, or not together with the others."""
+
+
+class StateError(FastloadError):
+    """A state that another loader was in, or one that this loader is not in yet."""
+
+
 class PlanError(FastloadError):
     """Transforms and collator ask for something that cannot be executed, such as an image beyond its canvas."""
 

@@ -30,7 +30,7 @@ from fastload.cache.reader import Cache
 from fastload.device import Feed
 from fastload.engines.choose import choose_engine
 from fastload.engines.engine import Engine
-from fastload.errors import PlanError
+from fastload.errors import ArgumentError, StateError
 from fastload.pipeline import BatchIterator, Progress, Runs
 from fastload.pixels import PixelFormat
 from fastload.plan.collate import TopLeftAlign
@@ -123,7 +123,7 @@ class FastLoader(_DataLoader[T_co]):
     `prefetch_factor` may differ. So may `batch_size` and the number of ranks of a DistributedSampler: what is left of
     the epoch is then shared anew. Any rank's state serves all of them, when they have come equally far. A `sampler` or
     `batch_sampler` of another kind must give the same order again, for which the states of torch's generators are part
-    of the state: PlanError if it does not. Other datasets have a state if torchdata is installed.
+    of the state: StateError if it does not. Other datasets have a state if torchdata is installed.
     """
 
     if TYPE_CHECKING or RESUMES_ANY_DATASET:  # else bound where there is a state, which `_bind_state` knows
@@ -295,10 +295,10 @@ class FastLoader(_DataLoader[T_co]):
         """Where the time of the latest epoch went, so far: images/s, and who waited for whom.
 
         `stats().advice()` names the bottleneck. A warning does so once, at the end of an epoch in which training waited
-        for data a quarter of the time. PlanError on datasets that are not caches, and before the first epoch.
+        for data a quarter of the time. StateError on datasets that are not caches, and before the first epoch.
         """
         if not self._on_cache or self._meter is None:
-            raise PlanError("there are no stats: they are of an epoch that has begun, on a cache")
+            raise StateError("there are no stats: they are of an epoch that has begun, on a cache")
         return self._meter.stats()
 
     def set_epoch(self, epoch: int) -> None:
@@ -494,16 +494,16 @@ class FastLoader(_DataLoader[T_co]):
     def _groups(self, shuffled: bool, batch_sampler: Any) -> bool:
         possible = batch_sampler is None and self.batch_size is not None
         if self.group_by_aspect and not possible:
-            raise PlanError("group_by_aspect makes the batches, so it excludes batch_sampler and batch_size=None")
+            raise ArgumentError("group_by_aspect makes the batches, so it excludes batch_sampler and batch_size=None")
         return (possible and shuffled) if self.group_by_aspect is None else self.group_by_aspect
 
     def _check_arguments(self) -> None:
         if self.on_error not in ("raise", "skip"):
-            raise PlanError(f'on_error is "raise" or "skip", not {self.on_error!r}')
+            raise ArgumentError(f'on_error is "raise" or "skip", not {self.on_error!r}')
         if self.verify_checksums not in ("first", "always", "never"):
-            raise PlanError(f'verify_checksums is "first", "always" or "never", not {self.verify_checksums!r}')
+            raise ArgumentError(f'verify_checksums is "first", "always" or "never", not {self.verify_checksums!r}')
         if self.engine not in (*ENGINES, "auto"):
-            raise PlanError(f"engine is one of {', '.join(ENGINES)} and auto, not {self.engine!r}")
+            raise ArgumentError(f"engine is one of {', '.join(ENGINES)} and auto, not {self.engine!r}")
         given = {
             "worker_init_fn": self.worker_init_fn,
             "multiprocessing_context": self.multiprocessing_context,
@@ -518,7 +518,7 @@ class FastLoader(_DataLoader[T_co]):
         if self.pin_memory_device:
             warnings.warn("pin_memory_device: ignored, since `device` says where batches are", stacklevel=3)
         if self.function_workers < 0:
-            raise PlanError(f"function_workers is a number of threads, not {self.function_workers}")
+            raise ArgumentError(f"function_workers is a number of threads, not {self.function_workers}")
 
     def _refuse_what_needs_a_cache(self) -> None:
         given = {
@@ -532,7 +532,7 @@ class FastLoader(_DataLoader[T_co]):
             "skip_empty": self.skip_empty,
         }
         if refused := [name for name, value in given.items() if value]:
-            raise PlanError(
+            raise ArgumentError(
                 f"{', '.join(refused)}: only for caches, and the dataset is a {type(self.dataset).__name__}. "
                 "Build a cache of it with `fastload build-cache`, or leave these arguments out."
             )
@@ -590,7 +590,7 @@ def _state_of(loader: FastLoader[Any]) -> dict[str, Any]:
 
 
 def _refuse_several(dataset: Any) -> None:
-    """PlanError for several caches, which other loaders would take for what they are not."""
+    """ArgumentError for several caches, which other loaders would take for what they are not."""
     parts = dataset.datasets if isinstance(dataset, ConcatDataset) else dataset
     if not isinstance(parts, list | tuple):
         return
@@ -598,7 +598,7 @@ def _refuse_several(dataset: Any) -> None:
         if isinstance(part, ConcatDataset):
             _refuse_several(part)
         elif _is_cache(part) or isinstance(part, os.PathLike) or (isinstance(part, str) and part.endswith(".lmdb")):
-            raise PlanError(
+            raise ArgumentError(
                 "FastLoader reads one cache at a time: load these one after the other, or build one cache of all the "
                 "images"
             )

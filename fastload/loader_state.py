@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastload.cache.reader import Cache
-from fastload.errors import PlanError
+from fastload.errors import StateError
 from fastload.pipeline import Progress
 from fastload.plan.ranks import Share
 from fastload.plan.sampling import EpochOrder
@@ -30,7 +30,7 @@ def state_of(order: EpochOrder, cache: Cache, here: Progress, samplers: Sequence
 
 
 def restore(state: dict[str, Any], order: EpochOrder, cache: Cache, samplers: Sequence[Any]) -> Progress:
-    """Where to go on. The samplers are set to their epochs. PlanError if it is of another dataset or order."""
+    """Where to go on. The samplers are set to their epochs. StateError if it is of another dataset or order."""
     check(state, _identity(order, cache))
     for sampler, epoch in zip(samplers, state["sampler_epochs"], strict=True):
         if epoch is not None and hasattr(sampler, "set_epoch"):
@@ -45,10 +45,10 @@ def restore(state: dict[str, Any], order: EpochOrder, cache: Cache, samplers: Se
 
 
 def check(state: dict[str, Any], identity: dict[str, Any]) -> None:
-    """PlanError if `state` is of a loader that is not alike."""
+    """StateError if `state` is of a loader that is not alike."""
     for name, here in identity.items():
         if state.get(name) != here:
-            raise PlanError(
+            raise StateError(
                 f"this state is of a loader with {name} {state.get(name)!r}, here it is {here!r}: "
                 "load it into a FastLoader over the same cache with the same settings"
             )

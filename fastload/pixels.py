@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fastload.errors import PlanError
+from fastload.errors import ArgumentError
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -34,7 +34,7 @@ class PixelFormat:
         memory_format: torch.channels_last, where a pixel's channels lie together, or torch.contiguous_format.
 
     Raises:
-        PlanError: the arguments do not describe a format.
+        ArgumentError: the arguments do not describe a format.
     """
 
     dtype: torch.dtype
@@ -52,17 +52,19 @@ class PixelFormat:
         given = mean is not None or std is not None
         dtype = dtype or (torch.float32 if given else torch.uint8)
         if dtype not in DTYPES:
-            raise PlanError(f"dtype is one of {', '.join(map(str, DTYPES))}, not {dtype!r}")
+            raise ArgumentError(f"dtype is one of {', '.join(map(str, DTYPES))}, not {dtype!r}")
         if memory_format not in MEMORY_FORMATS:
-            raise PlanError(f"memory_format is one of {', '.join(map(str, MEMORY_FORMATS))}, not {memory_format!r}")
+            raise ArgumentError(f"memory_format is one of {', '.join(map(str, MEMORY_FORMATS))}, not {memory_format!r}")
         if dtype == torch.uint8 and given:
-            raise PlanError("uint8 images are not normalized: leave out mean and std, or choose a floating-point dtype")
+            raise ArgumentError(
+                "uint8 images are not normalized: leave out mean and std, or choose a floating-point dtype"
+            )
         means = _of_channels("mean", (0, 0, 0) if mean is None else mean)
         deviations = _of_channels("std", (255, 255, 255) if std is None else std)
         if min(deviations) <= 0:
-            raise PlanError(f"std must be above 0, not {std!r}")
+            raise ArgumentError(f"std must be above 0, not {std!r}")
         if max(deviations) < 1:
-            raise PlanError(f"mean and std are in levels of 0 to 255: multiply {mean!r} and {std!r} by 255")
+            raise ArgumentError(f"mean and std are in levels of 0 to 255: multiply {mean!r} and {std!r} by 255")
         values = {"dtype": dtype, "mean": means, "std": deviations, "memory_format": memory_format}
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -81,7 +83,7 @@ class PixelFormat:
 def _of_channels(name: str, values: Sequence[float]) -> tuple[float, ...]:
     found = tuple(map(float, values))
     if len(found) != 3 or not all(map(math.isfinite, found)):
-        raise PlanError(f"{name} needs a finite value for each of red, green and blue, not {values!r}")
+        raise ArgumentError(f"{name} needs a finite value for each of red, green and blue, not {values!r}")
     return found
 
 

@@ -18,7 +18,7 @@ from torch.utils.data._utils.pin_memory import pin_memory
 from fastload.batch import Batch, targets_of
 from fastload.cache.reader import Cache
 from fastload.device import Feed
-from fastload.errors import DecodeError, DeviceError, PlanError
+from fastload.errors import ArgumentError, DecodeError, DeviceError, PlanError
 from fastload.pipeline import Job, Run
 from fastload.pixels import PixelFormat
 from fastload.plan.batch_plan import BatchPlan
@@ -54,7 +54,9 @@ class Recipe:
         self._aligner = self.collate_fn if isinstance(self.collate_fn, Collator) and self.is_fused else TopLeftAlign(1)
         self._spans_batches = self._aligner.spans_batches and all(edit.spans_batches for edit in self._edits)
         if isinstance(self.collate_fn, Collator) and not self.batched:
-            raise PlanError("batch_size=None hands out single images, so a collator as collate_fn has nothing to align")
+            raise ArgumentError(
+                "batch_size=None hands out single images, so a collator as collate_fn has nothing to align"
+            )
 
     @property
     def engine_pixels(self) -> PixelFormat:
@@ -215,7 +217,7 @@ def split_transforms(
 ) -> tuple[list[Transform], list[SampleFunction]]:
     """Edits of the plan, and the functions on samples that follow them."""
     if not isinstance(transforms, Sequence):
-        raise PlanError(f"transforms is a list of fastload Transforms and functions, not {transforms!r}")
+        raise ArgumentError(f"transforms is a list of fastload Transforms and functions, not {transforms!r}")
     edits: list[Transform] = []
     functions: list[SampleFunction] = []
     for transform in transforms:
@@ -223,15 +225,17 @@ def split_transforms(
         if not isinstance(transform, Transform):
             functions.append(transform)
         elif functions:
-            raise PlanError(f"{transform!r} follows a plain function in transforms: put all fastload transforms first")
+            raise ArgumentError(
+                f"{transform!r} follows a plain function in transforms: put all fastload transforms first"
+            )
         else:
             edits.append(transform)
     if wrong := [function for function in functions if not callable(function)]:
-        raise PlanError(f"{wrong[0]!r} in transforms is neither a fastload Transform nor a function")
+        raise ArgumentError(f"{wrong[0]!r} in transforms is neither a fastload Transform nor a function")
     return edits, functions
 
 
 def refuse_class(given: Any, argument: str) -> None:
-    """Raise PlanError for a class of ours where an object is wanted: the parentheses are easily forgotten."""
+    """Raise ArgumentError for a class of ours where an object is wanted: the parentheses are easily forgotten."""
     if isinstance(given, type) and issubclass(given, Transform | Collator):
-        raise PlanError(f"{given.__name__} in {argument} is a class: write {given.__name__}(...)")
+        raise ArgumentError(f"{given.__name__} in {argument} is a class: write {given.__name__}(...)")

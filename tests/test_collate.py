@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fastload import CenterAlign, Collator, PlanError, RandomAlign, TopLeftAlign
+from fastload.errors import ArgumentError
 from fastload.plan.batch_plan import BatchPlan
 
 sizes = st.lists(st.tuples(st.integers(1, 200), st.integers(1, 200)), min_size=1, max_size=8).map(
@@ -73,7 +74,7 @@ def test_the_smallest_canvas_that_fits_is_taken():
 )
 def test_wrong_settings_are_refused(make):
     """Nonsense is an error where it is written, not in mid-epoch."""
-    with pytest.raises(PlanError):
+    with pytest.raises(ArgumentError):
         make()
 
 
@@ -125,7 +126,7 @@ def test_pil_images_and_any_target_are_taken():
 
 def test_other_images_are_refused():
     """What is not a 3-channel image is named in the error."""
-    with pytest.raises(PlanError, match=r"Tensor of shape \(1, 4, 4\)"):
+    with pytest.raises(ArgumentError, match=r"Tensor of shape \(1, 4, 4\)"):
         TopLeftAlign()([(torch.zeros(1, 4, 4), None)])
 
 

@@ -22,11 +22,11 @@ from fastload import (
     CenterAlign,
     DeviceError,
     FastLoader,
-    PlanError,
     device,
     pipeline,
 )
 from fastload.device import Feed, Reading
+from fastload.errors import ArgumentError
 from fastload.pixels import MEMORY_FORMATS, PixelFormat
 from tests.engines import ENGINES
 from tests.loaders import CACHE, IDS, RANDOM, assert_equal, copies, ids, loader
@@ -93,7 +93,7 @@ def streams(monkeypatch) -> FakeStreams:
 def test_impossible_formats_are_refused():
     """The loader refuses what `PixelFormat` does."""
     for setting in ({"mean": (0.48, 0.45, 0.4), "std": (0.22, 0.22, 0.22)}, {"dtype": torch.int8}):
-        with pytest.raises(PlanError, match=r"multiply|dtype is one of"):
+        with pytest.raises(ArgumentError, match=r"multiply|dtype is one of"):
             loader(device="cpu", **setting)
 
 

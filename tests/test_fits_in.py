@@ -21,7 +21,8 @@ from torch.utils.data.distributed import DistributedSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 from torchdata.stateful_dataloader.stateful import Stateful
 
-from fastload import IMAGENET_MEAN, IMAGENET_STD, CenterAlign, FastLoader, PlanError, RandomFlip
+from fastload import IMAGENET_MEAN, IMAGENET_STD, CenterAlign, FastLoader, RandomFlip
+from fastload.errors import ArgumentError
 from tests.loaders import CACHE, IDS, ids, loader, seeded
 from tests.memory_cache import MemoryCache
 
@@ -222,7 +223,7 @@ class TestAccelerate:
         """Several processes and a sampler of another kind are an error, not an epoch seen twice."""
         run = accelerator()
         monkeypatch.setitem(PartialState._shared_state, "num_processes", 2)
-        with pytest.raises(PlanError, match="a DistributedSampler as sampler"):
+        with pytest.raises(ArgumentError, match="a DistributedSampler as sampler"):
             run.prepare(loader(sampler=WeightedRandomSampler([1.0] * 37, 37)))
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from fastload import IMAGENET_MEAN, IMAGENET_STD, CenterAlign, FastLoader, PlanError, RandomAlign, RandomFlip
+from fastload import IMAGENET_MEAN, IMAGENET_STD, CenterAlign, FastLoader, RandomAlign, RandomFlip
+from fastload.errors import ArgumentError
 from fastload.pixels import MEMORY_FORMATS
 from tests.loaders import CACHE, IDS, RANDOM, loader
 from tests.memory_cache import MemoryCache
@@ -239,12 +240,12 @@ def test_an_iterator_that_is_dropped_ends_its_threads():
         time.sleep(0.01)
     done = len(made)
     time.sleep(0.05)
-    assert threading.active_count() == before and len(made) == done < 37
+    assert threading.active_count() <= before and len(made) == done < 37
 
 
 def test_function_workers_are_a_number_of_threads():
     """Not a negative one."""
-    with pytest.raises(PlanError, match="function_workers is a number of threads, not -1"):
+    with pytest.raises(ArgumentError, match="function_workers is a number of threads, not -1"):
         loader(function_workers=-1)
 
 

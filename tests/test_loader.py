@@ -13,13 +13,13 @@ from fastload import (
     CenterAlign,
     FastLoader,
     Mosaic,
-    PlanError,
     RandomAlign,
     RandomFlip,
     TopLeftAlign,
     Transform,
 )
 from fastload.device import Feed
+from fastload.errors import ArgumentError
 from tests.loaders import CACHE, IDS, RANDOM, assert_equal, copies, ids, loader, seeded
 from tests.memory_cache import MemoryCache
 
@@ -131,7 +131,7 @@ def test_without_batch_size_single_samples_come():
     image, target = samples[3]
     assert image.shape == (3, 31, 97) and target["image_id"] == IDS[3] and target["boxes"].shape == (3, 4)
     assert list(FastLoader(CACHE, None, collate_fn=lambda sample: sample[1]["image_id"])) == IDS
-    with pytest.raises(PlanError, match="nothing to align"):
+    with pytest.raises(ArgumentError, match="nothing to align"):
         FastLoader(CACHE, None, collate_fn=CenterAlign())
 
 
@@ -226,7 +226,7 @@ def test_attributes_that_are_set_later_are_honored():
     data.dtype, data.mean = None, (1, 2, 3)
     assert_equal(copies(data), copies(loader(mean=(1, 2, 3))))
     data.transforms = ["flip"]
-    with pytest.raises(PlanError, match="neither a fastload Transform nor a function"):
+    with pytest.raises(ArgumentError, match="neither a fastload Transform nor a function"):
         iter(data)
 
 

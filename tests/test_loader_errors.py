@@ -17,6 +17,7 @@ from fastload import (
     TopLeftAlign,
     Transform,
 )
+from fastload.errors import ArgumentError
 from tests.engines import ENGINES
 from tests.loaders import CACHE, IDS, ids, loader
 from tests.memory_cache import MemoryCache
@@ -24,9 +25,9 @@ from tests.memory_cache import MemoryCache
 
 def test_misused_transforms_are_explained():
     """A transform after a function, one that returns a plan, and things that are neither, are clear errors."""
-    with pytest.raises(PlanError, match=r"RandomFlip\(p=0.5\) follows a plain function"):
+    with pytest.raises(ArgumentError, match=r"RandomFlip\(p=0.5\) follows a plain function"):
         loader(transforms=[lambda image, target: (image, target), RandomFlip()])
-    with pytest.raises(PlanError, match="neither a fastload Transform nor a function"):
+    with pytest.raises(ArgumentError, match="neither a fastload Transform nor a function"):
         loader(transforms=["flip"])
 
     class Returns(Transform):
@@ -36,11 +37,11 @@ def test_misused_transforms_are_explained():
     with pytest.raises(PlanError, match="changes the plan it is given"):
         next(iter(loader(transforms=[Returns()])))
     for forgotten in (RandomFlip(), None):
-        with pytest.raises(PlanError, match="transforms is a list of"):
+        with pytest.raises(ArgumentError, match="transforms is a list of"):
             loader(transforms=forgotten)
-    with pytest.raises(PlanError, match=r"RandomFlip in transforms is a class: write RandomFlip\(\.\.\.\)"):
+    with pytest.raises(ArgumentError, match=r"RandomFlip in transforms is a class: write RandomFlip\(\.\.\.\)"):
         loader(transforms=[RandomFlip])
-    with pytest.raises(PlanError, match="TopLeftAlign in collate_fn is a class"):
+    with pytest.raises(ArgumentError, match="TopLeftAlign in collate_fn is a class"):
         loader(collate_fn=TopLeftAlign)
     for result, kind in ((None, "NoneType"), (torch.zeros(3, 4, 4), "Tensor")):
         with pytest.raises(PlanError, match=f"returned {kind}: functions there take and return"):
@@ -114,13 +115,13 @@ def test_arguments_without_meaning_say_so():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         loader(num_workers=64, persistent_workers=True, in_order=False, snapshot_every_n_steps=5)
-    with pytest.raises(PlanError, match="excludes batch_sampler"):
+    with pytest.raises(ArgumentError, match="excludes batch_sampler"):
         FastLoader(CACHE, batch_sampler=[[0]], group_by_aspect=True)
-    with pytest.raises(PlanError, match="on_error"):
+    with pytest.raises(ArgumentError, match="on_error"):
         loader(on_error="ignore")
-    with pytest.raises(PlanError, match="verify_checksums"):
+    with pytest.raises(ArgumentError, match="verify_checksums"):
         loader(verify_checksums=True)
-    with pytest.raises(PlanError, match="engine is one of native, dali, reference and auto"):
+    with pytest.raises(ArgumentError, match="engine is one of native, dali, reference and auto"):
         loader(engine="gpu")
     with pytest.raises(ValueError, match="mutually exclusive"):
         loader(sampler=[1], shuffle=True)

@@ -22,8 +22,9 @@ if __name__ == "__main__":
     sys.modules["torchdata"] = None  # type: ignore[assignment]  # before fastload looks for it
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from fastload import CenterAlign, FastLoader, PlanError, RandomAlign, RandomFlip
+from fastload import CenterAlign, FastLoader, RandomAlign, RandomFlip
 from fastload.device import Feed
+from fastload.errors import ArgumentError
 from tests.memory_cache import MemoryCache
 from tests.test_device import FakeStreams
 
@@ -206,7 +207,7 @@ def test_set_epoch_reaches_the_sampler():
 )
 def test_what_needs_a_cache_is_refused(argument):
     """Arguments that only a cache can honor are errors, never silently ignored."""
-    with pytest.raises(PlanError, match=rf"{next(iter(argument))}: only for caches, and the dataset is a Numbers"):
+    with pytest.raises(ArgumentError, match=rf"{next(iter(argument))}: only for caches, and the dataset is a Numbers"):
         FastLoader(Numbers(), **argument)
 
 
@@ -229,7 +230,7 @@ def test_what_needs_a_cache_is_refused(argument):
 )
 def test_several_caches_are_refused(several):
     """They would be loaded slowly, or as a list of two things: PlanError says what to do, however they are joined."""
-    with pytest.raises(PlanError, match="one cache at a time"):
+    with pytest.raises(ArgumentError, match="one cache at a time"):
         FastLoader(several, 2)
 
 

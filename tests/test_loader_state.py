@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, WeightedRandomSampler
 from torch.utils.data.distributed import DistributedSampler
 
-from fastload import FastLoader, PlanError, RandomAlign
+from fastload import FastLoader, RandomAlign
+from fastload.errors import StateError
 from tests.loaders import CACHE, RANDOM, assert_equal, copies, ids, loader, seeded
 from tests.memory_cache import MemoryCache
 
@@ -99,17 +100,17 @@ def test_distributed_samplers_resume_in_their_epoch():
 def test_states_of_other_datasets_are_refused():
     """A state of another cache, a part of it, or another order is an error that says which."""
     state = loader().state_dict()
-    with pytest.raises(PlanError, match="fingerprint"):
+    with pytest.raises(StateError, match="fingerprint"):
         loader(MemoryCache(5)).load_state_dict(state)
-    with pytest.raises(PlanError, match="images 37, here it is 5"):
+    with pytest.raises(StateError, match="images 37, here it is 5"):
         loader(CACHE.subset(range(5))).load_state_dict(state)
-    with pytest.raises(PlanError, match="shuffle False, here it is True"):
+    with pytest.raises(StateError, match="shuffle False, here it is True"):
         loader(shuffle=True).load_state_dict(state)
-    with pytest.raises(PlanError, match="group_by_aspect False, here it is True"):
+    with pytest.raises(StateError, match="group_by_aspect False, here it is True"):
         loader(group_by_aspect=True).load_state_dict(state)
-    with pytest.raises(PlanError, match="order 'own', here it is 'of a sampler"):
+    with pytest.raises(StateError, match="order 'own', here it is 'of a sampler"):
         loader(sampler=[1, 2, 3]).load_state_dict(state)
-    with pytest.raises(PlanError, match="in batches of 4', here it is 'of a sampler, in batches of 5'"):
+    with pytest.raises(StateError, match="in batches of 4', here it is 'of a sampler, in batches of 5'"):
         loader(sampler=[1, 2, 3], batch_size=5).load_state_dict(loader(sampler=[1, 2, 3]).state_dict())
 
 

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fastload import PlanError, _core
+from fastload import _core
 from fastload.engines.native import core_format
+from fastload.errors import ArgumentError
 from fastload.pixels import IMAGENET_MEAN, IMAGENET_STD, MEMORY_FORMATS, Normalize, PixelFormat
 
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
@@ -126,5 +127,5 @@ def test_formats_complete_themselves():
 )
 def test_impossible_formats_are_refused(arguments, complaint):
     """Values for images of 0 to 1, too few of them, deviations of zero, constants for bytes: each says what to do."""
-    with pytest.raises(PlanError, match=complaint):
+    with pytest.raises(ArgumentError, match=complaint):
         PixelFormat(**arguments)

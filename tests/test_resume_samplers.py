@@ -27,7 +27,8 @@ from torch.utils.data import (
 )
 from torch.utils.data.distributed import DistributedSampler
 
-from fastload import FastLoader, PlanError
+from fastload import FastLoader
+from fastload.errors import StateError
 from tests.loaders import CACHE, IDS, ids, seeded
 
 pytestmark = pytest.mark.timeout(60)
@@ -226,7 +227,7 @@ def test_what_cannot_be_resumed_exactly_is_refused(kind, workers):
     seen(islice(one, 2))
     resumed = data()
     resumed.load_state_dict(through_json(one.state_dict()))
-    with pytest.raises(PlanError, match="some images would come twice"):
+    with pytest.raises(StateError, match="some images would come twice"):
         next(iter(resumed))
 
 
@@ -258,7 +259,7 @@ def test_a_sampler_that_draws_as_it_goes_needs_a_generator_of_its_own():
     assert seen(resumed) == expected[2:]
     resumed = FastLoader(CACHE, 4, sampler=DrawsAsItGoes(None))
     resumed.load_state_dict(after_two(None))
-    with pytest.raises(PlanError, match=r"a torch\.Generator of its own"):
+    with pytest.raises(StateError, match=r"a torch\.Generator of its own"):
         next(iter(resumed))
 
 

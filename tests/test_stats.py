@@ -12,8 +12,9 @@ import warnings
 import pytest
 
 from benchmarks.slow_disk import SlowCache
-from fastload import FastLoader, PlanError, ShortestEdge, stats
+from fastload import FastLoader, ShortestEdge, stats
 from fastload.cache.build import BuildOptions, build_cache
+from fastload.errors import StateError
 from fastload.sources.detect import find_datasets
 from fastload.stats import ADVICE, Stats
 from tests.loaders import ids, loader
@@ -172,7 +173,7 @@ def test_a_warning_comes_when_it_is_worth_it(changes, warned):
 def test_there_are_no_stats_before_the_first_epoch_or_without_a_cache():
     """Asked too early, or of a dataset that DataLoader loads, it is an error that says so."""
     for data in (loader(), FastLoader([1, 2])):
-        with pytest.raises(PlanError, match="no stats"):
+        with pytest.raises(StateError, match="no stats"):
             data.stats()
 
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastload import ColorJitter, Mosaic, PlanError, RandomFlip, Resize, ScaleJitterCrop, ShortestEdge, Transform
+from fastload import ColorJitter, Mosaic, RandomFlip, Resize, ScaleJitterCrop, ShortestEdge, Transform
+from fastload.errors import ArgumentError
 from fastload.plan.batch_plan import BatchPlan
 from fastload.plan.records import Records
 
@@ -161,7 +162,7 @@ def test_no_jitter_is_the_identity():
 )
 def test_wrong_settings_are_refused(make):
     """Nonsense is an error where it is written, not in mid-epoch."""
-    with pytest.raises(PlanError):
+    with pytest.raises(ArgumentError):
         make()
 
 

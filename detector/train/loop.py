@@ -20,7 +20,7 @@ from detector.train.display import Display
 from detector.train.metrics_log import MetricsLog, Row, write_config
 from detector.train.step_metrics import StepMetrics
 from detector.train.trainer import Trainer
-from fastload import FastLoader, PlanError
+from fastload import FastLoader, StateError
 
 
 def train(config: Config) -> dict[str, float]:
@@ -158,7 +158,7 @@ class TrainingRun:
         self.trainer.load_state_dict(state)
         try:
             self.loader.load_state_dict(state["loader"])
-        except PlanError as error:
+        except StateError as error:
             raise CheckpointError(
                 f"{path} cannot be resumed on these images: {error}. Its weights can still be evaluated; to train, "
                 "begin anew in another folder with --out."

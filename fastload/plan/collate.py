@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from fastload.errors import PlanError
+from fastload.errors import ArgumentError, PlanError
 from fastload.pixels import PixelFormat
 from fastload.plan.batch_plan import BatchPlan
 
@@ -47,7 +47,7 @@ class Collator:
         canvas_sizes: int | tuple[int, int] | Sequence[tuple[int, int]] | None = None,
     ) -> None:
         if divisor < 1:
-            raise PlanError(f"{type(self).__name__} needs a divisor of at least 1, not {divisor}")
+            raise ArgumentError(f"{type(self).__name__} needs a divisor of at least 1, not {divisor}")
         self.divisor = divisor
         self.fill = _rgb(fill)
         self.canvas_sizes = None if canvas_sizes is None else _ascending(canvas_sizes)
@@ -150,7 +150,7 @@ class _GridCollator(Collator):
     ) -> None:
         super().__init__(divisor, fill, canvas_sizes)
         if grid < 1:
-            raise PlanError(f"{type(self).__name__} needs a grid of at least 1, not {grid}")
+            raise ArgumentError(f"{type(self).__name__} needs a grid of at least 1, not {grid}")
         self.grid = grid
 
 
@@ -179,7 +179,7 @@ def _slack(sizes: NDArray[np.int32], canvas: Canvas) -> NDArray[np.int32]:
 def _rgb(fill: int | Sequence[int]) -> tuple[int, int, int]:
     values = [fill] * 3 if isinstance(fill, int) else list(fill)
     if len(values) != 3 or not all(0 <= value <= 255 for value in values):
-        raise PlanError(f"fill must be one value or three (red, green, blue) from 0 to 255, not {fill!r}")
+        raise ArgumentError(f"fill must be one value or three (red, green, blue) from 0 to 255, not {fill!r}")
     return int(values[0]), int(values[1]), int(values[2])
 
 
@@ -187,7 +187,9 @@ def _ascending(canvas_sizes: Any) -> list[tuple[int, int]]:
     """One (height, width) or several, smallest area first."""
     sizes = np.atleast_2d(np.asarray([canvas_sizes] * 2 if isinstance(canvas_sizes, int) else canvas_sizes))
     if sizes.ndim != 2 or sizes.shape[1] != 2 or sizes.dtype.kind not in "iu" or sizes.min() < 1:
-        raise PlanError(f"canvas_sizes must be one (height, width) in pixels or a list of them, not {canvas_sizes!r}")
+        raise ArgumentError(
+            f"canvas_sizes must be one (height, width) in pixels or a list of them, not {canvas_sizes!r}"
+        )
     return sorted(((int(height), int(width)) for height, width in sizes), key=lambda size: size[0] * size[1])
 
 
@@ -197,7 +199,7 @@ def _as_tensor(image: Any) -> Tensor:
     if isinstance(image, Tensor) and image.ndim == 3 and image.shape[0] == 3:
         return image
     shape = f" of shape {tuple(image.shape)}" if isinstance(image, Tensor) else ""
-    raise PlanError(f"fastload's collators take (3, H, W) tensors or PIL images, not {type(image).__name__}{shape}")
+    raise ArgumentError(f"fastload's collators take (3, H, W) tensors or PIL images, not {type(image).__name__}{shape}")
 
 
 def _blank(

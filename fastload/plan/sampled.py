@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastload.errors import PlanError
+from fastload.errors import StateError
 
 
 class SampledBatches(Iterator[NDArray[np.int64]]):
@@ -20,7 +20,7 @@ class SampledBatches(Iterator[NDArray[np.int64]]):
 
     What a sampler draws, it draws from torch's generators: the default one or its own `generator`. So their states when
     the epoch began are part of `state()`, and an epoch that is resumed begins with them again. The batches passed over
-    are compared by a checksum: PlanError if the sampler gives others than before.
+    are compared by a checksum: StateError if the sampler gives others than before.
 
     Args:
         begin: iterates an epoch's batches of positions; it is called when the first batch is asked for.
@@ -74,7 +74,7 @@ class SampledBatches(Iterator[NDArray[np.int64]]):
     def _resume(self, state: dict[str, Any]) -> Iterator[NDArray[np.int64]]:
         generators = _generators(self._samplers)
         if len(state["random"]) != len(generators):
-            raise PlanError("this state is of other samplers: load it into a loader with the same ones")
+            raise StateError("this state is of other samplers: load it into a loader with the same ones")
         self._random = state["random"]
         default = torch.get_rng_state()  # what others draw from it is none of our business
         try:
@@ -89,12 +89,12 @@ class SampledBatches(Iterator[NDArray[np.int64]]):
         finally:
             torch.set_rng_state(default)
         if self._checksum != state["seen"]:
-            raise PlanError(
+            raise StateError(
                 "the sampler gives other batches than before the interruption: some images would come twice, others "
                 "never. Give it what its order depends on, such as a seed, an epoch or a generator, as it was then."
             )
         if keeps_drawing:
-            raise PlanError(
+            raise StateError(
                 "the sampler draws from torch's default generator batch by batch, as others do meanwhile, so its order "
                 "cannot be had again: give it a torch.Generator of its own as `generator`"
             )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fastload.errors import PlanError
+from fastload.errors import ArgumentError
 from fastload.plan.batch_plan import BatchPlan
 from fastload.plan.records import Records
 
@@ -58,10 +58,10 @@ class ShortestEdge(Transform):
     def __post_init__(self) -> None:
         self._choices = np.atleast_1d(np.asarray(self.sizes))
         if not self._choices.size or self._choices.dtype.kind not in "iu" or self._choices.min() < 1:
-            raise PlanError(f"ShortestEdge needs one or several sizes in whole pixels, not {self.sizes!r}")
+            raise ArgumentError(f"ShortestEdge needs one or several sizes in whole pixels, not {self.sizes!r}")
         self.spans_batches = not self.per_batch
         if self.max_size is not None and self.max_size < 1:
-            raise PlanError(f"ShortestEdge needs a max_size of at least one pixel, not {self.max_size}")
+            raise ArgumentError(f"ShortestEdge needs a max_size of at least one pixel, not {self.max_size}")
 
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, records: Records) -> None:
         width, height = plan.size[:, 0], plan.size[:, 1]
@@ -101,7 +101,7 @@ class RandomFlip(Transform):
 
     def __post_init__(self) -> None:
         if not 0 <= self.p <= 1:
-            raise PlanError(f"RandomFlip needs a probability from 0 to 1, not {self.p}")
+            raise ArgumentError(f"RandomFlip needs a probability from 0 to 1, not {self.p}")
 
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, records: Records) -> None:
         plan.mirror(rng.random(len(plan.size)) < self.p)
@@ -125,7 +125,7 @@ class ScaleJitterCrop(Transform):
     def __post_init__(self) -> None:
         self._extent = _width_height(self.size, self)
         if not 0 < self.scale[0] <= self.scale[1]:
-            raise PlanError(f"ScaleJitterCrop needs a scale (low, high) with 0 < low <= high, not {self.scale}")
+            raise ArgumentError(f"ScaleJitterCrop needs a scale (low, high) with 0 < low <= high, not {self.scale}")
 
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, records: Records) -> None:
         jitter = rng.uniform(*self.scale, len(plan.size))
@@ -155,7 +155,7 @@ class ColorJitter(Transform):
 
     def __post_init__(self) -> None:
         if min(self.brightness, self.contrast, self.saturation, self.hue) < 0 or self.hue > 0.5:
-            raise PlanError(f"{self} is out of range: all must be 0 or more, hue at most 0.5")
+            raise ArgumentError(f"{self} is out of range: all must be 0 or more, hue at most 0.5")
 
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, records: Records) -> None:
         count = len(plan.size)
@@ -186,7 +186,7 @@ class Mosaic(Transform):
     def __post_init__(self) -> None:
         self._extent = _width_height(self.size, self)
         if self._extent.min() < 4:
-            raise PlanError(f"Mosaic needs a size of at least 4 pixels, not {self.size}")
+            raise ArgumentError(f"Mosaic needs a size of at least 4 pixels, not {self.size}")
 
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, records: Records) -> None:
         count = len(plan.size)
@@ -206,7 +206,7 @@ def _width_height(size: int | tuple[int, int], user: Transform) -> NDArray[np.in
     """`size`, an edge or (height, width) in pixels, as (width, height)."""
     pair = np.asarray((size, size) if isinstance(size, int) else size)
     if pair.shape != (2,) or pair.dtype.kind not in "iu" or pair.min() < 1:
-        raise PlanError(f"{type(user).__name__} needs a size in pixels, one or (height, width), not {size!r}")
+        raise ArgumentError(f"{type(user).__name__} needs a size in pixels, one or (height, width), not {size!r}")
     return pair[::-1].astype(np.int32)
 
 
