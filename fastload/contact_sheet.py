@@ -116,13 +116,13 @@ def choose(
     chosen = []
     for position in index:
         if not -len(cache) <= position < len(cache):
-            raise FastloadError(f"{cache.path} holds images 0 to {len(cache) - 1}: there is no image {position}")
+            raise FastloadError(f"{cache.where} holds images 0 to {len(cache) - 1}: there is no image {position}")
         chosen.append(position)
     chosen += cache.index_of(image_id).tolist()
     names = {cache.name(i): i for i in range(len(cache))} if name else {}
     for wanted in name:
         if wanted not in names:
-            raise FastloadError(f"{cache.path} holds no image {wanted}; it does hold {next(iter(names))}, for one")
+            raise FastloadError(f"{cache.where} holds no image {wanted}; it does hold {next(iter(names))}, for one")
         chosen.append(names[wanted])
     return chosen
 

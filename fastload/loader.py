@@ -15,18 +15,16 @@ from functools import partial, wraps
 from importlib import import_module
 from itertools import islice
 from math import ceil
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler, Subset
+from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data.sampler import RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 from typing_extensions import TypeVar
 
 from fastload import loader_state
-from fastload.cache.file import as_positions
-from fastload.cache.reader import Cache
+from fastload.cache.reader import Cache, flatten
 from fastload.device import Feed
 from fastload.engines.choose import choose_engine
 from fastload.engines.engine import Engine
@@ -64,9 +62,9 @@ else:
 class FastLoader(_DataLoader[T_co]):
     """A `torch.utils.data.DataLoader` that reads caches several times faster.
 
-    `dataset` is the path of a cache, a `Cache`, or a `Subset` of one; batches are then `Batch(images, targets)`.
-    Any other dataset is loaded by DataLoader itself, unchanged; if torchdata is installed, by its StatefulDataLoader.
-    All of DataLoader's arguments are taken. On a cache they mean:
+    `dataset` is the path of a cache, a `Cache`, a list of such, or `Subset`s and `ConcatDataset`s of Caches in any
+    nesting; batches are then `Batch(images, targets)`. Any other dataset is loaded by DataLoader itself, unchanged; if
+    torchdata is installed, by its StatefulDataLoader. All of DataLoader's arguments are taken. On a cache they mean:
 
     - `batch_size`, `shuffle`, `sampler`, `batch_sampler`, `drop_last`: as ever. `batch_size=None` hands out single
       (image, target) pairs, unpadded. A `DistributedSampler` shares each epoch among processes, and a run may go on
@@ -136,7 +134,7 @@ class FastLoader(_DataLoader[T_co]):
 
     def __init__(
         self,
-        dataset: str | os.PathLike[str] | Dataset[T_co],
+        dataset: str | os.PathLike[str] | Sequence[str | os.PathLike[str] | Cache] | Dataset[T_co],
         batch_size: int | None = 1,
         shuffle: bool | None = None,
         sampler: Sampler[Any] | Iterable[Any] | None = None,
@@ -169,8 +167,7 @@ class FastLoader(_DataLoader[T_co]):
         snapshot_every_n_steps: int | None = 1,
         **further: Any,  # what newer versions of torch add
     ) -> None:
-        if isinstance(dataset, str | os.PathLike):
-            dataset = cast(Dataset[T_co], Cache(dataset))
+        dataset = cast(Dataset[T_co], _opened(dataset))
         found = _cache_and_records(dataset)
         if found is not None and skip_empty:
             dataset = _without_empty(dataset, *found)
@@ -260,7 +257,7 @@ class FastLoader(_DataLoader[T_co]):
         return BatchIterator(
             runs=self._runs(progress, recipe),
             deliver=partial(recipe.deliver, progress.skipped),
-            report=partial(_report, self._cache.path, progress.skipped, meter, self._warned),
+            report=partial(_report, self._cache, progress.skipped, meter, self._warned),
             engine=threads.share(),
             progress=progress,
             meter=meter,
@@ -539,35 +536,9 @@ class FastLoader(_DataLoader[T_co]):
 
 
 def _cache_and_records(dataset: Any) -> tuple[Cache, Records] | None:
-    """The cache under `dataset`, a Cache or (nested) Subsets of one, and the images of it; None for anything else, also
-    for what has items of its own making."""
-    dataset, chain = _beneath_subsets(dataset)
-    _refuse_several(dataset)
-    if not _is_cache(dataset):
-        return None
-    index = np.arange(len(dataset))
-    for indices in reversed(chain):
-        index = index[as_positions(indices, len(index))]
-    return dataset, Records(index, dataset.sizes[index])
-
-
-def _beneath_subsets(dataset: Any) -> tuple[Any, list[Any]]:
-    """What (nested) Subsets show a part of, and their indices from the outermost on."""
-    chain = []
-    while isinstance(dataset, Subset) and _has_items_of(Subset, dataset):
-        chain.append(dataset.indices)
-        dataset = dataset.dataset
-    return dataset, chain
-
-
-def _is_cache(dataset: Any) -> bool:
-    return isinstance(dataset, Cache) and _has_items_of(Cache, dataset)
-
-
-def _has_items_of(kind: Any, dataset: Any) -> bool:
-    """Whether no subclass has put others in their place."""
-    names = ("__getitem__", "__getitems__")
-    return all(getattr(type(dataset), name, None) is getattr(kind, name, None) for name in names)
+    """The cache under `dataset`, and the images of it: see `flatten`."""
+    found = flatten(dataset)
+    return found and (found[0], Records(found[1], found[0].sizes[found[1]]))
 
 
 def _unbound(method: Callable[..., Any], loader: FastLoader[Any]) -> Callable[..., Any]:
@@ -589,19 +560,21 @@ def _state_of(loader: FastLoader[Any]) -> dict[str, Any]:
     return state
 
 
-def _refuse_several(dataset: Any) -> None:
-    """ArgumentError for several caches, which other loaders would take for what they are not."""
-    parts = dataset.datasets if isinstance(dataset, ConcatDataset) else dataset
-    if not isinstance(parts, list | tuple):
-        return
-    for part, _ in map(_beneath_subsets, parts):
-        if isinstance(part, ConcatDataset):
-            _refuse_several(part)
-        elif _is_cache(part) or isinstance(part, os.PathLike) or (isinstance(part, str) and part.endswith(".lmdb")):
-            raise ArgumentError(
-                "FastLoader reads one cache at a time: load these one after the other, or build one cache of all the "
-                "images"
-            )
+def _opened(dataset: Any) -> Any:
+    """`dataset`, or the cache that it is the path or the list of. Any other list is a dataset."""
+    if isinstance(dataset, str | os.PathLike):
+        return Cache(dataset)
+    if not isinstance(dataset, list | tuple) or not any(map(_is_cache, dataset)):
+        return dataset
+    if others := [part for part in dataset if not isinstance(part, str | os.PathLike | Cache)]:
+        raise ArgumentError(
+            f"a {type(others[0]).__name__} in a list of caches: join datasets by torch.utils.data.ConcatDataset"
+        )
+    return Cache(dataset)
+
+
+def _is_cache(part: Any) -> bool:
+    return isinstance(part, Cache) or (isinstance(part, str | os.PathLike) and os.fspath(part).endswith(".lmdb"))
 
 
 def _without_empty(dataset: Any, cache: Cache, records: Records) -> Any:
@@ -614,14 +587,23 @@ def _is_random(sampler: Any) -> bool:
     return isinstance(sampler, RANDOM_SAMPLERS) or bool(getattr(sampler, "shuffle", False))
 
 
-def _report(path: Path, skipped: dict[int, str], meter: Meter, warned: list[str]) -> None:
+def _report(cache: Cache, skipped: dict[int, str], meter: Meter, warned: list[str]) -> None:
     if skipped:
         some = ", ".join(f"{image_id} ({reason})" for image_id, reason in islice(skipped.items(), 3))
+        paths = _paths_of(cache, list(skipped))
+        verify = " and ".join(f"`fastload verify {path}`" for path in paths)
         warnings.warn(
-            f"{len(skipped)} images of {path} did not decode in this epoch and were left blank, among them image "
-            f"{some}. Run `fastload verify {path}`.",
+            f"{len(skipped)} images of {', '.join(paths)} did not decode in this epoch and were left blank, among them "
+            f"image {some}. Run {verify}.",
             stacklevel=3,
         )
     if not warned and (advice := meter.stats().warning()):
         warned.append(advice)
-        warnings.warn(f"{path}: {advice} `loader.stats()` has the figures.", stacklevel=3)
+        warnings.warn(f"{cache.where}: {advice} `loader.stats()` has the figures.", stacklevel=3)
+
+
+def _paths_of(cache: Cache, image_ids: list[int]) -> list[str]:
+    """The files that hold images."""
+    if len(cache.shards) == 1:  # of which nothing is read that may have vanished
+        return [cache.where]
+    return sorted({str(cache.path_of(i)) for i in cache.index_of(image_ids).tolist()})

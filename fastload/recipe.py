@@ -163,10 +163,11 @@ class Recipe:
 
     def _complaint(self, records: dict[int, str]) -> str:
         record, reason = next(iter(records.items()))
+        path = self.cache.path_of(record)
         others = f" ({len(records) - 1} more in the same batch)" if len(records) > 1 else ""
         return (
-            f"image {self.cache.image_ids[record]} ({self.cache.name(record)}) of {self.cache.path} does not decode: "
-            f"{reason}{others}. Run `fastload verify {self.cache.path}` to see what is damaged, or go on without such "
+            f"image {self.cache.image_ids[record]} ({self.cache.name(record)}) of {path} does not decode: "
+            f"{reason}{others}. Run `fastload verify {path}` to see what is damaged, or go on without such "
             'images by on_error="skip".'
         )
 

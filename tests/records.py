@@ -35,7 +35,7 @@ def record(data: bytes, encoding: Encoding = Encoding.ORIGINAL) -> bytes:
 def cache_of(records: list[bytes]) -> SimpleNamespace:
     """What engines use of a Cache: addresses, lengths, checksums and bytes of records."""
     arrays = [np.frombuffer(r, np.uint8) for r in records]
-    return SimpleNamespace(
+    cache = SimpleNamespace(
         arrays=arrays,
         path=Path("/in/memory.lmdb"),
         encodings=np.array([r[4] if len(r) > 4 else 0 for r in records], np.uint8),
@@ -43,4 +43,7 @@ def cache_of(records: list[bytes]) -> SimpleNamespace:
         lengths=np.array([a.size for a in arrays], np.uint64),
         checksums=np.array([int.from_bytes(r[24:32], "little") for r in records], np.uint64),
         record_bytes=lambda i: arrays[i],
+        ensure=lambda positions: None,
     )
+    cache.shards = (cache,)
+    return cache

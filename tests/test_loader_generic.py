@@ -211,29 +211,6 @@ def test_what_needs_a_cache_is_refused(argument):
         FastLoader(Numbers(), **argument)
 
 
-@pytest.mark.parametrize(
-    "several",
-    [
-        [CACHE, CACHE],
-        (CACHE,),
-        CACHE + MemoryCache(3),
-        ConcatDataset([Numbers(), CACHE]),
-        ["a.lmdb", "b.lmdb"],
-        [Path("a.lmdb"), Path("b.lmdb")],
-        Subset(CACHE + CACHE, range(5)),
-        Subset(Subset(ConcatDataset([CACHE, CACHE]), range(5)), [0]),
-        ConcatDataset([CACHE.subset([1, 2]), CACHE.subset([3])]),
-        ConcatDataset([ConcatDataset([Numbers(), CACHE])]),
-        [CACHE.subset([1]), CACHE],
-    ],
-    ids=lambda several: type(several).__name__,
-)
-def test_several_caches_are_refused(several):
-    """They would be loaded slowly, or as a list of two things: PlanError says what to do, however they are joined."""
-    with pytest.raises(ArgumentError, match="one cache at a time"):
-        FastLoader(several, 2)
-
-
 def test_a_list_of_strings_is_a_dataset():
     """As for DataLoader; only what looks like caches is taken for them."""
     words = ["one", "two", "three"]

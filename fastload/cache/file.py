@@ -20,6 +20,8 @@ from fastload.cache.manifest import Manifest
 from fastload.cache.mapping import open_mapping
 from fastload.cache.problems import problems_path
 from fastload.cache.record import HEADER_SIZE, RecordHeader, check_payload, read_header
+from fastload.cache.shards import SHOWN, Shards
+from fastload.cache.store import Store
 from fastload.errors import CacheError
 from fastload.sources.source import Category
 
@@ -43,23 +45,34 @@ class Record:
 
 
 class CacheFile:
-    """The file of a cache, opened read-only: what `Cache` reads, for all that needs no torch.
+    """A cache, opened read-only: what `Cache` is, for all that needs no torch.
 
-    `Cache` says how it may be used, and in which order its images are.
-
-    Args:
-        path: a file that `fastload build-cache` made.
-
-    Raises:
-        CacheError: the file is missing, damaged or of another version.
+    `Cache` says what it is made of, how it may be used, and in which order its images are.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._mapping = open_mapping(path)
-        self._path = Path(os.path.abspath(path))
+    _caches: tuple[CacheFile, ...] = ()  # that are read as one, if it is not a single file
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | Sequence[str | os.PathLike[str] | CacheFile],
+        renumber: bool = False,
+    ) -> None:
+        if isinstance(path, Sequence) and not isinstance(path, str):
+            if not path:
+                raise CacheError("a list of caches needs one at least, and this one is empty")
+            self._caches = tuple(part if isinstance(part, CacheFile) else CacheFile(part) for part in path)
+            self._renumber = renumber
+        elif renumber:
+            raise CacheError("renumber=True is for a list of caches, whose image ids may clash")
+        else:
+            self._path = Path(os.path.abspath(path))
+        self._mapping = self._open()
+
+    def _open(self) -> Store:
+        return Shards(self._caches, self._renumber) if self._caches else open_mapping(self._path)
 
     def __len__(self) -> int:
-        return self.manifest.images
+        return len(self.image_ids)
 
     def record(self, index: int) -> Record:
         """Image `index` as it is stored, with its boxes.
@@ -98,7 +111,9 @@ class CacheFile:
 
     def check_record(self, index: int) -> RecordHeader:
         """The header of image `index`. `CacheError` when a bit of its record is not as it was written."""
-        i = self._position(index)
+        cache, i = self.locate(index)
+        if cache is not self:
+            return cache.check_record(i)
         record = self.record_bytes(i)
         try:
             header = read_header(record)
@@ -116,7 +131,7 @@ class CacheFile:
         return header
 
     def check_unchanged(self) -> None:
-        """See that the file is still the one that was opened. Takes a microsecond or two as long as nobody changed it.
+        """See that each file is still the one that was opened. Takes a microsecond or two for one that nobody changed.
 
         What was read of arrays and records before this call was not zeros in the place of lost pages. Damage to single
         records is not looked for here: see `check_record`.
@@ -126,35 +141,76 @@ class CacheFile:
         """
         self._mapping.check_unchanged()
 
+    def ensure(self, positions: NDArray[np.int64]) -> None:
+        """Wait until the records at `positions` (k) may be read at their `addresses`, by any thread.
+
+        Engines call it for the records of a plan before they read any. Records of local files and in memory can always
+        be read, so that it returns at once. A store that gets its records from elsewhere gets them now, many together,
+        and keeps them in place until the batches of that plan are made. Positions may repeat.
+
+        Raises:
+            CacheError: Some cannot be had, which it names. Others may be asked for after that.
+        """
+        self._mapping.ensure(positions)
+
     def record_bytes(self, index: int) -> memoryview:
-        """The whole record of image `index`, header and payload, unchecked."""
+        """The whole record of image `index`, header and payload, unchecked. Needs no `ensure`."""
         return self._mapping.record(self._position(index))
 
     def name(self, index: int) -> str:
         """The file that image `index` came from, as the source names it."""
+        return self._mapping.name(self._position(index))
+
+    @property
+    def shards(self) -> tuple[CacheFile, ...]:
+        """The caches of a single file that this one consists of, in order; itself if it is one."""
+        return tuple(shard for cache in self._caches for shard in cache.shards) or (self,)
+
+    def locate(self, index: int) -> tuple[CacheFile, int]:
+        """The one of `shards` that holds image `index`, and its index there."""
         i = self._position(index)
-        first, last = self._mapping.index["name_offset"][i : i + 2]
-        return self._mapping.index["names"][first:last].tobytes().decode("utf-8", "replace")
+        if not isinstance(self._mapping, Shards):
+            return self, i
+        cache, i = self._mapping.locate(i)
+        return cache.locate(i)
+
+    def path_of(self, index: int) -> Path:
+        """Where the file lies that holds image `index`."""
+        return self.locate(index)[0].path
 
     @property
     def path(self) -> Path:
-        """Where the cache lies."""
+        """Where the cache lies. CacheError if it has several files: each of `shards` has a path, `path_of` finds it."""
+        if self._caches:
+            raise CacheError(
+                f"a cache of several files has no single path: ask path_of(i), or its shards. It has {self.where}."
+            )
         return self._path
 
     @property
+    def where(self) -> str:
+        """Where its files lie, for messages."""
+        return _listed([shard.path for shard in self.shards])
+
+    @property
     def manifest(self) -> Manifest:
-        """What the cache says of itself."""
+        """What the file says of itself. CacheError if there are several: each of `shards` has one."""
         return self._mapping.manifest
 
     @cached_property
     def fingerprint(self) -> str:
         """Hex digits that change whenever images or annotations do."""
-        return self.manifest.fingerprint
+        return self._mapping.fingerprint
 
     @property
     def categories(self) -> tuple[Category, ...]:
         """The K classes; labels index this tuple."""
-        return self.manifest.categories
+        return self._mapping.categories
+
+    @property
+    def store(self) -> Store:
+        """Where its images lie."""
+        return self._mapping
 
     @property
     def image_ids(self) -> NDArray[np.int64]:
@@ -286,8 +342,8 @@ class CacheFile:
             named = ", ".join(map(str, missing.ravel()[:5].tolist()))
             more = f" and {missing.size - 5} more" if missing.size > 5 else ""
             raise CacheError(
-                f"{self.path} holds no image of id {named}{more}. They are of another split, or were left out when it "
-                f"was built: {problems_path(self.path)} would say why."
+                f"{self.where} holds no image of id {named}{more}. They are of another split, or were left out when it "
+                f"was built: {_listed([problems_path(shard.path) for shard in self.shards])} would say why."
             )
         positions: NDArray[np.int64] = order[place]
         return positions if positions.ndim else int(positions)
@@ -305,12 +361,12 @@ class CacheFile:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._mapping = open_mapping(self._path)
-        if self.manifest.fingerprint != self.fingerprint:
-            raise CacheError(f"{self.path} has changed since it was pickled: open the new one with fastload.Cache.")
+        self._mapping = self._open()
+        if self._mapping.fingerprint != self.fingerprint:
+            raise CacheError(f"{self.where} has changed since it was pickled: open the new one with fastload.Cache.")
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({str(self.path)!r}: {len(self)} images, {len(self.boxes)} boxes)"
+        return f"{type(self).__name__}({self.where!r}: {len(self)} images, {self.box_offsets[-1]} boxes)"
 
     def _values(self, column: Column, i: int) -> NDArray[Any]:
         """A column's values of image i."""
@@ -347,6 +403,11 @@ def as_positions(indices: Any, count: int) -> NDArray[np.int64]:
     if low < -count or high >= count:
         raise IndexError(f"image {low if low < -count else high} of {count} images")
     return positions if low >= 0 else np.where(positions < 0, positions + count, positions)
+
+
+def _listed(paths: Sequence[Path]) -> str:
+    more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
+    return ", ".join(map(str, paths[:SHOWN])) + more
 
 
 def _as_integers(values: Any, what: str) -> NDArray[np.int64]:

@@ -59,12 +59,12 @@ def join_indices(parts: Iterable[Index]) -> Index:
     parts = [part for part in parts if len(part["image_id"])] or [build_index([])]
     kinds = [{(name, array.dtype.str, array.shape[1:]) for name, array in part.items()} for part in parts]
     further = sorted(name for name, *_ in set.intersection(*kinds) if name not in INDEX)
-    return {
-        name: _join_offsets([part[name] for part in parts])
-        if name in _OFFSETS
-        else np.concatenate([part[name] for part in parts])
-        for name in (*INDEX, *further)
-    }
+    return {name: join_arrays(name, [part[name] for part in parts]) for name in (*INDEX, *further)}
+
+
+def join_arrays(name: str, parts: list[NDArray[Any]]) -> NDArray[Any]:
+    """The array `name` of the images of several indices, in order."""
+    return _join_offsets(parts) if name in _OFFSETS else np.concatenate(parts)
 
 
 def check_index(index: Index, categories: int) -> None:

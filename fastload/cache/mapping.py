@@ -18,10 +18,11 @@ from fastload.cache.index import Index, check_index
 from fastload.cache.layout import INDEX_PREFIX, MANIFEST_KEY
 from fastload.cache.manifest import Manifest
 from fastload.errors import CacheError
+from fastload.sources.source import Category
 
 
 class Mapping:
-    """The bytes of a cache file and where in them everything is. Shared by all who open the same file."""
+    """The `Store` of a cache file: its bytes and where in them everything is. Shared by all who open the same file."""
 
     def __init__(self, path: Path, file: _core.MappedFile) -> None:
         self.path = path
@@ -58,13 +59,31 @@ class Mapping:
         """The columns beside those that every cache has."""
         return self.manifest.columns
 
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        """See `Store.categories`."""
+        return self.manifest.categories
+
+    @property
+    def fingerprint(self) -> str:
+        """See `Store.fingerprint`."""
+        return self.manifest.fingerprint
+
     def record(self, position: int) -> memoryview:
-        """The bytes of record `position`, header and payload."""
+        """See `Store.record`."""
         start = int(self.offsets[position])
         return self._whole[start : start + int(self.lengths[position])]
 
+    def name(self, position: int) -> str:
+        """See `Store.name`."""
+        first, last = self.index["name_offset"][position : position + 2]
+        return self.index["names"][first:last].tobytes().decode("utf-8", "replace")
+
+    def ensure(self, positions: NDArray[np.int64]) -> None:
+        """All of it is mapped."""
+
     def check_unchanged(self) -> None:
-        """See `Cache.check_unchanged`."""
+        """See `CacheFile.check_unchanged`."""
         try:
             state = self.file.state()
         except OSError as error:

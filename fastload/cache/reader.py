@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 
 import fastload._core as _core
 from fastload.cache.file import CacheFile, as_positions
-from fastload.errors import DecodeError
+from fastload.errors import CacheError, DecodeError
 
 Example = tuple[Tensor, dict[str, Any]]
 ROUNDING = 1e-3  # pixels by which a side of a box may be off, as float32 holds its corners
@@ -35,15 +36,34 @@ class Cache(CacheFile, Dataset[Example]):
     Image i is the i-th of the source that could be stored: the order of the annotation file, not that of image ids,
     by which torchvision and pycocotools sort. Translate index lists that were made elsewhere by `index_of`.
 
+    Several caches are read as one, the images of the first before those of the second:
+
+        both = Cache(["voc2007/fastload/trainval.lmdb", "voc2012/fastload/trainval.lmdb"], renumber=True)
+
+    Their categories are matched by name. Labels are category ids, so a name must have the same id in all of them. They
+    show the further columns that all of them have.
+
     Nothing is copied on opening: arrays and records are views of the mapped file, and keep it mapped. Opening one path
-    many times in a process maps it once. A cache pickles as its path, and works after fork and spawn.
+    many times in a process maps it once. Of several caches the arrays are joined when they are first asked for, and
+    the records stay where they are. A cache pickles as its paths, and works after fork and spawn.
 
     Args:
-        path: a file that `fastload build-cache` made.
+        path: a file that `fastload build-cache` made, or a list of such files and of Caches.
+        renumber: of several caches, whose image ids may clash: the ids are then the positions 0 to n - 1.
 
     Raises:
-        CacheError: the file is missing, damaged or of another version.
+        CacheError: a file is missing, damaged or of another version, or caches cannot be read as one: an image id is in
+            two of them, or a category's name or id stands for different ones.
     """
+
+    def __init__(
+        self, path: str | os.PathLike[str] | Sequence[str | os.PathLike[str] | Cache], renumber: bool = False
+    ) -> None:
+        if isinstance(path, Sequence) and not isinstance(path, str):
+            path = caches = [part if isinstance(part, Cache) else Cache(part) for part in path]
+            if own := [type(cache).__name__ for cache in caches if not has_items_of(Cache, cache)]:
+                raise CacheError(f"{own[0]} makes items of its own: join it to others by torch's ConcatDataset")
+        super().__init__(path, renumber)
 
     def __getitem__(self, index: int) -> Example:
         """Image `index`, checked against its checksum, and what is annotated on it.
@@ -53,7 +73,12 @@ class Cache(CacheFile, Dataset[Example]):
             DecodeError: it does not decode.
             IndexError: there is no such image.
         """
-        i = self._position(index)
+        cache, i = self.locate(index)
+        if cache is not self:  # whose arrays need not be joined for it, in each of many worker processes
+            image, target = cast(Cache, cache)[i]
+            for column in set(cache.store.columns) - set(self.store.columns):
+                del target[column.name]
+            return image, {**target, "image_id": int(self.image_ids[index])}
         self.check_record(i)
         try:
             pixels = _core.render_record(self.record_bytes(i))
@@ -110,3 +135,42 @@ class Cache(CacheFile, Dataset[Example]):
             "iscrowd": torch.from_numpy(self.crowd[of_image].astype(np.int64)),
             **{column.name: torch.tensor(self._values(column, i)) for column in self._mapping.columns},
         }
+
+
+def flatten(dataset: Any) -> tuple[Cache, NDArray[np.int64]] | None:
+    """The cache that `dataset` is, or the one of all caches in it, and where in that cache its images are (n).
+
+    None unless it is a Cache, or Subsets and ConcatDatasets of some in any nesting, that make no items of their own.
+    A cache that comes several times is one cache, of which some images come several times.
+
+    Raises:
+        CacheError: caches that cannot be read as one.
+        IndexError, TypeError: a Subset of images that there are not.
+    """
+    caches: list[Cache] = []
+    starts: dict[int, int] = {}  # where in all of them a cache begins
+
+    def positions(dataset: Any) -> NDArray[np.int64] | None:
+        if has_items_of(Subset, dataset):
+            within = positions(dataset.dataset)
+            return None if within is None else within[as_positions(dataset.indices, len(within))]
+        if has_items_of(ConcatDataset, dataset):
+            parts = [part for one in dataset.datasets if (part := positions(one)) is not None]
+            return np.concatenate(parts) if len(parts) == len(dataset.datasets) else None
+        if not has_items_of(Cache, dataset):
+            return None
+        if id(dataset.store) not in starts:
+            starts[id(dataset.store)] = sum(map(len, caches))
+            caches.append(dataset)
+        return starts[id(dataset.store)] + np.arange(len(dataset))
+
+    index = positions(dataset)
+    return None if index is None else (caches[0] if len(caches) == 1 else Cache(caches), index)
+
+
+def has_items_of(kind: Any, dataset: Any) -> bool:
+    """Whether `dataset` is a `kind` of which no subclass has put other items in their place."""
+    names = ("__getitem__", "__getitems__")
+    return isinstance(dataset, kind) and all(
+        getattr(type(dataset), name, None) is getattr(kind, name, None) for name in names
+    )

@@ -33,6 +33,7 @@ from fastload.pixels import Normalize, PixelFormat
 from fastload.plan.batch_plan import IDENTITY_COLOR, BatchPlan
 
 if TYPE_CHECKING:
+    from fastload.cache.file import CacheFile
     from fastload.cache.reader import Cache
 
 IN_FLIGHT = 4  # plans given to DALI at a time
@@ -109,6 +110,7 @@ class DaliEngine:
         """See `Engine.submit`."""
         self._check_open()
         check_plan(plan, len(self._sound))
+        self._cache.ensure(plan.index)
         return [self._submit(batch) for batch in plan.split(ends)]
 
     def _submit(self, plan: BatchPlan) -> DaliJob:
@@ -300,11 +302,16 @@ class DaliEngine:
 
 
 def refuse_other_encodings(cache: Cache) -> None:
-    """EngineError unless DALI can decode all records: those that hold JPEGs."""
-    others = [Encoding(e) for e in np.unique(cache.encodings).tolist() if e != Encoding.ORIGINAL]
+    """EngineError unless DALI can decode all records: those that hold JPEGs. Names the first file that has others."""
+    for shard in cache.shards:
+        _refuse_other_encodings(shard)
+
+
+def _refuse_other_encodings(shard: CacheFile) -> None:
+    others = [Encoding(e) for e in np.unique(shard.encodings).tolist() if e != Encoding.ORIGINAL]
     if not others:
         return
-    path = cache.path
+    path = shard.path
     how = f"fastload convert-cache {path} {path.with_name(path.stem + '-original.lmdb')} --encoding original"
     if Encoding.PLANES in others:  # which have no way back
         how = "fastload build-cache DATASET --encoding original"

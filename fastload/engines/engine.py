@@ -19,8 +19,8 @@ class Engine(Protocol):
     def submit(self, plan: BatchPlan, ends: Sequence[int]) -> Any:
         """Take on a placed plan of several batches, the slots up to each of `ends`. Returns a ticket for all of them.
 
-        They are executed in this order, and not far ahead of what is waited for. Raises PlanError when the plan is
-        impossible.
+        They are executed in this order, and not far ahead of what is waited for, once `Cache.ensure` has answered for
+        their records. Raises PlanError when the plan is impossible, and CacheError when records cannot be had.
         """
 
     def wait(self, ticket: Any, number: int) -> dict[int, str]:

@@ -42,6 +42,7 @@ class NativeEngine:
         pixels: PixelFormat | None = None,
         emulated_microseconds: int = 0,
     ) -> None:
+        self._cache = cache
         places = cache.addresses, cache.lengths, cache.checksums
         number = get_args(Check).index(check)
         memory, pixel_format = allocate or aligned_memory, core_format(pixels or PixelFormat())
@@ -57,6 +58,7 @@ class NativeEngine:
 
     def submit(self, plan: BatchPlan, ends: Sequence[int]) -> _core.Ticket:
         """See `Engine.submit`."""
+        self._cache.ensure(plan.index)
         try:
             return self.core.submit(
                 plan.index, plan.slot, plan.crop, plan.rect, plan.flip, plan.color, plan.fill, plan.canvases, ends

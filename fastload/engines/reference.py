@@ -109,6 +109,7 @@ class ReferenceEngine:
     def submit(self, plan: BatchPlan, ends: Sequence[int]) -> list[ReferenceJob]:
         """See `Engine.submit`."""
         check_plan(plan, len(self._cache.lengths))
+        self._cache.ensure(plan.index)
         return [ReferenceJob(batch) for batch in plan.split(ends)]
 
     def wait(self, ticket: list[ReferenceJob], number: int) -> dict[int, str]:
