@@ -22,8 +22,9 @@ if sanitizers := os.environ.get("FASTLOAD_SANITIZE"):  # e.g. "address,undefined
 
 core = Pybind11Extension(
     "fastload._core",
-    sorted(glob("fastload/csrc/*.cpp")),
-    depends=sorted(glob("fastload/csrc/*.h")),
+    sorted(glob("fastload/csrc/**/*.cpp", recursive=True)),
+    depends=sorted(glob("fastload/csrc/*/*.h")),
+    include_dirs=sorted(glob("fastload/csrc/*/")),
     cxx_std=17,
     extra_compile_args=compile_args,
     extra_link_args=link_args,

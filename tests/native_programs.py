@@ -11,8 +11,9 @@ from tempfile import mkdtemp
 
 ROOT = Path(__file__).parents[1]
 CSRC = ROOT / "fastload/csrc"
-READERS = ("dct", "huffman", "jpeg_", "lmdb_tree", "record", "simd", "turbojpeg")  # all that reads bytes from outside
-POOL = (*READERS, "canvas_ring", "fault", "kernels", "pixel_format", "pool", "render", "resample")
+INCLUDES = [f"-I{folder}" for folder in sorted(CSRC.glob("*/"))]
+READERS = ("cache/*", "dct/*", "jpeg/*", "render/*", "simd/*")  # all that reads bytes from outside, and what it needs
+POOL = (*READERS, "engine/*")  # all but bind and testing, which need Python
 BOUNDS = "-fsanitize=address,undefined"
 RACES = "-fsanitize=thread"
 OPTIONS = ["-std=c++17", "-O1", "-g", "-fno-sanitize-recover=all", "-pthread"]
@@ -25,13 +26,18 @@ def compiler() -> str:
     return found
 
 
+def sources_of(parts: tuple[str, ...]) -> list[Path]:
+    """The core's sources of such patterns, without their suffix."""
+    return [path for part in parts for path in sorted(CSRC.glob(f"{part}.cpp"))]
+
+
 @cache
 def sanitized_objects(parts: tuple[str, ...], sanitizer: str) -> tuple[Path, ...]:
-    """The core's sources whose names begin so, compiled."""
+    """The core's sources of such patterns, compiled."""
     folder = Path(mkdtemp(prefix="fastload-native-"))
-    sources = [path for part in parts for path in sorted(CSRC.glob(f"{part}*.cpp"))]
     with ThreadPoolExecutor(2) as pool:
-        return tuple(pool.map(lambda source: _compile(source, folder / f"{source.stem}.o", sanitizer), sources))
+        compiled = pool.map(lambda path: _compile(path, folder / f"{path.stem}.o", sanitizer), sources_of(parts))
+        return tuple(compiled)
 
 
 def build_program(name: str, folder: Path, parts: tuple[str, ...] = READERS, sanitizer: str = BOUNDS) -> Path:
@@ -44,5 +50,5 @@ def build_program(name: str, folder: Path, parts: tuple[str, ...] = READERS, san
 
 
 def _compile(source: Path, target: Path, sanitizer: str) -> Path:
-    subprocess.run([compiler(), *OPTIONS, sanitizer, f"-I{CSRC}", "-c", source, "-o", target], check=True)
+    subprocess.run([compiler(), *OPTIONS, sanitizer, *INCLUDES, "-c", source, "-o", target], check=True)
     return target

@@ -25,7 +25,7 @@ from fastload.cache.partial import JOB_KEY, PART_PREFIX
 from fastload.cache.record import HEADER_SIZE, pack_record
 from fastload.sources.detect import find_datasets
 from tests.datasets import encoded, jpeg, many_jpegs, pixels, write_coco
-from tests.native_programs import CSRC, ROOT, build_program
+from tests.native_programs import CSRC, INCLUDES, ROOT, build_program
 from tests.records import record
 from tests.test_dct import JPEGS, opencv_jpeg, picture
 from tests.test_engines import jpeg_of_kind, smooth
@@ -322,7 +322,7 @@ def test_static_analysis_finds_nothing():
     if not shutil.which("cppcheck"):
         pytest.skip("needs cppcheck")
     options = ["--enable=warning,performance,portability", "--inline-suppr", "--std=c++17", "--language=c++", "-q"]
-    command = ["cppcheck", *options, "--error-exitcode=1", CSRC, ROOT / "tests/native"]
+    command = ["cppcheck", *options, *INCLUDES, "--error-exitcode=1", CSRC, ROOT / "tests/native"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -9,15 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.native_programs import CSRC, ROOT, build_program
-
-PARTS = ("kernels", "pixel_format", "render", "resample", "simd")
+from tests.native_programs import INCLUDES, READERS, ROOT, build_program, sources_of
 
 
 @pytest.fixture(scope="session")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """tests/native/kernels.cpp, built with the sanitizers."""
-    return build_program("kernels", tmp_path_factory.mktemp("native"), PARTS)
+    return build_program("kernels", tmp_path_factory.mktemp("native"))
 
 
 @pytest.mark.long
@@ -36,10 +34,9 @@ def test_neon_kernels_under_emulation(tmp_path: Path) -> None:
     if not compiler or not emulator:
         pytest.skip("needs g++-aarch64-linux-gnu and qemu-user-static")
     program = tmp_path / "kernels"
-    sources = [ROOT / "tests/native/kernels.cpp", *(path for part in PARTS for path in CSRC.glob(f"{part}*.cpp"))]
-    subprocess.run(
-        [compiler, "-std=c++17", "-O2", "-static", "-pthread", f"-I{CSRC}", *sources, "-o", program], check=True
-    )
+    sources = [ROOT / "tests/native/kernels.cpp", *sources_of(READERS)]
+    options = ["-std=c++17", "-O2", "-static", "-pthread", *INCLUDES]
+    subprocess.run([compiler, *options, *sources, "-ldl", "-o", program], check=True)
     environment = {**os.environ, "FASTLOAD_SIMD": "neon"}
     run = subprocess.run([emulator, program, "1000"], capture_output=True, text=True, env=environment)
     assert run.returncode == 0 and run.stdout == "equal\n", run.stderr

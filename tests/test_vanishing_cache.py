@@ -449,6 +449,6 @@ def test_a_failing_disk_costs_the_images_that_it_has_lost(whole, tmp_path):
 @pytest.mark.parametrize("sanitizer", [BOUNDS, RACES])
 def test_faults_under_the_sanitizers(tmp_path, sanitizer):
     """Files truncated while several threads read them, and a fault elsewhere: no report, and zeros come with a word."""
-    program = build_program("faults", tmp_path, ("fault", "mapped_file"), sanitizer)
+    program = build_program("faults", tmp_path, ("cache/fault", "cache/mapped_file"), sanitizer)
     done = subprocess.run([program], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0 and done.stdout == "done\n", done.stderr[-5000:]

@@ -11,8 +11,8 @@
 #include <string>
 #include <vector>
 
-#include "../../fastload/csrc/dct.h"
-#include "../../fastload/csrc/turbojpeg.h"
+#include "dct.h"
+#include "turbojpeg.h"
 
 using namespace fastload;
 

@@ -8,7 +8,7 @@ cd "$(dirname "$0")/../.."
 mkdir -p "$folder"
 csrc=fastload/csrc
 clang++ -std=c++17 -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -pthread tests/native/fuzz.cpp \
-    $csrc/{dct,huffman,jpeg_,simd,turbojpeg,record,lmdb_tree}*.cpp -ldl -o "$folder/fuzz"
+    -I$csrc/{cache,dct,jpeg,render,simd} $csrc/{cache,dct,jpeg,render,simd}/*.cpp -ldl -o "$folder/fuzz"
 mkdir -p "$folder/corpus"
 export FASTLOAD_MAX_PIXELS=1000000
 FASTLOAD_TURBOJPEG=${FASTLOAD_TURBOJPEG:-$(python3 -c "from fastload import _core; print(_core.turbojpeg_path())")}

@@ -1,6 +1,6 @@
 // Run under AddressSanitizer and UndefinedBehaviorSanitizer with a number and JPEG files as arguments: turns so many
 // mutated records back to JPEGs. Each gives an exception, or a JPEG that is parsed to the record's coefficients.
-#include "../../fastload/csrc/jpeg_write.h"
+#include "jpeg_write.h"
 
 #include <algorithm>
 #include <cstdio>
@@ -10,7 +10,7 @@
 #include <memory>
 #include <random>
 
-#include "../../fastload/csrc/turbojpeg.h"
+#include "turbojpeg.h"
 
 using namespace fastload;
 

@@ -8,10 +8,10 @@
 #include <random>
 #include <vector>
 
-#include "../../fastload/csrc/pixel_format.h"
-#include "../../fastload/csrc/planes.h"
-#include "../../fastload/csrc/render.h"
-#include "../../fastload/csrc/resample.h"
+#include "pixel_format.h"
+#include "planes.h"
+#include "render.h"
+#include "resample.h"
 
 using namespace fastload;
 

@@ -10,10 +10,10 @@
 #include <string>
 #include <vector>
 
-#include "../../fastload/csrc/jpeg_planes.h"
-#include "../../fastload/csrc/jpeg_write.h"
-#include "../../fastload/csrc/lmdb_tree.h"
-#include "../../fastload/csrc/record.h"
+#include "jpeg_planes.h"
+#include "jpeg_write.h"
+#include "lmdb_tree.h"
+#include "record.h"
 
 namespace fastload {
 
