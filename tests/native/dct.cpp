@@ -60,11 +60,10 @@ Bytes mutated(Bytes bytes) {
 }
 
 // The planes' samples one after another, or the error's text.
-std::string decoded(const Bytes& record, Simd simd) {
+std::string decoded(const Bytes& record, const Kernels& kernels) {
     const std::unique_ptr<uint8_t[]> exact(new uint8_t[record.size()]);  // so that reading past the end is reported
     std::copy(record.begin(), record.end(), exact.get());
-    DctDecoder decoder;
-    decoder.simd = simd;
+    DctDecoder decoder(kernels);
     Buffer buffer;
     Planes planes;
     try {
@@ -81,9 +80,9 @@ std::string decoded(const Bytes& record, Simd simd) {
 }
 
 void check_record(const Bytes& record, size_t& good) {
-    const std::string samples = decoded(record, simd_level());
+    const std::string samples = decoded(record, kernels());
     good += samples.compare(0, 6, "error:") != 0;
-    if (samples == decoded(record, Simd::scalar)) return;
+    if (samples == decoded(record, scalar_kernels)) return;
     std::fprintf(stderr, "differs from scalar\n");
     std::exit(1);
 }

@@ -8,6 +8,7 @@
 #include <random>
 #include <vector>
 
+#include "kernels.h"
 #include "pixel_format.h"
 #include "planes.h"
 #include "render.h"
@@ -123,14 +124,14 @@ void stream(const Kernels& kernels) {
     require(!std::memcmp(to.get() + skew, from.get(), size), "stream");
 }
 
-void split(const PixelKernels& kernels) {
+void split(const Kernels& kernels) {
     const int width = uniform(1, 200);
     std::unique_ptr<uint8_t[]> rgb(new uint8_t[3 * width]), rows[2][3];
     for (int i = 0; i < 3 * width; ++i) rgb[i] = uint8_t(uniform(0, 255));
     for (int k = 0; k < 2; ++k) {
         for (auto& row : rows[k]) row.reset(new uint8_t[width]);
         uint8_t* const channels[3] = {rows[k][0].get(), rows[k][1].get(), rows[k][2].get()};
-        (k ? kernels : scalar_pixel_kernels).split(rgb.get(), width, channels);
+        (k ? kernels : scalar_kernels).split(rgb.get(), width, channels);
     }
     for (int c = 0; c < 3; ++c) require(!std::memcmp(rows[0][c].get(), rows[1][c].get(), size_t(width)), "split");
 }
@@ -145,14 +146,14 @@ std::unique_ptr<PixelFormat> random_format(int sample, bool planar) {
     return std::make_unique<PixelFormat>(static_cast<Sample>(sample), planar, mean, deviation);
 }
 
-void convert(const PixelKernels& kernels) {
+void convert(const Kernels& kernels) {
     const int count = uniform(1, 600), skew = uniform(0, 70);
     const std::unique_ptr<PixelFormat> format = random_format(uniform(1, sample_kinds - 1), false);
     const auto channels = static_cast<Channels>(uniform(0, 3));
     const size_t size = count * format->sample_bytes();
     std::unique_ptr<uint8_t[]> bytes(new uint8_t[count]), out(new uint8_t[skew + size]), expected(new uint8_t[size]);
     for (int i = 0; i < count; ++i) bytes[i] = uint8_t(uniform(0, 255));
-    scalar_pixel_kernels.convert(bytes.get(), size_t(count), *format, channels, expected.get());
+    scalar_kernels.convert(bytes.get(), size_t(count), *format, channels, expected.get());
     std::memset(out.get(), 99, size_t(skew));
     kernels.convert(bytes.get(), size_t(count), *format, channels, out.get() + skew);
     require(!std::memcmp(out.get() + skew, expected.get(), size), "convert");
@@ -216,8 +217,8 @@ int main(int argc, char** argv) {
         horizontal(kernels());
         blend(kernels());
         stream(kernels());
-        split(pixel_kernels());
-        convert(pixel_kernels());
+        split(kernels());
+        convert(kernels());
         if (i % 4 == 0) canvas();
     }
     std::puts("equal");

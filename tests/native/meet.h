@@ -98,7 +98,7 @@ inline bool meet_sequential(const Bytes& bytes, Simd level) {
     Buffer buffer, expected_buffer;
     Planes planes, expected;
     try {
-        JpegPlanesDecoder(level).planes(jpeg.data(), jpeg.size, buffer, planes);
+        JpegPlanesDecoder(kernels_of(level)).planes(jpeg.data(), jpeg.size, buffer, planes);
     } catch (const JpegError&) {
         return false;
     }

@@ -46,12 +46,12 @@ py::tuple decode_planes(const py::buffer& buffer) {
 
 py::list decode_sequential(const py::buffer& buffer, const std::string& level) {
     const Bytes bytes(buffer);
-    const Simd simd = simd_level_named(level);
+    const Kernels& kernels = kernels_of(simd_level_named(level));
     Buffer memory;
     Planes planes;
     {
         WithoutGil without_gil;
-        JpegPlanesDecoder(simd).planes(bytes.data(), bytes.size(), memory, planes);
+        JpegPlanesDecoder(kernels).planes(bytes.data(), bytes.size(), memory, planes);
     }
     return to_arrays(planes);
 }

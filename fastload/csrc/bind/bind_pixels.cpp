@@ -1,5 +1,6 @@
 // The formats of canvases, and their kernels alone, for tests.
 #include "bindings.h"
+#include "kernels.h"
 #include "pixel_format.h"
 
 #include <pybind11/stl.h>
@@ -17,7 +18,7 @@ std::shared_ptr<PixelFormat> format_of(int sample, bool planar, const std::array
 py::array_t<uint8_t> convert_row(const Array<uint8_t>& rgb, const PixelFormat& format, const std::string& level) {
     require(rgb.ndim() == 2 && rgb.shape(1) == 3, "a row is (W, 3)");
     require(format.sample != Sample::u8, "bytes are not converted");
-    const PixelKernels& kernels = pixel_kernels(simd_level_named(level));
+    const Kernels& kernels = kernels_of(simd_level_named(level));
     const size_t width = size_t(rgb.shape(0)), size = width * format.sample_bytes();
     py::array_t<uint8_t> out(py::ssize_t(3 * size));
     if (!format.planar) {

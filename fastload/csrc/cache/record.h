@@ -40,7 +40,7 @@ bool has_checksum(const uint8_t* record, size_t size, uint64_t checksum);
 // Turns records into planes; one per thread.
 class RecordDecoder {
 public:
-    explicit RecordDecoder(Simd simd = simd_level()) : sequential_(simd) { dct_.simd = simd; }
+    explicit RecordDecoder(const Kernels& chosen = kernels()) : sequential_(chosen), dct_(chosen) {}
 
     // `planes` points into memory of `buffer` or into the record itself. Throws RecordError, JpegError or DctError.
     void planes(const uint8_t* record, size_t size, bool check, Buffer& buffer, Planes& planes);

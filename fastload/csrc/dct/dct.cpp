@@ -11,54 +11,38 @@
 namespace fastload {
 namespace {
 
-struct Kernels {
-    DecodeBlocks* decode_blocks;
-    ApplySigns* apply_signs;
-    SetBits* set_bits;
-};
-
-Kernels kernels_for(Simd simd) {
-#if defined(__x86_64__)
-    if (simd == Simd::avx512) return {decode_blocks_avx512, apply_signs_avx512, set_bits_popcnt};
-    if (simd == Simd::avx2) return {decode_blocks_avx2, apply_signs_avx2, set_bits_popcnt};
-#endif
-    (void)simd;
-    return {decode_blocks_scalar, apply_signs_scalar, set_bits_scalar};
-}
-
 // A decoded stream's place in scratch memory, with room for whole vectors behind it.
 size_t scratch_size(const DctStream& stream) { return (stream.count + 2 * dct_padding) / 64 * 64; }
 
 // The decoded bytes of a stream: where they lie in the record, or in scratch memory, which is then moved past them.
-const uint8_t* decoded(const DctStream& stream, bool copied, Simd simd, uint8_t*& scratch) {
+const uint8_t* decoded(const DctStream& stream, bool copied, const Kernels& kernels, uint8_t*& scratch) {
     if (!stream.coded && !copied) return stream.data;
     uint8_t* const place = scratch;
     scratch += scratch_size(stream);
     if (stream.coded)
-        huffman_decode(stream.data, stream.size, place, stream.count, simd);
+        kernels.huffman_decode(stream.data, stream.size, place, stream.count);
     else
         std::copy_n(stream.data, stream.count, place);
     return place;
 }
 
-BlockStreams open_section(const DctSection& section, Simd simd, Buffer& memory) {
+BlockStreams open_section(const DctSection& section, const Kernels& kernels, Buffer& memory) {
     uint8_t* scratch = memory.ensure(scratch_size(section.presence) + scratch_size(section.dc) +
                                      scratch_size(section.masks) + scratch_size(section.values));
     BlockStreams streams{};
     try {
         // What is counted first and followed later must stay, though the file may be overwritten meanwhile.
-        streams.presence = decoded(section.presence, true, simd, scratch);
-        streams.dc = decoded(section.dc, true, simd, scratch);
-        streams.masks = decoded(section.masks, true, simd, scratch);
+        streams.presence = decoded(section.presence, true, kernels, scratch);
+        streams.dc = decoded(section.dc, true, kernels, scratch);
+        streams.masks = decoded(section.masks, true, kernels, scratch);
         uint8_t* const values = scratch;
-        streams.values = decoded(section.values, section.signs != nullptr, simd, scratch);
-        if (section.signs) kernels_for(simd).apply_signs(values, section.signs, section.values.count);
+        streams.values = decoded(section.values, section.signs != nullptr, kernels, scratch);
+        if (section.signs) kernels.apply_signs(values, section.signs, section.values.count);
     } catch (const std::invalid_argument& error) {
         throw DctError(std::string("damaged packed image: ") + error.what());
     }
     streams.rest = section.rest.data;
     streams.rest_end = section.rest.data + section.rest.count;
-    const Kernels kernels = kernels_for(simd);
     if (kernels.set_bits(streams.presence, section.presence.count) != section.masks.count ||
         kernels.set_bits(streams.masks, section.masks.count) != section.values.count)
         throw DctError("the streams of a packed image do not fit each other");
@@ -87,19 +71,19 @@ void DctDecoder::planes(const uint8_t* data, size_t size, Buffer& buffer, Planes
     size_t offset[3];
     uint8_t* const base = buffer.ensure(lay_out(record, planes, offset) + plane_slack);
     for (int s = 0, c = 0; s < record.sections; ++s) {
-        BlockStreams streams = open_section(record.section[s], simd, scratch_);
+        BlockStreams streams = open_section(record.section[s], kernels_, scratch_);
         for (const int end = c + record.section[s].components; c < end; ++c) {
             const DctComponent& component = record.component[c];
             planes.plane[c].data = base + offset[c];
-            kernels_for(simd).decode_blocks(streams, component, rows_.ensure(row_scratch(component.blocks_w)),
-                                    base + offset[c], planes.plane[c].stride);
+            kernels_.decode_blocks(streams, component, rows_.ensure(row_scratch(component.blocks_w)),
+                                   base + offset[c], planes.plane[c].stride);
         }
     }
 }
 
 void DctDecoder::streams_only(const uint8_t* data, size_t size) {
     const DctRecord record = read_dct_record(data, size);
-    for (int s = 0; s < record.sections; ++s) open_section(record.section[s], simd, scratch_);
+    for (int s = 0; s < record.sections; ++s) open_section(record.section[s], kernels_, scratch_);
 }
 
 }  // namespace fastload

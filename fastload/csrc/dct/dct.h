@@ -9,8 +9,8 @@
 #include <stdexcept>
 #include <vector>
 
+#include "kernels.h"
 #include "planes.h"
-#include "simd.h"
 
 namespace fastload {
 
@@ -38,6 +38,8 @@ DctInfo dct_info(const uint8_t* data, size_t size);
 // Unpacks records; one per thread.
 class DctDecoder {
 public:
+    explicit DctDecoder(const Kernels& chosen = kernels()) : kernels_(chosen) {}
+
     // Decodes into `buffer`, to which `planes` points. A plane's stride is a multiple of 64; it has memory up to whole
     // blocks and plane_slack readable bytes behind it. Throws DctError; the buffer's contents are then unspecified.
     void planes(const uint8_t* data, size_t size, Buffer& buffer, Planes& planes);
@@ -45,9 +47,8 @@ public:
     // Undoes the entropy coding only, for benchmarks. Throws DctError.
     void streams_only(const uint8_t* data, size_t size);
 
-    Simd simd = simd_level();
-
 private:
+    const Kernels& kernels_;
     Buffer scratch_, rows_;
 };
 

@@ -1,6 +1,6 @@
-// From a section's streams to samples: the same three functions for each set of vector instructions.
+// From a section's streams to samples: what the kernels share.
 //
-// The scalar version is the specification. The inverse DCT is the one of Loeffler, Ligtenberg and Moschytz (1989) as
+// The inverse DCT is the one of Loeffler, Ligtenberg and Moschytz (1989) as
 // libjpeg's jidctint.c scales and rounds it, each output written as a sum over its inputs: the sums are the same
 // integers. Arithmetic that would overflow (never, for what dct_encode writes) wraps in products, sums and dequantised
 // coefficients and saturates after each pass.
@@ -10,7 +10,6 @@
 #include <cstdint>
 
 #include "dct_format.h"
-#include "huffman.h"
 
 namespace fastload {
 
@@ -51,31 +50,8 @@ constexpr std::array<uint8_t, 64> natural_to_transform = [] {
 // Scratch memory for one block row: blocks rounded up to four, 96 bytes each.
 constexpr size_t row_scratch(int blocks) { return (size_t(blocks) + 3) / 4 * 4 * 96; }
 
-// Decodes one component's blocks to out[stride * y + x] for whole blocks; blocks beyond a row's last, up to a multiple
-// of four, are written too: stride must be a multiple of 32 and cover them.
-using DecodeBlocks = void(BlockStreams& streams, const DctComponent& component, uint8_t* scratch, uint8_t* out,
-                          ptrdiff_t stride);
-DecodeBlocks decode_blocks_scalar;
-
-// The inverse DCT alone, of `count` blocks side by side, to out[stride * y + x]. Coefficients and quantisation steps
-// are in transform order. Blocks beyond the last, up to a multiple of four, are read and written too. Returns the
-// largest sum of dequantised coefficients' magnitudes over a column, for which no step may be beyond largest_step.
-using InverseDct = int(const int16_t* blocks, int count, const uint16_t* quant, uint8_t* out, ptrdiff_t stride);
-InverseDct inverse_dct_scalar;
-constexpr int largest_step = 8191;  // eight times it and any 16-bit coefficient fit into 32 bits
-
-// Negates values[i] where bit i of signs is set. 64 bytes behind both may be read, and behind `values` written.
-using ApplySigns = void(uint8_t* values, const uint8_t* signs, size_t count);
-ApplySigns apply_signs_scalar;
-// The number of bits set in `count` bytes.
-using SetBits = size_t(const uint8_t* bytes, size_t count);
-SetBits set_bits_scalar;
-#if defined(__x86_64__)
-DecodeBlocks decode_blocks_avx2, decode_blocks_avx512;
-InverseDct inverse_dct_avx2, inverse_dct_avx512;
-ApplySigns apply_signs_avx2, apply_signs_avx512;
-SetBits set_bits_popcnt;
-#endif
+// What a quantisation step may be for Kernels::inverse_dct: eight times it and any 16-bit coefficient fit into 32 bits.
+constexpr int largest_step = 8191;
 
 namespace idct {
 

@@ -16,7 +16,7 @@ using Bytes = std::vector<uint8_t>;
 Bytes decoded(const DctStream& stream) {
     Bytes bytes(stream.count + 2 * dct_padding);
     if (stream.coded)
-        huffman_decode(stream.data, stream.size, bytes.data(), stream.count, Simd::scalar);
+        scalar_kernels.huffman_decode(stream.data, stream.size, bytes.data(), stream.count);
     else
         std::copy_n(stream.data, stream.count, bytes.data());
     return bytes;
@@ -28,10 +28,10 @@ struct OpenSection {
           dc(decoded(section.dc)),
           masks(decoded(section.masks)),
           values(decoded(section.values)) {
-        if (set_bits_scalar(presence.data(), section.presence.count) != section.masks.count ||
-            set_bits_scalar(masks.data(), section.masks.count) != section.values.count)
+        if (scalar_kernels.set_bits(presence.data(), section.presence.count) != section.masks.count ||
+            scalar_kernels.set_bits(masks.data(), section.masks.count) != section.values.count)
             throw DctError("the streams of a packed image do not fit each other");
-        if (section.signs) apply_signs_scalar(values.data(), section.signs, section.values.count);
+        if (section.signs) scalar_kernels.apply_signs(values.data(), section.signs, section.values.count);
         streams = {presence.data(), dc.data(),          masks.data(),
                    values.data(),   section.rest.data, section.rest.data + section.rest.count};
     }

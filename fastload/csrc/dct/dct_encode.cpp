@@ -4,6 +4,7 @@
 
 #include "dct_blocks.h"
 #include "dct_format.h"
+#include "huffman.h"
 #include "jpeg_parse.h"
 #include "turbojpeg.h"
 

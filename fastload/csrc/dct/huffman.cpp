@@ -158,7 +158,7 @@ size_t safe_rounds(const BitStream* stream) {
     return size_t(std::max(rounds, ptrdiff_t{0}));
 }
 
-__attribute__((always_inline)) inline void decode_rounds(const Table& table, BitStream* stream) {
+__attribute__((always_inline)) inline void rounds_source(const Table& table, BitStream* stream) {
     const uint64_t* const entries = table.entries();
     const int unused = 64 - table.log2_size();
     BitStream local[streams];
@@ -180,11 +180,11 @@ __attribute__((always_inline)) inline void decode_rounds(const Table& table, Bit
     std::copy_n(local, streams, stream);
 }
 
-void decode_rounds_portable(const Table& table, BitStream* stream) { decode_rounds(table, stream); }
+void decode_rounds(const Table& table, BitStream* stream) { rounds_source(table, stream); }
 
 #if defined(__x86_64__)
 __attribute__((target("bmi,bmi2"))) void decode_rounds_bmi2(const Table& table, BitStream* stream) {
-    decode_rounds(table, stream);
+    rounds_source(table, stream);
 }
 #endif
 
@@ -227,6 +227,17 @@ void open_streams(const uint8_t* data, const uint8_t* end, uint8_t* symbols, siz
     }
 }
 
+void decode(const uint8_t* coded, size_t size, uint8_t* symbols, size_t count,
+            void rounds(const Table& table, BitStream* stream)) {
+    const uint8_t* const end = coded + size;
+    const CodeLengths lengths = read_lengths(coded, end);
+    BitStream stream[streams];
+    open_streams(coded, end, symbols, count, stream);
+    const Table table(lengths);
+    rounds(table, stream);
+    decode_rest(table, lengths, stream);
+}
+
 }  // namespace
 
 bool huffman_encode(const uint8_t* symbols, size_t count, std::vector<uint8_t>& coded) {
@@ -249,20 +260,14 @@ bool huffman_encode(const uint8_t* symbols, size_t count, std::vector<uint8_t>& 
     return end - start < count;
 }
 
-void huffman_decode(const uint8_t* coded, size_t size, uint8_t* symbols, size_t count, Simd simd) {
-    const uint8_t* const end = coded + size;
-    const CodeLengths lengths = read_lengths(coded, end);
-    BitStream stream[streams];
-    open_streams(coded, end, symbols, count, stream);
-    const Table table(lengths);
-#if defined(__x86_64__)
-    if (simd != Simd::scalar)
-        decode_rounds_bmi2(table, stream);
-    else
-#endif
-        decode_rounds_portable(table, stream);
-    (void)simd;
-    decode_rest(table, lengths, stream);
+void huffman_decode(const uint8_t* coded, size_t size, uint8_t* symbols, size_t count) {
+    decode(coded, size, symbols, count, decode_rounds);
 }
+
+#if defined(__x86_64__)
+void huffman_decode_bmi2(const uint8_t* coded, size_t size, uint8_t* symbols, size_t count) {
+    decode(coded, size, symbols, count, decode_rounds_bmi2);
+}
+#endif
 
 }  // namespace fastload

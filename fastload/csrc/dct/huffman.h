@@ -12,8 +12,6 @@
 #include <cstdint>
 #include <vector>
 
-#include "simd.h"
-
 namespace fastload {
 
 // Readable bytes that must follow the coded bytes.
@@ -24,6 +22,9 @@ bool huffman_encode(const uint8_t* symbols, size_t count, std::vector<uint8_t>& 
 
 // Decodes exactly `count` symbols. Throws std::invalid_argument for damaged bytes; never reads beyond the slack nor
 // writes beyond the symbols.
-void huffman_decode(const uint8_t* coded, size_t size, uint8_t* symbols, size_t count, Simd simd);
+void huffman_decode(const uint8_t* coded, size_t size, uint8_t* symbols, size_t count);
+#if defined(__x86_64__)
+void huffman_decode_bmi2(const uint8_t* coded, size_t size, uint8_t* symbols, size_t count);
+#endif
 
 }  // namespace fastload

@@ -77,7 +77,7 @@ private:
 
 // What is of use for the next image too.
 struct JpegParser::Tables {
-    explicit Tables(Simd simd) : scan(simd) {}
+    explicit Tables(const Kernels& kernels) : scan(kernels) {}
     JpegHuffmanTable huffman[2][4];
     ScanDecoder scan;
 };
@@ -329,7 +329,7 @@ bool is_huffman_sequential(const uint8_t* data, size_t size) {
     }
 }
 
-JpegParser::JpegParser(Simd simd) : tables_(new Tables(simd)) {}
+JpegParser::JpegParser(const Kernels& kernels) : tables_(new Tables(kernels)) {}
 JpegParser::~JpegParser() = default;
 
 JpegCoefficients JpegParser::parse(const uint8_t* data, size_t size, BlockSink& sink) {
@@ -338,7 +338,7 @@ JpegCoefficients JpegParser::parse(const uint8_t* data, size_t size, BlockSink& 
 
 JpegCoefficients parse_jpeg(const uint8_t* data, size_t size) {
     Collector sink;
-    JpegCoefficients image = JpegParser(simd_level()).parse(data, size, sink);
+    JpegCoefficients image = JpegParser(kernels()).parse(data, size, sink);
     for (size_t c = 0; c < image.components.size(); ++c)
         image.components[c].coefficients = std::move(sink.coefficients[c]);
     return image;

@@ -6,8 +6,8 @@
 #include <memory>
 #include <vector>
 
+#include "kernels.h"
 #include "planes.h"
-#include "simd.h"
 
 namespace fastload {
 
@@ -59,7 +59,7 @@ public:
 // Parses JPEGs; one per thread. Memory and tables are kept for the next one.
 class JpegParser {
 public:
-    explicit JpegParser(Simd simd);
+    explicit JpegParser(const Kernels& kernels);
     ~JpegParser();
 
     // Throws JpegError, saying why, for anything that libjpeg-turbo would not decode without a warning, and for 12-bit,

@@ -16,15 +16,6 @@ constexpr std::array<uint8_t, 64> zigzag_to_transform = [] {
     return order;
 }();
 
-InverseDct* inverse_dct_for(Simd simd) {
-#if defined(__x86_64__)
-    if (simd == Simd::avx512) return inverse_dct_avx512;
-    if (simd == Simd::avx2) return inverse_dct_avx2;
-#endif
-    (void)simd;
-    return inverse_dct_scalar;
-}
-
 // Blocks and steps in transform order.
 bool beyond_any_image(const int16_t* block, const uint16_t* quant) {
     int64_t sum[8] = {};
@@ -37,8 +28,8 @@ bool beyond_any_image(const int16_t* block, const uint16_t* quant) {
 
 class PlanesSink final : public BlockSink {
 public:
-    PlanesSink(Simd simd, Buffer& buffer, Planes& planes)
-        : inverse_dct_(inverse_dct_for(simd)), buffer_(buffer), planes_(planes) {}
+    PlanesSink(const Kernels& kernels, Buffer& buffer, Planes& planes)
+        : kernels_(kernels), buffer_(buffer), planes_(planes) {}
 
     const uint8_t* order() const override { return zigzag_to_transform.data(); }
 
@@ -67,7 +58,7 @@ public:
         const ptrdiff_t stride = planes_.plane[number].stride;
         const uint16_t* const quant = quant_[number];
         uint8_t* const out = data_[number] + y * 8 * stride + x * 8;
-        const auto worst = inverse_dct_(blocks, count, quant, out, stride);
+        const int worst = kernels_.inverse_dct(blocks, count, quant, out, stride);
         if (2 * worst <= column_limit) return;
         for (int i = 0; i < count; ++i)
             if (beyond_any_image(blocks + i * 64, quant))
@@ -75,7 +66,7 @@ public:
     }
 
 private:
-    InverseDct* const inverse_dct_;
+    const Kernels& kernels_;
     Buffer& buffer_;
     Planes& planes_;
     uint8_t* data_[3] = {};
@@ -93,7 +84,7 @@ public:
 }  // namespace
 
 void JpegPlanesDecoder::planes(const uint8_t* data, size_t size, Buffer& buffer, Planes& planes) {
-    PlanesSink sink(simd_, buffer, planes);
+    PlanesSink sink(kernels_, buffer, planes);
     planes.rgb = parser_.parse(data, size, sink).rgb;
 }
 

@@ -5,15 +5,15 @@
 #include <cstdint>
 
 #include "jpeg_parse.h"
+#include "kernels.h"
 #include "planes.h"
-#include "simd.h"
 
 namespace fastload {
 
 // One per thread.
 class JpegPlanesDecoder {
 public:
-    explicit JpegPlanesDecoder(Simd simd) : simd_(simd), parser_(simd) {}
+    explicit JpegPlanesDecoder(const Kernels& kernels) : kernels_(kernels), parser_(kernels) {}
 
     // Decodes into `buffer`, to which `planes` points, to the samples that libjpeg-turbo's accurate inverse DCT gives.
     // A plane's stride is a multiple of 64; it has memory up to whole blocks and plane_slack readable bytes behind it.
@@ -25,7 +25,7 @@ public:
     void coefficients_only(const uint8_t* data, size_t size);
 
 private:
-    Simd simd_;
+    const Kernels& kernels_;
     JpegParser parser_;
 };
 

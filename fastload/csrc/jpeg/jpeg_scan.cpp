@@ -9,20 +9,17 @@ namespace fastload {
 namespace {
 
 using Cursor = BitReader::Cursor;
-using McuBlock = ScanDecoder::McuBlock;
 
 // A block reads at most 64 codes of 16 bits with 15 more each before the reader's position is checked.
 constexpr size_t block_bytes = 64 * 31 / 8, slack = block_bytes + 3 * sizeof(uint64_t);
 
-enum class Fault { none, unknown_code, too_many_coefficients, dc_overflow, too_early };
-
-[[noreturn]] void raise(Fault fault) {
+[[noreturn]] void raise(ScanFault fault) {
     switch (fault) {
-        case Fault::unknown_code:
+        case ScanFault::unknown_code:
             throw JpegError("a code that is not in its Huffman table");
-        case Fault::too_many_coefficients:
+        case ScanFault::too_many_coefficients:
             throw JpegError("more than 64 coefficients in a block");
-        case Fault::dc_overflow:
+        case ScanFault::dc_overflow:
             throw JpegError("a DC coefficient of more than 16 bits");
         default:
             throw JpegError("the picture's data ends too early");
@@ -37,44 +34,44 @@ ALWAYS_INLINE int extend(uint64_t window, unsigned length) {
     return bits - (all & (int(window >> 63) - 1));
 }
 
-ALWAYS_INLINE Fault decode_dc(Cursor& cursor, const JpegHuffmanTable& table, int& last_dc) {
+ALWAYS_INLINE ScanFault decode_dc(Cursor& cursor, const JpegHuffmanTable& table, int& last_dc) {
     uint32_t entry = table.lookup[cursor.window >> (64 - JpegHuffmanTable::dc_bits)];
     if (__builtin_expect(entry == 0, 0)) {
         const JpegHuffmanTable::Code code = table.search(cursor.window);
-        if (code.length == 0) return Fault::unknown_code;
+        if (code.length == 0) return ScanFault::unknown_code;
         entry = JpegHuffmanTable::dc_entry(code);
     }
     last_dc += extend(cursor.window << (entry >> 8 & 0xff), entry >> 16);
     cursor.skip(entry & 0xff);
-    return last_dc == int16_t(last_dc) ? Fault::none : Fault::dc_overflow;
+    return last_dc == int16_t(last_dc) ? ScanFault::none : ScanFault::dc_overflow;
 }
 
 // The coefficient that a code and the bits after it stand for. `place` becomes its own, from that of the one before.
-ALWAYS_INLINE Fault decode_coefficient(Cursor& cursor, JpegHuffmanTable::Code code, const uint8_t*& place,
+ALWAYS_INLINE ScanFault decode_coefficient(Cursor& cursor, JpegHuffmanTable::Code code, const uint8_t*& place,
                                        const uint8_t* end, int16_t* block) {
     const unsigned run = unsigned(code.symbol) >> 4, extra = unsigned(code.symbol) & 15;
     place += run + 1;
-    if (__builtin_expect(place >= end, 0)) return Fault::too_many_coefficients;
+    if (__builtin_expect(place >= end, 0)) return ScanFault::too_many_coefficients;
     block[*place] = int16_t(extend(cursor.window << code.length, extra));
     cursor.skip(unsigned(code.length) + extra);
-    return Fault::none;
+    return ScanFault::none;
 }
 
 // A code wherever the lookup table does not help: codes of more bits, and those around a block's last coefficient.
 // `place` becomes `end` at the block's end.
-__attribute__((noinline)) Fault decode_single(Cursor& cursor, const JpegHuffmanTable& table, const uint8_t*& place,
+__attribute__((noinline)) ScanFault decode_single(Cursor& cursor, const JpegHuffmanTable& table, const uint8_t*& place,
                                               const uint8_t* end, int16_t* block) {
     const JpegHuffmanTable::Code code = table.search(cursor.window);
-    if (code.length == 0) return Fault::unknown_code;
+    if (code.length == 0) return ScanFault::unknown_code;
     if ((code.symbol & 15) || code.symbol == 0xf0) return decode_coefficient(cursor, code, place, end, block);
     cursor.skip(unsigned(code.length));
     place = end;
-    return Fault::none;
+    return ScanFault::none;
 }
 
 // `order` has a coefficient's place in the block by its index in zigzag order. Beyond 63 it has that of DC, which is
 // written last.
-ALWAYS_INLINE Fault decode_ac(Cursor& cursor, const JpegHuffmanTable& table, const uint8_t* order, int16_t* block) {
+ALWAYS_INLINE ScanFault decode_ac(Cursor& cursor, const JpegHuffmanTable& table, const uint8_t* order, int16_t* block) {
     using Table = JpegHuffmanTable;
     constexpr unsigned lookups = 56 / Table::ac_bits;
     const uint8_t* const end = order + 64;
@@ -100,28 +97,28 @@ ALWAYS_INLINE Fault decode_ac(Cursor& cursor, const JpegHuffmanTable& table, con
             if (__builtin_expect(size_t(last - (end - 1)) < 16, 0)) goto single;
             block[*last] = Table::first_value(entry);
             cursor.skip(entry & 15);
-            return Fault::none;
+            return ScanFault::none;
         }
         cursor.refill();
         if (__builtin_expect((entry & 15) != 0, 1)) {
-            const Fault fault = decode_coefficient(cursor, Table::single_code(entry), place, end, block);
-            if (__builtin_expect(fault != Fault::none, 0)) return fault;
-            if (__builtin_expect(place == end - 1, 0)) return Fault::none;
+            const ScanFault fault = decode_coefficient(cursor, Table::single_code(entry), place, end, block);
+            if (__builtin_expect(fault != ScanFault::none, 0)) return fault;
+            if (__builtin_expect(place == end - 1, 0)) return ScanFault::none;
             continue;
         }
     single:
         Cursor copy = cursor;  // so that the cursor itself needs no address and stays in registers
         copy.refill();
         const uint8_t* next = place;
-        const Fault fault = decode_single(copy, table, next, end, block);
-        if (__builtin_expect(fault != Fault::none, 0)) return fault;
+        const ScanFault fault = decode_single(copy, table, next, end, block);
+        if (__builtin_expect(fault != ScanFault::none, 0)) return fault;
         cursor = copy;
         place = next;
-        if (place >= end - 1) return Fault::none;
+        if (place >= end - 1) return ScanFault::none;
     }
 }
 
-ALWAYS_INLINE Fault decode_blocks(BitReader& reader, const McuBlock* blocks, size_t count, int first, int end,
+ALWAYS_INLINE ScanFault decode_blocks(BitReader& reader, const McuBlock* blocks, size_t count, int first, int end,
                                   const uint8_t* order) {
     Cursor cursor = reader.cursor;
     const uint8_t* const last = reader.last();
@@ -129,40 +126,29 @@ ALWAYS_INLINE Fault decode_blocks(BitReader& reader, const McuBlock* blocks, siz
         for (const McuBlock* part = blocks; part != blocks + count; ++part) {
             int16_t* const block = part->first + part->step * x;
             cursor.refill();
-            if (const Fault fault = decode_dc(cursor, *part->dc, *part->last_dc); fault != Fault::none) return fault;
-            if (const Fault fault = decode_ac(cursor, *part->ac, order, block); fault != Fault::none) return fault;
+            if (const ScanFault fault = decode_dc(cursor, *part->dc, *part->last_dc); fault != ScanFault::none) return fault;
+            if (const ScanFault fault = decode_ac(cursor, *part->ac, order, block); fault != ScanFault::none) return fault;
             block[0] = int16_t(*part->last_dc);
-            if (__builtin_expect(cursor.next > last, 0)) return Fault::too_early;
+            if (__builtin_expect(cursor.next > last, 0)) return ScanFault::too_early;
         }
     reader.cursor = cursor;
-    return Fault::none;
+    return ScanFault::none;
 }
 
-using DecodeBlocks = Fault(BitReader& reader, const McuBlock* blocks, size_t count, int first, int end,
-                           const uint8_t* order);
+}  // namespace
 
-Fault decode_blocks_any(BitReader& reader, const McuBlock* blocks, size_t count, int first, int end,
-                        const uint8_t* order) {
+ScanFault decode_mcus(BitReader& reader, const McuBlock* blocks, size_t count, int first, int end,
+                      const uint8_t* order) {
     return decode_blocks(reader, blocks, count, first, end, order);
 }
 
 #if defined(__x86_64__)
 // With shifts by any register, which do not touch the flags.
-__attribute__((target("bmi,bmi2"))) Fault decode_blocks_bmi2(BitReader& reader, const McuBlock* blocks, size_t count,
-                                                             int first, int end, const uint8_t* order) {
+__attribute__((target("bmi,bmi2"))) ScanFault decode_mcus_bmi2(BitReader& reader, const McuBlock* blocks, size_t count,
+                                                               int first, int end, const uint8_t* order) {
     return decode_blocks(reader, blocks, count, first, end, order);
 }
 #endif
-
-DecodeBlocks* decode_blocks_for(Simd simd) {
-#if defined(__x86_64__)
-    if (simd != Simd::scalar) return decode_blocks_bmi2;
-#endif
-    (void)simd;
-    return decode_blocks_any;
-}
-
-}  // namespace
 
 size_t BitReader::open(const uint8_t* data, size_t size, size_t position) {
     uint8_t* const base = memory_.ensure(size - std::min(position, size) + slack);
@@ -234,8 +220,8 @@ void ScanDecoder::decode_group(int mcus, int restart_interval) {
             end = std::min(mcus, first + until_restart_);
             until_restart_ -= end - first;
         }
-        const Fault fault = decode_blocks_for(simd_)(reader_, blocks_.data(), blocks_.size(), first, end, order_);
-        if (fault != Fault::none) raise(fault);
+        const ScanFault fault = kernels_.decode_mcus(reader_, blocks_.data(), blocks_.size(), first, end, order_);
+        if (fault != ScanFault::none) raise(fault);
     }
 }
 

@@ -7,7 +7,7 @@
 
 #include "jpeg_huffman.h"
 #include "jpeg_parse.h"
-#include "simd.h"
+#include "kernels.h"
 
 namespace fastload {
 
@@ -67,23 +67,34 @@ private:
     const uint8_t* end_ = nullptr;
 };
 
+// A block of an MCU: where its coefficients go.
+struct McuBlock {
+    const JpegHuffmanTable* dc;
+    const JpegHuffmanTable* ac;
+    int* last_dc;
+    int16_t* first;   // in the first MCU of a group
+    ptrdiff_t step;  // from there to the next MCU's
+};
+
+// What is wrong with a scan's bits.
+enum class ScanFault : int { none, unknown_code, too_many_coefficients, dc_overflow, too_early };
+
+// Decodes MCUs `first` to `end`, of `count` blocks each, whose coefficients go where `order` says. See Kernels.
+ScanFault decode_mcus(BitReader& reader, const McuBlock* blocks, size_t count, int first, int end,
+                      const uint8_t* order);
+#if defined(__x86_64__)
+ScanFault decode_mcus_bmi2(BitReader& reader, const McuBlock* blocks, size_t count, int first, int end,
+                           const uint8_t* order);
+#endif
+
 // Decodes scans; one per thread.
 class ScanDecoder {
 public:
-    explicit ScanDecoder(Simd simd) : simd_(simd) {}
+    explicit ScanDecoder(const Kernels& kernels) : kernels_(kernels) {}
 
     // Decodes the entropy-coded segments at `position` and gives `sink` their blocks, coefficients in its order.
     // Returns the position of the marker that ends them. Throws JpegError.
     size_t run(const Scan& scan, const uint8_t* data, size_t size, size_t position, BlockSink& sink);
-
-    // A block of an MCU: where its coefficients go.
-    struct McuBlock {
-        const JpegHuffmanTable* dc;
-        const JpegHuffmanTable* ac;
-        int* last_dc;
-        int16_t* first;   // in the first MCU of a group
-        ptrdiff_t step;  // from there to the next MCU's
-    };
 
 private:
     // MCUs are decoded in groups, so that their coefficients are still in the fastest cache when `sink` gets them.
@@ -94,7 +105,7 @@ private:
     void restart(int interval);
     void give(const Scan& scan, int x, int y, int mcus, BlockSink& sink) const;
 
-    Simd simd_;
+    const Kernels& kernels_;
     BitReader reader_;
     const uint8_t* data_ = nullptr;
     size_t size_ = 0, position_ = 0;

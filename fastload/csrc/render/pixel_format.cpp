@@ -50,11 +50,6 @@ float corrected(float x, float std, float reciprocal) {
     return std::fma(std::fma(-q, std, x), reciprocal, q);
 }
 
-void split(const uint8_t* rgb, int width, uint8_t* const channel[3]) {
-    for (int u = 0; u < width; ++u)
-        for (int c = 0; c < 3; ++c) channel[c][u] = rgb[3 * u + c];
-}
-
 template <class T>
 void look_up(const uint8_t* bytes, size_t begin, size_t end, const PixelFormat& format, Channels channels,
              uint8_t* out) {
@@ -67,10 +62,6 @@ void look_up(const uint8_t* bytes, size_t begin, size_t end, const PixelFormat& 
         std::memcpy(out + i * sizeof value, &value, sizeof value);
         k = k == 2 ? 0 : k + 1;
     }
-}
-
-void convert(const uint8_t* bytes, size_t count, const PixelFormat& format, Channels channels, uint8_t* out) {
-    convert_by_table(bytes, 0, count, format, channels, out);
 }
 
 }  // namespace
@@ -106,21 +97,6 @@ void convert_by_table(const uint8_t* bytes, size_t begin, size_t end, const Pixe
                       uint8_t* out) {
     format.sample == Sample::f32 ? look_up<uint32_t>(bytes, begin, end, format, channels, out)
                                  : look_up<uint16_t>(bytes, begin, end, format, channels, out);
-}
-
-const PixelKernels scalar_pixel_kernels = {split, convert};
-
-const PixelKernels& pixel_kernels(Simd level) {
-    switch (level) {
-#if defined(__x86_64__)
-        case Simd::avx512:
-            return avx512_pixel_kernels;
-        case Simd::avx2:
-            return avx2_pixel_kernels;
-#endif
-        default:  // arm64 too: a look-up a cycle keeps up with its memory
-            return scalar_pixel_kernels;
-    }
 }
 
 }  // namespace fastload

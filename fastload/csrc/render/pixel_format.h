@@ -10,8 +10,6 @@
 #include <cstdint>
 #include <memory>
 
-#include "simd.h"
-
 namespace fastload {
 
 enum class Sample : int { u8, f32, bf16, f16 };
@@ -47,23 +45,8 @@ public:
 // The one that most canvases share.
 const std::shared_ptr<const PixelFormat>& packed_bytes();
 
-struct PixelKernels {
-    // `width` packed RGB pixels -> a row of each channel, not a byte more
-    void (*split)(const uint8_t* rgb, int width, uint8_t* const channel[3]);
-    // `count` bytes, the first of them red if they are of all channels -> samples, which are not bytes too, stored past
-    // the CPU's caches
-    void (*convert)(const uint8_t* bytes, size_t count, const PixelFormat& format, Channels channels, uint8_t* out);
-};
-
-const PixelKernels& pixel_kernels(Simd level = simd_level());
-
-// The specification of `convert`, for the samples from `begin` to `end`.
+// The specification of Kernels::convert, for the samples from `begin` to `end`.
 void convert_by_table(const uint8_t* bytes, size_t begin, size_t end, const PixelFormat& format, Channels channels,
                       uint8_t* out);
-
-extern const PixelKernels scalar_pixel_kernels;
-#if defined(__x86_64__)
-extern const PixelKernels avx2_pixel_kernels, avx512_pixel_kernels;
-#endif
 
 }  // namespace fastload

@@ -39,7 +39,6 @@ ColorMatrix color_matrix(const Planes& planes, const float color[3][4]) {
 }  // namespace
 
 void Picture::open(const Planes& planes, const Placement& placement, TableCache& tables) {
-    kernels_ = &kernels(simd);
     placement_ = placement;
     count_ = planes.count;
     matrix_ = color_matrix(planes, placement.color);
@@ -100,15 +99,15 @@ void fill_pixels(uint8_t* row, int from, int to, const uint8_t fill[3]) {
 // Row y of a canvas, from its packed RGB bytes. `channels` is room for as many bytes again.
 void store(const Canvas& canvas, int y, const uint8_t* rgb, uint8_t* channels, uint8_t* out) {
     const PixelFormat& format = *canvas.format;
-    const PixelKernels& pixels = pixel_kernels();
+    const Kernels& chosen = kernels();
     const size_t width = size_t(canvas.width), size = width * format.sample_bytes();
-    if (!format.planar) return pixels.convert(rgb, 3 * width, format, Channels::all, out + 3 * size * y);
+    if (!format.planar) return chosen.convert(rgb, 3 * width, format, Channels::all, out + 3 * size * y);
     uint8_t* const rows[3] = {channels, channels + width, channels + 2 * width};
-    pixels.split(rgb, canvas.width, rows);
+    chosen.split(rgb, canvas.width, rows);
     for (int c = 0; c < 3; ++c) {
         uint8_t* const to = out + size * (size_t(canvas.height) * c + y);
-        format.sample == Sample::u8 ? kernels().stream(to, rows[c], width)
-                                    : pixels.convert(rows[c], width, format, Channels(c), to);
+        format.sample == Sample::u8 ? chosen.stream(to, rows[c], width)
+                                    : chosen.convert(rows[c], width, format, Channels(c), to);
     }
 }
 

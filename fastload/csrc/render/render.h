@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "kernels.h"
 #include "pixel_format.h"
 #include "planes.h"
 #include "resample.h"
@@ -30,13 +31,13 @@ struct Canvas {
 // A source on its way to the canvas: remembers the rows it has resampled horizontally.
 class Picture {
 public:
+    explicit Picture(const Kernels& chosen = kernels()) : kernels_(&chosen) {}
+
     void open(const Planes& planes, const Placement& placement, TableCache& tables);
     // Row y of the rectangle, placement.rect[2] pixels. The first of them may have been stored at `canvas` instead of
     // `rgb`, unless that is null: returns how many.
     int draw(int y, uint8_t* rgb, uint8_t* canvas);
     const Placement& placement() const { return placement_; }
-
-    Simd simd = simd_level();  // read by `open`
 
 private:
     struct Channel {
@@ -49,7 +50,7 @@ private:
     };
     const int16_t* row(Channel& channel, int y);
 
-    const Kernels* kernels_ = nullptr;
+    const Kernels* kernels_;
     Placement placement_;
     Channel channels_[3];
     int count_ = 0;

@@ -187,20 +187,4 @@ std::shared_ptr<const VerticalTable> TableCache::vertical(const Axis& axis) {
     return cached(vertical_, slots, axis, vertical_table);
 }
 
-const Kernels& kernels(Simd level) {
-    switch (level) {
-#if defined(__x86_64__)
-        case Simd::avx512:
-            return avx512_kernels;
-        case Simd::avx2:
-            return avx2_kernels;
-#elif defined(__aarch64__)
-        case Simd::neon:
-            return neon_kernels;
-#endif
-        default:
-            return scalar_kernels;
-    }
-}
-
 }  // namespace fastload

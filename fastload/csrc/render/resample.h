@@ -13,8 +13,6 @@
 #include <memory>
 #include <vector>
 
-#include "simd.h"
-
 namespace fastload {
 
 struct Axis {
@@ -104,18 +102,7 @@ struct WeightedRows {
     int16_t* sum;  // room for it
 };
 
-struct Kernels {
-    // `row` (source samples, plane_slack readable beyond) -> `out` (axis.size int16, rounded up to row_padding)
-    void (*horizontal)(const uint8_t* row, const HorizontalTable& table, int16_t* out);
-    // weighted sums of the rows of three planes (or one) -> `width` packed RGB pixels, not a byte more. The first of
-    // them may be stored past the CPU's caches to `canvas` instead, unless that is null: returns how many.
-    int (*blend)(const WeightedRows* planes, int count, const ColorMatrix& matrix, int width, uint8_t* rgb,
-                 uint8_t* canvas);
-    // copy past the CPU's caches, for memory that somebody else reads next
-    void (*stream)(uint8_t* to, const uint8_t* from, size_t size);
-};
-
-// The kernel `blend` as two passes: one to sum up a plane's rows, one for the colours.
+// Kernels::blend as two passes: one to sum up a plane's rows, one for the colours.
 template <void vertical(const int16_t* const* rows, const int16_t* weights, int taps, int width, int16_t* out),
           void color(const int16_t* const planes[3], const ColorMatrix& matrix, int width, uint8_t* rgb)>
 int vertical_then_color(const WeightedRows* planes, int count, const ColorMatrix& matrix, int width, uint8_t* rgb,
@@ -128,14 +115,5 @@ int vertical_then_color(const WeightedRows* planes, int count, const ColorMatrix
     color(sums, matrix, width, rgb);
     return 0;
 }
-
-const Kernels& kernels(Simd level = simd_level());
-
-extern const Kernels scalar_kernels;
-#if defined(__x86_64__)
-extern const Kernels avx2_kernels, avx512_kernels;
-#elif defined(__aarch64__)
-extern const Kernels neon_kernels;
-#endif
 
 }  // namespace fastload

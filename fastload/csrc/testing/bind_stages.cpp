@@ -36,9 +36,9 @@ double read_loop(const std::vector<py::buffer>& records) {
 // Undoes the entropy coding of records; JPEGs that are libjpeg-turbo's to decode are passed over.
 double entropy_loop(const std::vector<py::buffer>& records, const std::string& level) {
     const std::vector<Bytes> bytes(records.begin(), records.end());
-    DctDecoder packed;
-    packed.simd = simd_level_named(level);
-    JpegPlanesDecoder jpeg(packed.simd);
+    const Kernels& kernels = kernels_of(simd_level_named(level));
+    DctDecoder packed(kernels);
+    JpegPlanesDecoder jpeg(kernels);
     WithoutGil without_gil;
     const auto start = Clock::now();
     for (const Bytes& record : bytes) {
@@ -54,7 +54,7 @@ double entropy_loop(const std::vector<py::buffer>& records, const std::string& l
 
 double planes_loop(const std::vector<py::buffer>& records, const std::string& level) {
     const std::vector<Bytes> bytes(records.begin(), records.end());
-    RecordDecoder decoder(simd_level_named(level));
+    RecordDecoder decoder(kernels_of(simd_level_named(level)));
     WithoutGil without_gil;
     Buffer memory;
     Planes planes;
@@ -97,11 +97,10 @@ double render_loop(const std::vector<py::buffer>& records, const Array<int32_t>&
                    const Array<uint8_t>& out, bool store) {
     const std::vector<Bytes> bytes(records.begin(), records.end());
     require(sizes.size() == py::ssize_t(2 * bytes.size()), "a size for each record is needed");
-    const Simd simd = simd_level_named(level);
-    RecordDecoder decoder(simd);
+    const Kernels& kernels = kernels_of(simd_level_named(level));
+    RecordDecoder decoder(kernels);
     Rows rows(out, sizes);
-    Picture picture;
-    picture.simd = simd;
+    Picture picture(kernels);
     TableCache tables;
     Buffer memory, row_memory;
     double seconds = 0;
@@ -119,7 +118,7 @@ double render_loop(const std::vector<py::buffer>& records, const Array<int32_t>&
         for (int y = 0; y < height; ++y) {
             uint8_t* const canvas = store ? rows.next(size) : nullptr;
             const size_t stored = size_t(3) * picture.draw(y, row, canvas);
-            if (store) kernels(simd).stream(canvas + stored, row + stored, size - stored);
+            if (store) kernels.stream(canvas + stored, row + stored, size - stored);
         }
         seconds += seconds_since(start);
     }
@@ -128,7 +127,7 @@ double render_loop(const std::vector<py::buffer>& records, const Array<int32_t>&
 
 // The memory's pace: streams rows of `sizes` that are in the cache to `out`.
 double store_loop(const Array<int32_t>& sizes, const std::string& level, const Array<uint8_t>& out) {
-    const Simd simd = simd_level_named(level);
+    const Kernels& kernels = kernels_of(simd_level_named(level));
     Rows rows(out, sizes);
     Buffer memory;
     WithoutGil without_gil;
@@ -136,7 +135,7 @@ double store_loop(const Array<int32_t>& sizes, const std::string& level, const A
     for (const int32_t* size = sizes.data(); size < sizes.data() + sizes.size(); size += 2) {
         const size_t bytes = Rows::bytes(size[0]);
         const uint8_t* const row = memory.ensure(bytes);
-        for (int y = 0; y < size[1]; ++y) kernels(simd).stream(rows.next(bytes), row, bytes);
+        for (int y = 0; y < size[1]; ++y) kernels.stream(rows.next(bytes), row, bytes);
     }
     return seconds_since(start);
 }

@@ -1,15 +1,5 @@
-// AVX-512 kernels; pixel_format.cpp says what they compute.
-#if defined(__x86_64__)
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12's own intrinsics, PR 105593
-#endif
-#include <immintrin.h>
-
-#include <algorithm>
-
-#include "pixel_format.h"
-
-#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi,avx512dq")))
+// A canvas's format; scalar.cpp says what they compute.
+#pragma once
 
 namespace fastload {
 namespace {
@@ -30,7 +20,7 @@ constexpr Split places = [] {
     return split;
 }();
 
-AVX512 void split(const uint8_t* rgb, int width, uint8_t* const channel[3]) {
+TARGET void split(const uint8_t* rgb, int width, uint8_t* const channel[3]) {
     for (int u = 0; u < width; u += 64) {
         const int left = 3 * (width - u);
         __m512i bytes[3];
@@ -51,7 +41,7 @@ AVX512 void split(const uint8_t* rgb, int width, uint8_t* const channel[3]) {
 
 // Three vectors in turn of the constants of samples, the first of them of channel `first`.
 struct Constants {
-    AVX512 Constants(const PixelFormat& format, Channels channels, size_t first) {
+    TARGET Constants(const PixelFormat& format, Channels channels, size_t first) {
         for (int k = 0; k < 3; ++k) {
             const bool all = channels == Channels::all;
             const size_t i = all ? first + 16 * size_t(k) : size_t(channels);
@@ -65,7 +55,7 @@ struct Constants {
 
 // Sixteen quotients.
 template <int k, bool product>
-AVX512 inline __m512 quotients(const uint8_t* bytes, const Constants& constants) {
+TARGET inline __m512 quotients(const uint8_t* bytes, const Constants& constants) {
     const __m512i levels = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
     const __m512 x = _mm512_sub_ps(_mm512_cvtepi32_ps(levels), constants.mean[k]);
     const __m512 q = _mm512_mul_ps(x, constants.reciprocal[k]);
@@ -75,7 +65,7 @@ AVX512 inline __m512 quotients(const uint8_t* bytes, const Constants& constants)
 
 // The upper half of each sum is its bfloat16.
 template <bool product>
-AVX512 inline __m512i rounded(__m512 values) {
+TARGET inline __m512i rounded(__m512 values) {
     const __m512i bits = _mm512_castps_si512(values);
     if constexpr (product) return _mm512_add_epi32(bits, _mm512_set1_epi32(0x8000));
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
@@ -93,7 +83,7 @@ constexpr UpperHalves upper_halves = [] {
 
 // A vector of samples, the number `place` of a sequence of three.
 template <Sample sample, int place, bool product>
-AVX512 inline void store(const uint8_t* bytes, const Constants& constants, uint8_t* out) {
+TARGET inline void store(const uint8_t* bytes, const Constants& constants, uint8_t* out) {
     __m512i samples;
     if constexpr (sample == Sample::f32) {
         samples = _mm512_castps_si512(quotients<place, product>(bytes, constants));
@@ -111,7 +101,7 @@ AVX512 inline void store(const uint8_t* bytes, const Constants& constants, uint8
 }
 
 template <Sample sample, bool product>
-AVX512 void convert_to(const uint8_t* bytes, size_t count, const PixelFormat& format, Channels channels, uint8_t* out) {
+TARGET void convert_to(const uint8_t* bytes, size_t count, const PixelFormat& format, Channels channels, uint8_t* out) {
     constexpr size_t size = sample == Sample::f32 ? 4 : 2, step = 64 / size;
     size_t i = std::min(size_t(-reinterpret_cast<uintptr_t>(out) & 63) / size, count);
     convert_by_table(bytes, 0, i, format, channels, out);
@@ -146,8 +136,4 @@ void convert(const uint8_t* bytes, size_t count, const PixelFormat& format, Chan
 }
 
 }  // namespace
-
-const PixelKernels avx512_pixel_kernels = {split, convert};
-
 }  // namespace fastload
-#endif

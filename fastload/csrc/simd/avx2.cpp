@@ -1,24 +1,34 @@
-// AVX2 kernels; kernels_scalar.cpp says what they compute.
+// AVX2 kernels (with FMA, F16C and BMI2); scalar.cpp says what they compute.
 #if defined(__x86_64__)
 #include <immintrin.h>
 
 #include <algorithm>
 #include <cstring>
 
+#include "dct_blocks.h"
+#include "huffman.h"
+#include "jpeg_scan.h"
+#include "kernels.h"
+#include "pixel_format.h"
 #include "resample.h"
 
-#define AVX2 __attribute__((target("avx2")))
+#define TARGET __attribute__((target("avx2,fma,f16c,bmi,bmi2,popcnt")))
+#define TARGET_INLINE TARGET __attribute__((always_inline)) inline
+
+#include "dct_avx2.h"
+#include "samples_avx2.h"
+#include "set_bits.h"
 
 namespace fastload {
 namespace {
 
-AVX2 inline __m256i load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
-AVX2 inline __m128i load_half(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
-AVX2 inline void store(void* p, __m256i value) { _mm256_storeu_si256(static_cast<__m256i*>(p), value); }
+TARGET inline __m256i load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+TARGET inline __m128i load_half(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
+TARGET inline void store(void* p, __m256i value) { _mm256_storeu_si256(static_cast<__m256i*>(p), value); }
 
 // Stores may alias anything, so what a loop reads of its tables is copied to locals first.
 
-AVX2 void horizontal_two(const uint8_t* row, const HorizontalTable& table, int16_t* out) {
+TARGET void horizontal_two(const uint8_t* row, const HorizontalTable& table, int16_t* out) {
     const __m256i center = _mm256_set1_epi8(-128);
     const int32_t* base = table.base8.data();
     const uint8_t *index = table.index8.data(), *weight = table.weight.data();
@@ -32,7 +42,7 @@ AVX2 void horizontal_two(const uint8_t* row, const HorizontalTable& table, int16
 }
 
 // Four taps of eight outputs: even and odd taps apart, since a pair's products may exceed 16 bits.
-AVX2 inline __m256i dot(__m256i sum, __m256i weights, __m256i samples) {
+TARGET inline __m256i dot(__m256i sum, __m256i weights, __m256i samples) {
     const __m256i even = _mm256_madd_epi16(_mm256_srai_epi16(_mm256_slli_epi16(samples, 8), 8),
                                            _mm256_and_si256(weights, _mm256_set1_epi16(255)));
     const __m256i odd = _mm256_madd_epi16(_mm256_srai_epi16(samples, 8), _mm256_srli_epi16(weights, 8));
@@ -40,7 +50,7 @@ AVX2 inline __m256i dot(__m256i sum, __m256i weights, __m256i samples) {
 }
 
 template <bool shuffles>
-AVX2 void horizontal_many(const uint8_t* row, const HorizontalTable& table, int16_t* out) {
+TARGET void horizontal_many(const uint8_t* row, const HorizontalTable& table, int16_t* out) {
     const __m256i center = _mm256_set1_epi8(-128);
     const int groups = table.taps / 4, size = table.axis.size;
     for (int u = 0; u < size; u += 8) {
@@ -70,14 +80,14 @@ void horizontal(const uint8_t* row, const HorizontalTable& table, int16_t* out) 
 
 // Blends the rows of a plane.
 struct Blender {
-    AVX2 explicit Blender(const WeightedRows& plane)
+    TARGET explicit Blender(const WeightedRows& plane)
         : near(plane.rows[0]), far(plane.rows[plane.taps > 1]), rows(plane.rows), weights(plane.weights),
           taps(plane.taps), near_weight(_mm256_set1_epi16(weights[0])),
           far_weight(_mm256_set1_epi16(taps > 1 ? weights[1] : 0)) {}
 
     // 32 samples from u on; `two` says that there are no more than two taps.
     template <bool two>
-    AVX2 inline void blend(int u, __m256i (&sum)[2]) const {
+    TARGET inline void blend(int u, __m256i (&sum)[2]) const {
         for (int h = 0; h < 2; ++h)
             sum[h] = _mm256_adds_epi16(times(near + u + 16 * h, near_weight), times(far + u + 16 * h, far_weight));
         for (int k = 2; !two && k < taps; ++k) {
@@ -87,7 +97,7 @@ struct Blender {
     }
 
 private:
-    AVX2 static __m256i times(const int16_t* row, __m256i weight) { return _mm256_mulhrs_epi16(load(row), weight); }
+    TARGET static __m256i times(const int16_t* row, __m256i weight) { return _mm256_mulhrs_epi16(load(row), weight); }
 
     const int16_t *near, *far;
     const int16_t* const* rows;
@@ -98,7 +108,7 @@ private:
 
 // A colour matrix as vectors.
 struct Factors {
-    AVX2 explicit Factors(const ColorMatrix& matrix) {
+    TARGET explicit Factors(const ColorMatrix& matrix) {
         for (int c = 0; c < 3; ++c) {
             for (int p = 0; p < 3; ++p) plane[c][p] = _mm256_set1_epi16(matrix.plane[c][p]);
             offset[c] = _mm256_set1_epi16(matrix.offset[c]);
@@ -109,7 +119,7 @@ struct Factors {
 
 // Sixteen pixels' samples to their channels, not yet clipped.
 template <Colors colors>
-AVX2 inline void convert(__m256i y, __m256i cb, __m256i cr, const Factors& factors, __m256i (&channel)[3]) {
+TARGET inline void to_channels(__m256i y, __m256i cb, __m256i cr, const Factors& factors, __m256i (&channel)[3]) {
     const auto& f = factors.plane;
     if constexpr (colors == Colors::ycbcr) {
         const __m256i luma = _mm256_add_epi16(_mm256_mulhrs_epi16(y, f[0][0]), factors.offset[0]);
@@ -153,12 +163,12 @@ constexpr Interleave interleave = [] {
     return from;
 }();
 
-AVX2 inline __m256i shuffled(__m256i bytes, const uint8_t (&from)[32]) {
+TARGET inline __m256i shuffled(__m256i bytes, const uint8_t (&from)[32]) {
     return _mm256_shuffle_epi8(bytes, _mm256_load_si256(reinterpret_cast<const __m256i*>(from)));
 }
 
 // Clips 32 pixels' channels and packs them to 96 bytes.
-AVX2 inline void pack_pixels(const __m256i (&channel)[2][3], __m256i (&packed)[3]) {
+TARGET inline void pack_pixels(const __m256i (&channel)[2][3], __m256i (&packed)[3]) {
     __m256i rg[2], outer[2];
     const __m256i b = _mm256_packus_epi16(channel[0][2], channel[1][2]);
     for (int h = 0; h < 2; ++h) {
@@ -176,15 +186,15 @@ AVX2 inline void pack_pixels(const __m256i (&channel)[2][3], __m256i (&packed)[3
 
 // 32 pixels from u on, packed.
 template <Colors colors, bool two>
-AVX2 inline void blend_pixels(const Blender (&planes)[3], const Factors& factors, int u, __m256i (&packed)[3]) {
+TARGET inline void blend_pixels(const Blender (&planes)[3], const Factors& factors, int u, __m256i (&packed)[3]) {
     __m256i samples[3][2] = {}, channel[2][3];
     for (int p = 0; p < (colors == Colors::grey ? 1 : 3); ++p) planes[p].blend<two>(u, samples[p]);
-    for (int h = 0; h < 2; ++h) convert<colors>(samples[0][h], samples[1][h], samples[2][h], factors, channel[h]);
+    for (int h = 0; h < 2; ++h) to_channels<colors>(samples[0][h], samples[1][h], samples[2][h], factors, channel[h]);
     pack_pixels(channel, packed);
 }
 
 template <Colors colors, bool two>
-AVX2 void blend_as(const WeightedRows* rows, const ColorMatrix& matrix, int width, uint8_t* rgb, uint8_t* canvas) {
+TARGET void blend_as(const WeightedRows* rows, const ColorMatrix& matrix, int width, uint8_t* rgb, uint8_t* canvas) {
     constexpr bool grey = colors == Colors::grey;
     const Factors factors(matrix);
     const Blender planes[3] = {Blender(rows[0]), Blender(rows[grey ? 0 : 1]), Blender(rows[grey ? 0 : 2])};
@@ -217,7 +227,7 @@ int blend(const WeightedRows* planes, int count, const ColorMatrix& matrix, int 
     return canvas ? width / 32 * 32 : 0;
 }
 
-AVX2 void stream(uint8_t* to, const uint8_t* from, size_t size) {
+TARGET void stream(uint8_t* to, const uint8_t* from, size_t size) {
     const size_t head = std::min(size, size_t(-reinterpret_cast<uintptr_t>(to) & 31));
     std::memcpy(to, from, head);
     size_t i = head;
@@ -227,7 +237,8 @@ AVX2 void stream(uint8_t* to, const uint8_t* from, size_t size) {
 
 }  // namespace
 
-const Kernels avx2_kernels = {horizontal, blend, stream};
+const Kernels avx2_kernels = {horizontal, blend, stream, split, convert, decode_blocks,
+                              inverse_dct, apply_signs, set_bits, huffman_decode_bmi2, decode_mcus_bmi2};
 
 }  // namespace fastload
 #endif

@@ -1,12 +1,5 @@
-// AVX2 kernels (FMA, F16C); pixel_format.cpp says what they compute.
-#if defined(__x86_64__)
-#include <immintrin.h>
-
-#include <algorithm>
-
-#include "pixel_format.h"
-
-#define AVX2 __attribute__((target("avx2,fma,f16c")))
+// A canvas's format; scalar.cpp says what they compute.
+#pragma once
 
 namespace fastload {
 namespace {
@@ -26,13 +19,13 @@ constexpr Split places = [] {
     return split;
 }();
 
-AVX2 inline __m256i load_parts(const uint8_t* low, const uint8_t* high) {
+TARGET inline __m256i load_parts(const uint8_t* low, const uint8_t* high) {
     const __m128i first = _mm_loadu_si128(reinterpret_cast<const __m128i*>(low));
     return _mm256_inserti128_si256(_mm256_castsi128_si256(first),
                                    _mm_loadu_si128(reinterpret_cast<const __m128i*>(high)), 1);
 }
 
-AVX2 void split(const uint8_t* rgb, int width, uint8_t* const channel[3]) {
+TARGET void split(const uint8_t* rgb, int width, uint8_t* const channel[3]) {
     const int whole = width / 32 * 32;
     for (int u = 0; u < whole; u += 32) {
         __m256i parts[3];
@@ -47,12 +40,12 @@ AVX2 void split(const uint8_t* rgb, int width, uint8_t* const channel[3]) {
         }
     }
     uint8_t* const rest[3] = {channel[0] + whole, channel[1] + whole, channel[2] + whole};
-    scalar_pixel_kernels.split(rgb + 3 * whole, width - whole, rest);
+    scalar_kernels.split(rgb + 3 * whole, width - whole, rest);
 }
 
 // Three vectors in turn of the constants of samples, the first of them of channel `first`.
 struct Constants {
-    AVX2 Constants(const PixelFormat& format, Channels channels, size_t first) {
+    TARGET Constants(const PixelFormat& format, Channels channels, size_t first) {
         for (int k = 0; k < 3; ++k) {
             const bool all = channels == Channels::all;
             const size_t i = all ? first + 8 * size_t(k) : size_t(channels);
@@ -66,7 +59,7 @@ struct Constants {
 
 // Eight quotients.
 template <int k, bool product>
-AVX2 inline __m256 quotients(const uint8_t* bytes, const Constants& constants) {
+TARGET inline __m256 quotients(const uint8_t* bytes, const Constants& constants) {
     const __m256i levels = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes)));
     const __m256 x = _mm256_sub_ps(_mm256_cvtepi32_ps(levels), constants.mean[k]);
     const __m256 q = _mm256_mul_ps(x, constants.reciprocal[k]);
@@ -76,7 +69,7 @@ AVX2 inline __m256 quotients(const uint8_t* bytes, const Constants& constants) {
 
 // Each as bfloat16, in the lower half of its 32 bits.
 template <bool product>
-AVX2 inline __m256i rounded(__m256 values) {
+TARGET inline __m256i rounded(__m256 values) {
     const __m256i bits = _mm256_castps_si256(values);
     if constexpr (product) return _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x8000)), 16);
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
@@ -85,7 +78,7 @@ AVX2 inline __m256i rounded(__m256 values) {
 
 // A vector of samples, the number `place` of a sequence of three.
 template <Sample sample, int place, bool product>
-AVX2 inline void store(const uint8_t* bytes, const Constants& constants, uint8_t* out) {
+TARGET inline void store(const uint8_t* bytes, const Constants& constants, uint8_t* out) {
     __m256i samples;
     if constexpr (sample == Sample::f32) {
         samples = _mm256_castps_si256(quotients<place, product>(bytes, constants));
@@ -103,7 +96,7 @@ AVX2 inline void store(const uint8_t* bytes, const Constants& constants, uint8_t
 }
 
 template <Sample sample, bool product>
-AVX2 void convert_to(const uint8_t* bytes, size_t count, const PixelFormat& format, Channels channels, uint8_t* out) {
+TARGET void convert_to(const uint8_t* bytes, size_t count, const PixelFormat& format, Channels channels, uint8_t* out) {
     constexpr size_t size = sample == Sample::f32 ? 4 : 2, step = 32 / size;
     size_t i = std::min(size_t(-reinterpret_cast<uintptr_t>(out) & 31) / size, count);
     convert_by_table(bytes, 0, i, format, channels, out);
@@ -138,8 +131,4 @@ void convert(const uint8_t* bytes, size_t count, const PixelFormat& format, Chan
 }
 
 }  // namespace
-
-const PixelKernels avx2_pixel_kernels = {split, convert};
-
 }  // namespace fastload
-#endif

@@ -4,6 +4,9 @@
 
 #include <cstring>
 
+#include "huffman.h"
+#include "jpeg_scan.h"
+#include "kernels.h"
 #include "resample.h"
 
 namespace fastload {
@@ -96,7 +99,18 @@ void stream(uint8_t* to, const uint8_t* from, size_t size) { std::memcpy(to, fro
 
 }  // namespace
 
-const Kernels neon_kernels = {horizontal, vertical_then_color<vertical, color>, stream};
+// What is not here, compilers make vectors of.
+const Kernels neon_kernels = {horizontal,
+                              vertical_then_color<vertical, color>,
+                              stream,
+                              scalar_kernels.split,
+                              scalar_kernels.convert,
+                              scalar_kernels.decode_blocks,
+                              scalar_kernels.inverse_dct,
+                              scalar_kernels.apply_signs,
+                              scalar_kernels.set_bits,
+                              huffman_decode,
+                              decode_mcus};
 
 }  // namespace fastload
 #endif

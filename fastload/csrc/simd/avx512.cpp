@@ -1,25 +1,37 @@
-// AVX-512 kernels (VBMI, VNNI); kernels_scalar.cpp says what they compute.
+// AVX-512 kernels (with VBMI and VNNI, Ice Lake and later); scalar.cpp says what they compute.
 #if defined(__x86_64__)
 #if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12's own intrinsics, PR 105593
+#pragma GCC diagnostic ignored "-Wuninitialized"  // in GCC 12's own header of intrinsics, PR 105593
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 #include <immintrin.h>
 
 #include <algorithm>
 #include <cstring>
 
+#include "dct_blocks.h"
+#include "huffman.h"
+#include "jpeg_scan.h"
+#include "kernels.h"
+#include "pixel_format.h"
 #include "resample.h"
 
-#define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512vbmi,avx512vnni")))
+#define TARGET \
+    __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,avx512vnni,bmi,bmi2,popcnt")))
+#define TARGET_INLINE TARGET __attribute__((always_inline)) inline
+
+#include "dct_avx512.h"
+#include "samples_avx512.h"
+#include "set_bits.h"
 
 namespace fastload {
 namespace {
 
-AVX512 inline __m512i load(const void* p) { return _mm512_loadu_si512(p); }
+TARGET inline __m512i load(const void* p) { return _mm512_loadu_si512(p); }
 
 // Stores may alias anything, so what a loop reads of its tables is copied to locals first.
 
-AVX512 void horizontal_two(const uint8_t* row, const HorizontalTable& table, int16_t* out) {
+TARGET void horizontal_two(const uint8_t* row, const HorizontalTable& table, int16_t* out) {
     const __m512i center = _mm512_set1_epi8(-128);
     const int32_t* base = table.base32.data();
     const uint8_t *const index = table.index32.data(), *const weight = table.weight.data();
@@ -32,7 +44,7 @@ AVX512 void horizontal_two(const uint8_t* row, const HorizontalTable& table, int
 }
 
 template <bool shuffles>
-AVX512 void horizontal_many(const uint8_t* row, const HorizontalTable& table, int16_t* out) {
+TARGET void horizontal_many(const uint8_t* row, const HorizontalTable& table, int16_t* out) {
     const __m512i center = _mm512_set1_epi8(-128);
     const int groups = table.taps / 4, size = table.axis.size;
     const uint8_t* weights = table.weights.data();
@@ -58,7 +70,7 @@ void horizontal(const uint8_t* row, const HorizontalTable& table, int16_t* out) 
 
 // Blends the rows of a plane.
 struct Blender {
-    AVX512 explicit Blender(const WeightedRows& plane)
+    TARGET explicit Blender(const WeightedRows& plane)
         : near(plane.rows[0]), far(plane.rows[plane.taps > 1]), rows(plane.rows), weights(plane.weights),
           taps(plane.taps), near_weight(_mm512_set1_epi16(weights[0])),
           far_weight(_mm512_set1_epi16(taps > 1 ? weights[1] : 0)) {}
@@ -66,7 +78,7 @@ struct Blender {
     // 64 samples from u on; `two` says that there are no more than two taps. With more, general registers are too few
     // to keep `near` and `far` as well, so these are read again.
     template <bool two>
-    AVX512 inline void blend(int u, __m512i (&sum)[2]) const {
+    TARGET inline void blend(int u, __m512i (&sum)[2]) const {
         const int16_t* const first = two ? near : rows[0];
         const int16_t* const second = two ? far : rows[taps > 1];
         for (int h = 0; h < 2; ++h)
@@ -78,7 +90,7 @@ struct Blender {
     }
 
 private:
-    AVX512 static __m512i times(const int16_t* row, __m512i weight) { return _mm512_mulhrs_epi16(load(row), weight); }
+    TARGET static __m512i times(const int16_t* row, __m512i weight) { return _mm512_mulhrs_epi16(load(row), weight); }
 
     const int16_t *near, *far;
     const int16_t* const* rows;
@@ -89,7 +101,7 @@ private:
 
 // A colour matrix as vectors.
 struct Factors {
-    AVX512 explicit Factors(const ColorMatrix& matrix) {
+    TARGET explicit Factors(const ColorMatrix& matrix) {
         for (int c = 0; c < 3; ++c) {
             for (int p = 0; p < 3; ++p) plane[c][p] = _mm512_set1_epi16(matrix.plane[c][p]);
             offset[c] = _mm512_set1_epi16(matrix.offset[c]);
@@ -100,7 +112,7 @@ struct Factors {
 
 // 32 pixels' samples to their channels, not yet clipped.
 template <Colors colors>
-AVX512 inline void convert(__m512i y, __m512i cb, __m512i cr, const Factors& factors, __m512i (&channel)[3]) {
+TARGET inline void to_channels(__m512i y, __m512i cb, __m512i cr, const Factors& factors, __m512i (&channel)[3]) {
     const auto& f = factors.plane;
     if constexpr (colors == Colors::ycbcr) {
         const __m512i luma = _mm512_add_epi16(_mm512_mulhrs_epi16(y, f[0][0]), factors.offset[0]);
@@ -139,7 +151,7 @@ constexpr Interleave interleave = [] {
 }();
 
 // Clips 64 pixels' channels and stores the first `size` of their 192 bytes.
-AVX512 inline void store_pixels(const __m512i (&channel)[2][3], int size, uint8_t* rgb) {
+TARGET inline void store_pixels(const __m512i (&channel)[2][3], int size, uint8_t* rgb) {
     __m512i rg[2];
     for (int h = 0; h < 2; ++h) rg[h] = _mm512_packus_epi16(channel[h][0], channel[h][1]);
     const __m512i b = _mm512_packus_epi16(channel[0][2], channel[1][2]);
@@ -159,7 +171,7 @@ AVX512 inline void store_pixels(const __m512i (&channel)[2][3], int size, uint8_
 }
 
 template <Colors colors, bool two>
-AVX512 void blend_as(const WeightedRows* planes, const ColorMatrix& matrix, int width, uint8_t* rgb) {
+TARGET void blend_as(const WeightedRows* planes, const ColorMatrix& matrix, int width, uint8_t* rgb) {
     constexpr bool grey = colors == Colors::grey;
     const Factors factors(matrix);
     const Blender luma(planes[0]), cb(planes[grey ? 0 : 1]), cr(planes[grey ? 0 : 2]);
@@ -170,7 +182,7 @@ AVX512 void blend_as(const WeightedRows* planes, const ColorMatrix& matrix, int 
             cb.blend<two>(u, blue);
             cr.blend<two>(u, red);
         }
-        for (int h = 0; h < 2; ++h) convert<colors>(y[h], blue[h], red[h], factors, channel[h]);
+        for (int h = 0; h < 2; ++h) to_channels<colors>(y[h], blue[h], red[h], factors, channel[h]);
         store_pixels(channel, 3 * (width - u), rgb + 3 * u);
     }
 }
@@ -189,7 +201,7 @@ int blend(const WeightedRows* planes, int count, const ColorMatrix& matrix, int 
     return 0;
 }
 
-AVX512 void stream(uint8_t* to, const uint8_t* from, size_t size) {
+TARGET void stream(uint8_t* to, const uint8_t* from, size_t size) {
     const size_t head = std::min(size, size_t(-reinterpret_cast<uintptr_t>(to) & 63));
     std::memcpy(to, from, head);
     size_t i = head;
@@ -199,7 +211,8 @@ AVX512 void stream(uint8_t* to, const uint8_t* from, size_t size) {
 
 }  // namespace
 
-const Kernels avx512_kernels = {horizontal, blend, stream};
+const Kernels avx512_kernels = {horizontal, blend, stream, split, convert, decode_blocks,
+                                inverse_dct, apply_signs, set_bits, huffman_decode_bmi2, decode_mcus_bmi2};
 
 }  // namespace fastload
 #endif

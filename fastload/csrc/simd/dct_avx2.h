@@ -1,14 +1,5 @@
 // Two blocks at a time: each 128-bit lane of a register belongs to one of them.
-#if defined(__x86_64__)
-#include <immintrin.h>
-
-#include <algorithm>
-#include <cstring>
-
-#include "dct_blocks.h"
-
-#define AVX2 __attribute__((target("avx2,popcnt")))
-#define AVX2_INLINE AVX2 __attribute__((always_inline)) inline
+#pragma once
 
 namespace fastload {
 namespace {
@@ -33,7 +24,7 @@ struct Quantisation {
     Vector even[4], odd[4];
 };
 
-AVX2 Quantisation packed_quantisation(const uint16_t* quant) {
+TARGET Quantisation packed_quantisation(const uint16_t* quant) {
     Quantisation result;
     for (size_t unit = 0; unit < 4; ++unit) {
         alignas(16) uint16_t even[8], odd[8];
@@ -59,13 +50,13 @@ constexpr ExpandTable expand_table = [] {
     return table;
 }();
 
-AVX2_INLINE __m128i load8(const uint8_t* p) { return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)); }
+TARGET_INLINE __m128i load8(const uint8_t* p) { return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)); }
 
-AVX2_INLINE __m128i expanded(const uint8_t* bytes, size_t mask) {
+TARGET_INLINE __m128i expanded(const uint8_t* bytes, size_t mask) {
     return _mm_shuffle_epi8(load8(bytes), load8(expand_table.shuffle[mask]));
 }
 
-AVX2 void read_row(BlockStreams& streams, int blocks, int above, const Row& row) {
+TARGET void read_row(BlockStreams& streams, int blocks, int above, const Row& row) {
     read_dc_row(streams, blocks, above, row.dc, 8);
     uint8_t* out = row.coefficients;
     const uint8_t* values = streams.values;
@@ -85,12 +76,12 @@ AVX2 void read_row(BlockStreams& streams, int blocks, int above, const Row& row)
     }
 }
 
-AVX2_INLINE Vector coefficient_pair(int first, int second) {
+TARGET_INLINE Vector coefficient_pair(int first, int second) {
     return _mm256_set1_epi32(int((uint32_t(second) << 16) | (uint32_t(first) & 0xffff)));
 }
 
 // One pass over inputs in pairs (0, 2), (4, 6), (1, 3), (5, 7); the eight outputs in 32 bits, before the shift.
-AVX2_INLINE void transform(const Vector (&in)[4], Vector rounding, Vector (&out)[8]) {
+TARGET_INLINE void transform(const Vector (&in)[4], Vector rounding, Vector (&out)[8]) {
     for (int i = 0; i < 4; ++i) {
         const auto &e = idct::even[i], &o = idct::odd[i];
         const Vector even = _mm256_add_epi32(
@@ -103,18 +94,18 @@ AVX2_INLINE void transform(const Vector (&in)[4], Vector rounding, Vector (&out)
     }
 }
 
-AVX2_INLINE Vector shifted_pair(Vector a, Vector b, int shift) {
+TARGET_INLINE Vector shifted_pair(Vector a, Vector b, int shift) {
     return _mm256_packs_epi32(_mm256_srai_epi32(a, shift), _mm256_srai_epi32(b, shift));
 }
 
 template <int selection>
-AVX2_INLINE Vector select_dwords(Vector a, Vector b) {
+TARGET_INLINE Vector select_dwords(Vector a, Vector b) {
     return _mm256_castps_si256(_mm256_shuffle_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), selection));
 }
 
 // First pass: half[0] holds columns 0, 2, 4, 6 and half[1] columns 1, 3, 5, 7, each in pairs of rows. The results are
 // pairs of columns for rows 0 to 3 (rows[0]) and 4 to 7 (rows[1]).
-AVX2_INLINE void transform_columns(const Vector (&half)[2][4], Vector (&rows)[2][4]) {
+TARGET_INLINE void transform_columns(const Vector (&half)[2][4], Vector (&rows)[2][4]) {
     const Vector rounding = _mm256_set1_epi32(1 << (idct::shift[0] - 1));
     for (int h = 0; h < 2; ++h) {
         Vector out[8];
@@ -129,7 +120,7 @@ AVX2_INLINE void transform_columns(const Vector (&half)[2][4], Vector (&rows)[2]
 }
 
 // Four columns of four rows in 32 bits to bytes, row by row in each lane.
-AVX2_INLINE Vector pack_samples(const Vector* column) {
+TARGET_INLINE Vector pack_samples(const Vector* column) {
     const Vector words_a = shifted_pair(column[0], column[1], idct::shift[1]);
     const Vector words_b = shifted_pair(column[2], column[3], idct::shift[1]);
     const Vector bytes = _mm256_xor_si256(_mm256_packs_epi16(words_a, words_b), _mm256_set1_epi8(-128));
@@ -138,13 +129,13 @@ AVX2_INLINE Vector pack_samples(const Vector* column) {
 }
 
 // `rows` has in each lane a row's eight samples and the next row's.
-AVX2_INLINE void store_rows(Vector rows, uint8_t* out, ptrdiff_t stride) {
+TARGET_INLINE void store_rows(Vector rows, uint8_t* out, ptrdiff_t stride) {
     const Vector two_rows = _mm256_permute4x64_epi64(rows, 0xd8);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm256_castsi256_si128(two_rows));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(out + stride), _mm256_extracti128_si256(two_rows, 1));
 }
 
-AVX2_INLINE void transform_rows(const Vector (&rows)[2][4], uint8_t* out, ptrdiff_t stride) {
+TARGET_INLINE void transform_rows(const Vector (&rows)[2][4], uint8_t* out, ptrdiff_t stride) {
     const Vector rounding = _mm256_set1_epi32(1 << (idct::shift[1] - 1));
     for (int r = 0; r < 2; ++r, out += 4 * stride) {
         Vector columns[8];
@@ -156,7 +147,7 @@ AVX2_INLINE void transform_rows(const Vector (&rows)[2][4], uint8_t* out, ptrdif
 }
 
 // `half` and `quant` in transform order.
-AVX2_INLINE void transform_blocks(const Vector (&half)[2][4], const Quantisation& quant, uint8_t* out,
+TARGET_INLINE void transform_blocks(const Vector (&half)[2][4], const Quantisation& quant, uint8_t* out,
                                   ptrdiff_t stride) {
     constexpr int in_order[4] = {0, 2, 1, 3};  // units hold row pairs (0, 2), (1, 3), (4, 6), (5, 7)
     Vector scaled[2][4], rows[2][4];
@@ -169,7 +160,7 @@ AVX2_INLINE void transform_blocks(const Vector (&half)[2][4], const Quantisation
 }
 
 // Puts coefficients beyond +-127 in their place.
-AVX2 __attribute__((noinline)) void replace_large_values(BlockStreams& streams, const uint8_t* coefficients,
+TARGET __attribute__((noinline)) void replace_large_values(BlockStreams& streams, const uint8_t* coefficients,
                                                          Vector (&half)[2][4]) {
     alignas(32) int16_t words[2][4][16];
     std::memcpy(words, half, sizeof words);
@@ -184,7 +175,7 @@ AVX2 __attribute__((noinline)) void replace_large_values(BlockStreams& streams, 
     std::memcpy(half, words, sizeof words);
 }
 
-AVX2_INLINE void decode_pair(BlockStreams& streams, const Row& row, int x, const Quantisation& quant, uint8_t* out,
+TARGET_INLINE void decode_pair(BlockStreams& streams, const Row& row, int x, const Quantisation& quant, uint8_t* out,
                              ptrdiff_t stride) {
     const uint8_t* const coefficients = row.coefficients + 64 * x;
     Vector half[2][4], least = _mm256_setzero_si256();
@@ -204,9 +195,7 @@ AVX2_INLINE void decode_pair(BlockStreams& streams, const Row& row, int x, const
     transform_blocks(half, quant, out, stride);
 }
 
-}  // namespace
-
-AVX2 void decode_blocks_avx2(BlockStreams& streams, const DctComponent& component, uint8_t* scratch, uint8_t* out,
+TARGET void decode_blocks(BlockStreams& streams, const DctComponent& component, uint8_t* scratch, uint8_t* out,
                              ptrdiff_t stride) {
     const Quantisation quant = packed_quantisation(component.quant);
     const Row row(scratch, component.blocks_w);
@@ -217,7 +206,7 @@ AVX2 void decode_blocks_avx2(BlockStreams& streams, const DctComponent& componen
     }
 }
 
-AVX2 int inverse_dct_avx2(const int16_t* blocks, int count, const uint16_t* quant, uint8_t* out, ptrdiff_t stride) {
+TARGET int inverse_dct(const int16_t* blocks, int count, const uint16_t* quant, uint8_t* out, ptrdiff_t stride) {
     const auto* const steps = reinterpret_cast<const __m128i*>(quant);
     Quantisation both;
     for (int i = 0; i < 4; ++i) {
@@ -246,7 +235,7 @@ AVX2 int inverse_dct_avx2(const int16_t* blocks, int count, const uint16_t* quan
     return *std::max_element(columns, columns + 8);
 }
 
-AVX2 void apply_signs_avx2(uint8_t* values, const uint8_t* signs, size_t count) {
+TARGET void apply_signs(uint8_t* values, const uint8_t* signs, size_t count) {
     const Vector spread = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3,
                                            3, 3, 3, 3, 3, 3, 3);
     const Vector bit = _mm256_set1_epi64x(int64_t(0x8040201008040201));
@@ -261,5 +250,5 @@ AVX2 void apply_signs_avx2(uint8_t* values, const uint8_t* signs, size_t count) 
     }
 }
 
+}  // namespace
 }  // namespace fastload
-#endif

@@ -1,19 +1,5 @@
 // Four blocks at a time: each 128-bit lane of a register belongs to one of them.
-#if defined(__x86_64__)
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wuninitialized"  // in GCC 12's own header of intrinsics
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
-#include <immintrin.h>
-
-#include <algorithm>
-#include <cstring>
-
-#include "dct_blocks.h"
-
-#define AVX512 \
-    __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,avx512vnni,bmi,bmi2,popcnt")))
-#define AVX512_INLINE AVX512 __attribute__((always_inline)) inline
+#pragma once
 
 namespace fastload {
 namespace {
@@ -40,7 +26,7 @@ struct Quantisation {
     Vector even[4], odd[4];
 };
 
-AVX512 Quantisation packed_quantisation(const uint16_t* quant) {
+TARGET Quantisation packed_quantisation(const uint16_t* quant) {
     Quantisation result;
     for (size_t unit = 0; unit < 4; ++unit) {
         alignas(16) uint16_t even[8], odd[8];
@@ -54,7 +40,7 @@ AVX512 Quantisation packed_quantisation(const uint16_t* quant) {
     return result;
 }
 
-AVX512 void read_row(BlockStreams& streams, int blocks, int above, const Row& row) {
+TARGET void read_row(BlockStreams& streams, int blocks, int above, const Row& row) {
     read_dc_row(streams, blocks, above, row.dc, 8);
     for (int x = 0; x < blocks; ++x) {
         uint64_t bytes;
@@ -72,12 +58,12 @@ AVX512 void read_row(BlockStreams& streams, int blocks, int above, const Row& ro
     }
 }
 
-AVX512_INLINE Vector coefficient_pair(int first, int second) {
+TARGET_INLINE Vector coefficient_pair(int first, int second) {
     return _mm512_set1_epi32(int((uint32_t(second) << 16) | (uint32_t(first) & 0xffff)));
 }
 
 // One pass over inputs in pairs (0, 2), (4, 6), (1, 3), (5, 7); the eight outputs in 32 bits, before the shift.
-AVX512_INLINE void transform(const Vector (&in)[4], Vector rounding, Vector (&out)[8]) {
+TARGET_INLINE void transform(const Vector (&in)[4], Vector rounding, Vector (&out)[8]) {
     for (int i = 0; i < 4; ++i) {
         const auto &e = idct::even[i], &o = idct::odd[i];
         Vector even = _mm512_dpwssd_epi32(rounding, in[0], coefficient_pair(e[0], e[1]));
@@ -89,18 +75,18 @@ AVX512_INLINE void transform(const Vector (&in)[4], Vector rounding, Vector (&ou
     }
 }
 
-AVX512_INLINE Vector shifted_pair(Vector a, Vector b, int shift) {
+TARGET_INLINE Vector shifted_pair(Vector a, Vector b, int shift) {
     return _mm512_packs_epi32(_mm512_srai_epi32(a, unsigned(shift)), _mm512_srai_epi32(b, unsigned(shift)));
 }
 
 template <int selection>
-AVX512_INLINE Vector select_dwords(Vector a, Vector b) {
+TARGET_INLINE Vector select_dwords(Vector a, Vector b) {
     return _mm512_castps_si512(_mm512_shuffle_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), selection));
 }
 
 // First pass: half[0] holds columns 0, 2, 4, 6 and half[1] columns 1, 3, 5, 7, each in pairs of rows. The results are
 // pairs of columns for rows 0 to 3 (rows[0]) and 4 to 7 (rows[1]).
-AVX512_INLINE void transform_columns(const Vector (&half)[2][4], Vector (&rows)[2][4]) {
+TARGET_INLINE void transform_columns(const Vector (&half)[2][4], Vector (&rows)[2][4]) {
     const Vector rounding = _mm512_set1_epi32(1 << (idct::shift[0] - 1));
     for (int h = 0; h < 2; ++h) {
         Vector out[8];
@@ -115,7 +101,7 @@ AVX512_INLINE void transform_columns(const Vector (&half)[2][4], Vector (&rows)[
 }
 
 // Four columns of four rows in 32 bits to bytes, row by row in each lane.
-AVX512_INLINE Vector pack_samples(const Vector* column) {
+TARGET_INLINE Vector pack_samples(const Vector* column) {
     const Vector words_a = shifted_pair(column[0], column[1], idct::shift[1]);
     const Vector words_b = shifted_pair(column[2], column[3], idct::shift[1]);
     const Vector bytes = _mm512_xor_si512(_mm512_packs_epi16(words_a, words_b), _mm512_set1_epi8(-128));
@@ -123,12 +109,12 @@ AVX512_INLINE Vector pack_samples(const Vector* column) {
     return _mm512_shuffle_epi8(bytes, _mm512_broadcast_i32x4(transpose));
 }
 
-AVX512_INLINE void store_rows(Vector two_rows, uint8_t* out, ptrdiff_t stride) {
+TARGET_INLINE void store_rows(Vector two_rows, uint8_t* out, ptrdiff_t stride) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm512_castsi512_si256(two_rows));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + stride), _mm512_extracti64x4_epi64(two_rows, 1));
 }
 
-AVX512_INLINE void transform_rows(const Vector (&rows)[2][4], uint8_t* out, ptrdiff_t stride) {
+TARGET_INLINE void transform_rows(const Vector (&rows)[2][4], uint8_t* out, ptrdiff_t stride) {
     const Vector rounding = _mm512_set1_epi32(1 << (idct::shift[1] - 1));
     const Vector first = _mm512_setr_epi32(0, 16, 4, 20, 8, 24, 12, 28, 1, 17, 5, 21, 9, 25, 13, 29);
     const Vector second = _mm512_add_epi32(first, _mm512_set1_epi32(2));
@@ -142,7 +128,7 @@ AVX512_INLINE void transform_rows(const Vector (&rows)[2][4], uint8_t* out, ptrd
 }
 
 // `half` and `quant` in transform order.
-AVX512_INLINE void transform_blocks(const Vector (&half)[2][4], const Quantisation& quant, uint8_t* out,
+TARGET_INLINE void transform_blocks(const Vector (&half)[2][4], const Quantisation& quant, uint8_t* out,
                                     ptrdiff_t stride) {
     constexpr int in_order[4] = {0, 2, 1, 3};  // units hold row pairs (0, 2), (1, 3), (4, 6), (5, 7)
     Vector scaled[2][4], rows[2][4];
@@ -155,7 +141,7 @@ AVX512_INLINE void transform_blocks(const Vector (&half)[2][4], const Quantisati
 }
 
 // Puts coefficients beyond +-127 in their place.
-AVX512 __attribute__((noinline)) void replace_large_values(BlockStreams& streams, const Vector (&block)[lanes],
+TARGET __attribute__((noinline)) void replace_large_values(BlockStreams& streams, const Vector (&block)[lanes],
                                                            Vector (&half)[2][4]) {
     alignas(64) int16_t words[2][4][32];
     std::memcpy(words, half, sizeof words);
@@ -167,7 +153,7 @@ AVX512 __attribute__((noinline)) void replace_large_values(BlockStreams& streams
     std::memcpy(half, words, sizeof words);
 }
 
-AVX512_INLINE void decode_group(BlockStreams& streams, const Row& row, int x, const Quantisation& quant, uint8_t* out,
+TARGET_INLINE void decode_group(BlockStreams& streams, const Row& row, int x, const Quantisation& quant, uint8_t* out,
                                 ptrdiff_t stride) {
     Vector block[lanes];
     for (int i = 0; i < lanes; ++i)
@@ -193,9 +179,7 @@ AVX512_INLINE void decode_group(BlockStreams& streams, const Row& row, int x, co
     transform_blocks(half, quant, out, stride);
 }
 
-}  // namespace
-
-AVX512 void decode_blocks_avx512(BlockStreams& streams, const DctComponent& component, uint8_t* scratch, uint8_t* out,
+TARGET void decode_blocks(BlockStreams& streams, const DctComponent& component, uint8_t* scratch, uint8_t* out,
                                  ptrdiff_t stride) {
     const Quantisation quant = packed_quantisation(component.quant);
     const Row row(scratch, component.blocks_w);
@@ -206,7 +190,7 @@ AVX512 void decode_blocks_avx512(BlockStreams& streams, const DctComponent& comp
     }
 }
 
-AVX512 int inverse_dct_avx512(const int16_t* blocks, int count, const uint16_t* quant, uint8_t* out,
+TARGET int inverse_dct(const int16_t* blocks, int count, const uint16_t* quant, uint8_t* out,
                               ptrdiff_t stride) {
     const auto* const steps = reinterpret_cast<const __m128i*>(quant);
     Quantisation all;
@@ -238,7 +222,7 @@ AVX512 int inverse_dct_avx512(const int16_t* blocks, int count, const uint16_t* 
     return _mm512_reduce_max_epi32(worst);
 }
 
-AVX512 void apply_signs_avx512(uint8_t* values, const uint8_t* signs, size_t count) {
+TARGET void apply_signs(uint8_t* values, const uint8_t* signs, size_t count) {
     for (size_t i = 0; i < count; i += 64) {
         uint64_t negative;
         std::memcpy(&negative, signs + i / 8, sizeof negative);
@@ -247,5 +231,5 @@ AVX512 void apply_signs_avx512(uint8_t* values, const uint8_t* signs, size_t cou
     }
 }
 
+}  // namespace
 }  // namespace fastload
-#endif

@@ -1,0 +1,78 @@
+// The functions that exist once for each set of vector instructions, and the one way to choose among them.
+//
+// simd/scalar.cpp is the specification: all others give the same bits. Each file beside it has a whole table, so that
+// the choice is made once, by whoever makes a decoder or a picture, and tests can ask for one set after the other.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "simd.h"
+
+namespace fastload {
+
+class BitReader;
+class PixelFormat;
+enum class Channels : int;
+enum class ScanFault : int;
+struct BlockStreams;
+struct ColorMatrix;
+struct DctComponent;
+struct HorizontalTable;
+struct McuBlock;
+struct WeightedRows;
+
+struct Kernels {
+    // Resampling, see resample.h.
+    // `row` (source samples, plane_slack readable beyond) -> `out` (axis.size int16, rounded up to row_padding)
+    void (*horizontal)(const uint8_t* row, const HorizontalTable& table, int16_t* out);
+    // weighted sums of the rows of three planes (or one) -> `width` packed RGB pixels, not a byte more. The first of
+    // them may be stored past the CPU's caches to `canvas` instead, unless that is null: returns how many.
+    int (*blend)(const WeightedRows* planes, int count, const ColorMatrix& matrix, int width, uint8_t* rgb,
+                 uint8_t* canvas);
+    // copy past the CPU's caches, for memory that somebody else reads next
+    void (*stream)(uint8_t* to, const uint8_t* from, size_t size);
+
+    // A canvas's format, see pixel_format.h.
+    // `width` packed RGB pixels -> a row of each channel, not a byte more
+    void (*split)(const uint8_t* rgb, int width, uint8_t* const channel[3]);
+    // `count` bytes, the first of them red if they are of all channels -> samples, which are not bytes too, stored past
+    // the CPU's caches
+    void (*convert)(const uint8_t* bytes, size_t count, const PixelFormat& format, Channels channels, uint8_t* out);
+
+    // The inverse DCT, see dct_blocks.h.
+    // Decodes one component's blocks to out[stride * y + x] for whole blocks; blocks beyond a row's last, up to a
+    // multiple of four, are written too: stride must be a multiple of 32 and cover them. `scratch`: row_scratch bytes.
+    void (*decode_blocks)(BlockStreams& streams, const DctComponent& component, uint8_t* scratch, uint8_t* out,
+                          ptrdiff_t stride);
+    // The inverse DCT alone, of `count` blocks side by side, to out[stride * y + x]. Coefficients and quantisation steps
+    // are in transform order. Blocks beyond the last, up to a multiple of four, are read and written too. Returns the
+    // largest sum of dequantised coefficients' magnitudes over a column, for which no step may be beyond largest_step.
+    int (*inverse_dct)(const int16_t* blocks, int count, const uint16_t* quant, uint8_t* out, ptrdiff_t stride);
+    // Negates values[i] where bit i of signs is set. 64 bytes behind both may be read, and behind `values` written.
+    void (*apply_signs)(uint8_t* values, const uint8_t* signs, size_t count);
+    // The number of bits set in `count` bytes.
+    size_t (*set_bits)(const uint8_t* bytes, size_t count);
+
+    // Entropy coding: one source each, compiled with and without instructions for bits.
+    // huffman.h
+    void (*huffman_decode)(const uint8_t* coded, size_t size, uint8_t* symbols, size_t count);
+    // jpeg_scan.h: MCUs `first` to `end`, each of `count` blocks
+    ScanFault (*decode_mcus)(BitReader& reader, const McuBlock* blocks, size_t count, int first, int end,
+                             const uint8_t* order);
+};
+
+// Those of the level in use.
+const Kernels& kernels();
+
+// Those of one of this machine's levels.
+const Kernels& kernels_of(Simd level);
+
+extern const Kernels scalar_kernels;
+#if defined(__x86_64__)
+extern const Kernels avx2_kernels, avx512_kernels;
+#elif defined(__aarch64__)
+extern const Kernels neon_kernels;
+#endif
+
+}  // namespace fastload

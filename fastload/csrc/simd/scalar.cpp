@@ -1,0 +1,162 @@
+// The specification: every other kernel gives these bits. It is also what machines without vector instructions run.
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+
+#include "dct_blocks.h"
+#include "huffman.h"
+#include "jpeg_scan.h"
+#include "kernels.h"
+#include "pixel_format.h"
+#include "resample.h"
+
+#define TARGET
+#include "set_bits.h"
+
+namespace fastload {
+namespace {
+
+int16_t saturated(int value) { return int16_t(std::clamp(value, -32768, 32767)); }
+
+int multiply_high(int a, int b) { return (a * b + 0x4000) >> 15; }
+
+void horizontal(const uint8_t* row, const HorizontalTable& table, int16_t* out) {
+    if (table.taps == 2) {
+        for (int u = 0; u < table.axis.size; ++u) {
+            const uint8_t* samples = row + table.base8[u / 8];
+            int sum = 0;
+            for (int k = 2 * u; k < 2 * u + 2; ++k) sum += table.weight[k] * (samples[table.index8[k]] - 128);
+            out[u] = int16_t(sum);
+        }
+        return;
+    }
+    for (int u = 0; u < table.axis.size; ++u) {
+        int sum = 0;
+        for (int k = 0; k < table.taps; ++k) {
+            const size_t group = size_t(u / 16) * (table.taps / 4) + k / 4;
+            const int weight = table.weights[(group * 16 + u % 16) * 4 + k % 4];
+            if (weight) sum += weight * (row[table.start[u] + k] - 128);
+        }
+        out[u] = int16_t(std::lrint(float(sum) * table.norm[u]));
+    }
+}
+
+void vertical(const int16_t* const* rows, const int16_t* weights, int taps, int width, int16_t* out) {
+    for (int u = 0; u < width; ++u) {
+        int16_t sum = 0;
+        for (int k = 0; k < taps; ++k) sum = saturated(sum + multiply_high(rows[k][u], weights[k]));
+        out[u] = sum;
+    }
+}
+
+void color(const int16_t* const planes[3], const ColorMatrix& matrix, int width, uint8_t* rgb) {
+    const int count = planes[1] ? 3 : 1;
+    for (int u = 0; u < width; ++u)
+        for (int channel = 0; channel < 3; ++channel) {
+            int16_t sum = 0;
+            for (int p = 0; p < count; ++p)
+                sum = saturated(sum + multiply_high(planes[p][u], matrix.plane[channel][p]));
+            const int value = saturated(sum + matrix.offset[channel]) >> 3;
+            rgb[3 * u + channel] = uint8_t(std::clamp(value, 0, 255));
+        }
+}
+
+void stream(uint8_t* to, const uint8_t* from, size_t size) { std::memcpy(to, from, size); }
+
+void split(const uint8_t* rgb, int width, uint8_t* const channel[3]) {
+    for (int u = 0; u < width; ++u)
+        for (int c = 0; c < 3; ++c) channel[c][u] = rgb[3 * u + c];
+}
+
+void convert(const uint8_t* bytes, size_t count, const PixelFormat& format, Channels channels, uint8_t* out) {
+    convert_by_table(bytes, 0, count, format, channels, out);
+}
+
+// One pass over the columns of `in`, rounded, saturated and transposed. The loops over columns are innermost so that
+// compilers make vectors of them.
+void transform(const int16_t* in, int shift, int16_t* out) {
+    uint32_t sums[8][8];
+    for (int i = 0; i < 4; ++i) {
+        const auto &e = idct::even[i], &o = idct::odd[i];
+        for (int c = 0; c < 8; ++c) {
+            const uint32_t even = uint32_t(in[c] * e[0]) + uint32_t(in[16 + c] * e[1]) + uint32_t(in[32 + c] * e[2]) +
+                                  uint32_t(in[48 + c] * e[3]) + (1u << (shift - 1));
+            const uint32_t odd = uint32_t(in[8 + c] * o[0]) + uint32_t(in[24 + c] * o[1]) +
+                                 uint32_t(in[40 + c] * o[2]) + uint32_t(in[56 + c] * o[3]);
+            sums[i][c] = even + odd;
+            sums[7 - i][c] = even - odd;
+        }
+    }
+    for (int c = 0; c < 8; ++c)
+        for (int i = 0; i < 8; ++i) out[c * 8 + i] = int16_t(std::clamp(int32_t(sums[i][c]) >> shift, -32768, 32767));
+}
+
+void transform_block(const int16_t* block, uint8_t* out, ptrdiff_t stride) {
+    int16_t rows[64], samples[64];
+    transform(block, idct::shift[0], rows);
+    transform(rows, idct::shift[1], samples);
+    for (int y = 0; y < 8; ++y, out += stride)
+        for (int x = 0; x < 8; ++x) out[x] = uint8_t(std::clamp<int>(samples[y * 8 + x], -128, 127) + 128);
+}
+
+int16_t dequantise(int coefficient, uint16_t step) { return int16_t(uint32_t(coefficient) * step); }
+
+void read_block(BlockStreams& streams, const uint16_t* quant, int dc, int16_t* block) {
+    std::fill_n(block, 64, int16_t{0});
+    const unsigned presence = *streams.presence++;
+    for (int group = 0; group < 8; ++group) {
+        if (!(presence >> group & 1)) continue;
+        for (unsigned mask = *streams.masks++; mask; mask &= mask - 1) {
+            const int position = packed_to_natural[size_t(group * 8 + __builtin_ctz(mask))];
+            int value = int8_t(*streams.values++);
+            if (value == -128) value = read_large_value(streams);
+            block[position] = dequantise(value, quant[position]);
+        }
+    }
+    block[0] = dequantise(dc, quant[0]);
+}
+
+void decode_blocks(BlockStreams& streams, const DctComponent& component, uint8_t* scratch, uint8_t* out,
+                   ptrdiff_t stride) {
+    int16_t* const dc = reinterpret_cast<int16_t*>(scratch);
+    dc[0] = 0;
+    for (int y = 0; y < component.blocks_h; ++y, out += 8 * stride) {
+        read_dc_row(streams, component.blocks_w, dc[0], dc, 1);
+        for (int x = 0; x < component.blocks_w; ++x) {
+            int16_t block[64];
+            read_block(streams, component.quant, dc[x], block);
+            transform_block(block, out + 8 * x, stride);
+        }
+    }
+}
+
+int inverse_dct(const int16_t* blocks, int count, const uint16_t* quant, uint8_t* out, ptrdiff_t stride) {
+    int worst = 0;
+    for (int x = 0; x < count; ++x, blocks += 64) {
+        int16_t block[64];
+        int sum[8] = {};
+        for (int i = 0; i < 64; ++i) {
+            const size_t place = natural_to_transform[size_t(i)];
+            block[i] = dequantise(blocks[place], quant[place]);
+            sum[i & 7] += std::abs(blocks[place]) * quant[place];
+        }
+        worst = std::max(worst, *std::max_element(sum, sum + 8));
+        transform_block(block, out + 8 * x, stride);
+    }
+    return worst;
+}
+
+void apply_signs(uint8_t* values, const uint8_t* signs, size_t count) {
+    for (size_t i = 0; i < count; ++i) {
+        const unsigned negative = signs[i / 8] >> i % 8 & 1;
+        values[i] = uint8_t((values[i] ^ -negative) + negative);
+    }
+}
+
+}  // namespace
+
+const Kernels scalar_kernels = {horizontal, vertical_then_color<vertical, color>, stream, split, convert, decode_blocks,
+                                inverse_dct, apply_signs, set_bits, huffman_decode, decode_mcus};
+
+}  // namespace fastload
