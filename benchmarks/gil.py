@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from fastload import _core
+from fastload._core import testing
 
 
 def gil_seconds() -> float:
@@ -12,4 +12,4 @@ def gil_seconds() -> float:
 
     The core counts what it does without the GIL itself; what others do without it is not told apart.
     """
-    return time.thread_time() - _core.cpu_seconds_without_gil()
+    return time.thread_time() - testing.cpu_seconds_without_gil()

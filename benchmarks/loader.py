@@ -36,7 +36,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from fastload import _core
+from fastload._core import testing
 from fastload.cache.layout import Encoding
 from fastload.usual import LONG_EDGE, SHORT_EDGE
 
@@ -139,7 +139,7 @@ def epoch(contender: Contender, images: int) -> tuple[float, float]:
 
 def decode_speed(jpegs: list[bytes], threads: int) -> float:
     """The reference: images/s of decoding to RGB with nothing around it."""
-    return len(jpegs) / _core.decode_loop(jpegs, threads)
+    return len(jpegs) / testing.decode_loop(jpegs, threads)
 
 
 def as_json(reference: list[float], results: dict[str, Rounds]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from rich.progress import track
 from rich.table import Table
 
 from fastload import _core
+from fastload._core import testing
 from fastload.cache.layout import Encoding
 from fastload.cache.record import HEADER_SIZE
 from fastload.usual import scaled_size
@@ -55,10 +56,10 @@ class Job:
 
     def measure(self, out: NDArray[np.uint8]) -> dict[str, float]:
         """Seconds of each stage for all records."""
-        read = _core.read_loop(self.records)
-        planes = _core.planes_loop(self.records, self.level)
-        entropy = _core.entropy_loop(self.records, self.level) if self.encoding != Encoding.PLANES else 0.0
-        draw = partial(_core.render_loop, self.records, self.sizes, self.level, out)
+        read = testing.read_loop(self.records)
+        planes = testing.planes_loop(self.records, self.level)
+        entropy = testing.entropy_loop(self.records, self.level) if self.encoding != Encoding.PLANES else 0.0
+        draw = partial(testing.render_loop, self.records, self.sizes, self.level, out)
         resample, both = draw(False), draw(True)
         return {
             "read": read,
@@ -66,7 +67,7 @@ class Job:
             "inverse DCT": max(0.0, planes - max(entropy, read)),
             "resample": resample,
             "store": max(0.0, both - resample),
-            "floor": read + _core.store_loop(self.sizes, self.level, out),
+            "floor": read + testing.store_loop(self.sizes, self.level, out),
             "checksum": checksum_loop(self.records),
         }
 
@@ -82,7 +83,7 @@ def jobs_of(pictures: Pictures, images: int) -> list[Job]:
         records = [cache.record_bytes(i) for i in chosen]
         sizes = np.array([scaled_size(*cache.sizes[i].tolist()) for i in chosen], np.int32)
         name = kind.name.removeprefix("fastload-").replace("fastload", "original")
-        jobs += [Job(name, kind.encoding, level, records, sizes) for level in _core.simd_levels()]
+        jobs += [Job(name, kind.encoding, level, records, sizes) for level in testing.simd_levels()]
     return jobs
 
 
@@ -148,7 +149,7 @@ def main(
         reference: list[float] = []
         times: list[list[dict[str, float]]] = [[] for _ in jobs]
         for _ in track(range(rounds), "Measuring", console=console, transient=True):
-            reference.append(_core.decode_loop(files, 1))
+            reference.append(testing.decode_loop(files, 1))
             for job, found in zip(jobs, times, strict=True):
                 found.append(job.measure(out))
         found = [summary(job, measured, reference) for job, measured in zip(jobs, times, strict=True)]

@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fastload import Cache, FastLoader, ShortestEdge, _core
+from fastload import Cache, FastLoader, ShortestEdge
+from fastload._core import testing
 from fastload.cache.build import BuildOptions, build_cache
 from fastload.loader import ENGINES
 from fastload.sources.detect import find_datasets
@@ -196,7 +197,7 @@ def test_stages(sample_set, tmp_path):
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "r.json").read_text())["stages"]
     names = {"original", "dct", "dct-fast", "q90-dct", "planes"}
-    assert {(row["name"], row["simd"]) for row in rows} == set(product(names, _core.simd_levels()))
+    assert {(row["name"], row["simd"]) for row in rows} == set(product(names, testing.simd_levels()))
     for row in rows:
         stages = [row[stage] for stage in ("read", "entropy", "inverse DCT", "resample", "store")]
         assert row["sum"] == pytest.approx(sum(stages)) and row["ratio"] > 0

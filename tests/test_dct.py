@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fastload import _core
+from fastload._core import testing
 from tests.native_programs import ROOT, build_program
 
 DATA = ROOT / "tests/data"
@@ -31,9 +32,9 @@ def assert_identical(jpeg: bytes) -> tuple[bytes, bytes]:
     """Both packings decode to libjpeg-turbo's planes; returns them."""
     expected, warning = _core.decode_planes(jpeg)
     assert warning is None
-    packed = _core.dct_encode(jpeg, True), _core.dct_encode(jpeg, False)
+    packed = testing.dct_encode(jpeg, True), testing.dct_encode(jpeg, False)
     for record in packed:
-        planes = _core.dct_decode(record)
+        planes = testing.dct_decode(record)
         assert len(planes) == len(expected)
         for plane, reference in zip(planes, expected, strict=True):
             np.testing.assert_array_equal(plane, reference)
@@ -92,7 +93,7 @@ def test_planes_of_every_sampling(
 def test_planes_of_gray(size: tuple[int, int], quality: int, progressive: bool, seed: int) -> None:
     """Grey images: one plane, identical."""
     planes = assert_identical(pillow_jpeg(picture(*size, seed)[..., 0], quality=quality, progressive=progressive))
-    assert all(_core.dct_info(record).components == 1 for record in planes)
+    assert all(testing.dct_info(record).components == 1 for record in planes)
 
 
 @pytest.mark.parametrize("quality", [1, 30, 75, 90, 96, 100])
@@ -108,7 +109,7 @@ def test_markers_do_not_matter() -> None:
     plain = pillow_jpeg(picture(40, 50), **options)
     junk = b"\xff\xfe\x00\x08junk\xff\xd9" + b"\xff\xff\xff\xed\x00\x04\xff\xd8" + b"\xff\xe1\x00\x02"
     loaded = plain[:2] + junk + plain[2:] + b"trailing bytes \xff\xd8"
-    assert _core.dct_encode(loaded, True) == _core.dct_encode(plain, True)
+    assert testing.dct_encode(loaded, True) == testing.dct_encode(plain, True)
     assert_identical(loaded)
 
 
@@ -142,16 +143,16 @@ def test_golden_records(path: Path) -> None:
     """Records written by the first release decode to the same planes, and JPEGs still pack to the same bytes."""
     record = path.read_bytes()
     checksums = json.loads((DATA / "golden/planes.json").read_text())[path.stem]
-    assert [f"{_core.xxh64(plane.reshape(-1)):016x}" for plane in _core.dct_decode(record)] == checksums
+    assert [f"{_core.xxh64(plane.reshape(-1)):016x}" for plane in testing.dct_decode(record)] == checksums
     jpeg = (DATA / "jpeg" / f"{path.stem}.jpg").read_bytes()
-    assert _core.dct_encode(jpeg, path.suffix == ".dct") == record
+    assert testing.dct_encode(jpeg, path.suffix == ".dct") == record
 
 
 def test_info() -> None:
     """The header tells size, sampling and encoding."""
     jpeg = opencv_jpeg(picture(33, 47), "422")
     for entropy in (True, False):
-        info = _core.dct_info(_core.dct_encode(jpeg, entropy))
+        info = testing.dct_info(testing.dct_encode(jpeg, entropy))
         assert (info.width, info.height, info.components) == (47, 33, 3)
         assert (info.subsampling, info.rgb, info.entropy) == (1, False, entropy)
 
@@ -184,26 +185,26 @@ def test_what_cannot_be_packed_says_why() -> None:
     }
     for reason, data in cases.items():
         with pytest.raises(_core.JpegError, match=reason):
-            _core.dct_encode(data)
+            testing.dct_encode(data)
 
 
 def test_damaged_records_raise_or_decode() -> None:
     """Every truncation of a record, and bytes of another kind, raise DctError."""
-    record = _core.dct_encode(pillow_jpeg(picture(30, 30), quality=60), True)
+    record = testing.dct_encode(pillow_jpeg(picture(30, 30), quality=60), True)
     for length in range(len(record)):
         with pytest.raises(_core.DctError):
-            _core.dct_decode(record[:length])
+            testing.dct_decode(record[:length])
     for data in (b"", bytes(500), random.Random(1).randbytes(3000), record + b"\0"):
         with pytest.raises(_core.DctError):
-            _core.dct_info(data)
+            testing.dct_info(data)
 
 
 def test_a_small_record_cannot_ask_for_much_memory() -> None:
     """A header that claims an enormous image is refused for its size, before memory is taken for it."""
-    record = bytearray(_core.dct_encode(pillow_jpeg(picture(16, 16)), True))
+    record = bytearray(testing.dct_encode(pillow_jpeg(picture(16, 16)), True))
     record[8:16] = (13_000).to_bytes(4, "little") * 2
     with pytest.raises(_core.DctError, match="impossible size"):
-        _core.dct_info(bytes(record))
+        testing.dct_info(bytes(record))
 
 
 @pytest.fixture(scope="module")

@@ -156,6 +156,7 @@ import resource, sys
 from functools import partial
 from pathlib import Path
 from fastload import _core
+from fastload._core import testing
 from fastload.cache.picture import admit
 from fastload.errors import DecodeError
 from tests.datasets import jpeg
@@ -163,7 +164,7 @@ admit(jpeg())
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 meets = [admit, partial(admit, exif_rotate=True)]
-meets += [_core.jpeg_transform, _core.dct_encode, partial(_core.encode_payload, encoding=3)]
+meets += [testing.jpeg_transform, testing.dct_encode, partial(_core.encode_payload, encoding=3)]
 before = peak()
 for path in sorted(Path(sys.argv[1]).iterdir()):
     for meet in meets:

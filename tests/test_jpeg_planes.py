@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fastload import _core
+from fastload._core import testing
 from fastload.cache.layout import Encoding, Subsampling
 from fastload.cache.record import pack_record
 from tests.records import record
 from tests.test_dct import COCO, DATA, JPEGS, opencv_jpeg, picture, pillow_jpeg
 
 LEFT = ("arithmetic", "arithmetic_progressive", "progressive")  # what the core leaves to libjpeg-turbo
-LEVELS = _core.simd_levels()
+LEVELS = testing.simd_levels()
 
 
 def assert_identical(jpeg: bytes) -> None:
@@ -28,7 +29,7 @@ def assert_identical(jpeg: bytes) -> None:
     expected, warning = _core.decode_planes(jpeg)
     assert warning is None
     for level in LEVELS:
-        planes = _core.decode_sequential(jpeg, level)
+        planes = testing.decode_sequential(jpeg, level)
         assert len(planes) == len(expected)
         for plane, reference in zip(planes, expected, strict=True):
             np.testing.assert_array_equal(plane, reference)
@@ -75,7 +76,7 @@ def test_every_coding_process(path: Path) -> None:
     if path.stem not in LEFT:
         return assert_identical(path.read_bytes())
     with pytest.raises(_core.JpegError, match="progressive, arithmetic"):
-        _core.decode_sequential(path.read_bytes(), LEVELS[0])
+        testing.decode_sequential(path.read_bytes(), LEVELS[0])
 
 
 def test_photographs() -> None:
@@ -162,7 +163,7 @@ def test_coefficients_of_no_image(seed: int, bits: int, largest_step: int, count
     assert warning is None
     for level in LEVELS:
         try:
-            (plane,) = _core.decode_sequential(jpeg, level)
+            (plane,) = testing.decode_sequential(jpeg, level)
         except _core.JpegError as error:
             assert "beyond those of" in str(error)
         else:
@@ -184,7 +185,7 @@ def test_the_largest_coefficients_of_images(extreme: int, step: int) -> None:
     block[2, second] = 0
     for level in LEVELS:
         with pytest.raises(_core.JpegError, match="beyond those of any image"):
-            _core.decode_sequential(jpeg_of_coefficients(block, np.full(64, step)), level)
+            testing.decode_sequential(jpeg_of_coefficients(block, np.full(64, step)), level)
 
 
 def test_what_is_refused_is_decoded_by_libjpeg_turbo() -> None:
@@ -239,4 +240,4 @@ def test_four_components_are_refused() -> None:
     cmyk = io.BytesIO()
     Image.fromarray(picture(20, 20)).convert("CMYK").save(cmyk, "JPEG")
     with pytest.raises(_core.JpegError, match="4 colour components"):
-        _core.decode_sequential(cmyk.getvalue(), LEVELS[0])
+        testing.decode_sequential(cmyk.getvalue(), LEVELS[0])

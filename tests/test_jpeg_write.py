@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fastload import _core
+from fastload._core import testing
 from tests.native_programs import build_program
 from tests.test_dct import COCO, DATA, JPEGS, opencv_jpeg, picture, pillow_jpeg
 
@@ -24,11 +25,11 @@ def assert_round_trip(jpeg: bytes) -> bytes:
     expected, _ = _core.decode_planes(jpeg)
     before = _core.jpeg_header(jpeg)
     for entropy in (True, False):
-        packed = _core.dct_encode(jpeg, entropy)
+        packed = testing.dct_encode(jpeg, entropy)
         written = _core.dct_to_jpeg(packed)
         planes, warning = _core.decode_planes(written)
         assert warning is None and len(planes) == len(expected) and all(map(np.array_equal, planes, expected))
-        assert _core.dct_encode(written, entropy) == packed
+        assert testing.dct_encode(written, entropy) == packed
         header = _core.jpeg_header(written)
         assert (header.subsampling, header.colorspace) == (before.subsampling, before.colorspace)
     return written
@@ -80,7 +81,7 @@ def test_photographs() -> None:
 
 def test_damage_is_an_error() -> None:
     """Cut-off and random bytes raise; mutated records raise, or give a JPEG."""
-    record = _core.dct_encode(pillow_jpeg(picture(30, 30), quality=60), True)
+    record = testing.dct_encode(pillow_jpeg(picture(30, 30), quality=60), True)
     for length in range(0, len(record), 7):
         with pytest.raises(_core.DctError):
             _core.dct_to_jpeg(record[:length])

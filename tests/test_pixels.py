@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fastload import _core
+from fastload._core import testing
 from fastload.engines.native import core_format
 from fastload.errors import ArgumentError
 from fastload.pixels import IMAGENET_MEAN, IMAGENET_STD, MEMORY_FORMATS, Normalize, PixelFormat
@@ -40,7 +40,7 @@ def equal_bits(one: Tensor, other: Tensor) -> bool:
 
 def converted(rgb: np.ndarray, pixels: PixelFormat, level: str) -> Tensor:
     """A row (W, 3) by a kernel, as (3, W)."""
-    found = torch.from_numpy(_core.convert_row(rgb, core_format(pixels), level)).view(pixels.dtype)
+    found = torch.from_numpy(testing.convert_row(rgb, core_format(pixels), level)).view(pixels.dtype)
     return found.view(3, -1) if pixels.is_planar else found.view(-1, 3).T
 
 
@@ -50,12 +50,12 @@ def test_kernels_are_torchs_formula_to_the_bit(pixels, width, random):
     """On every SIMD level, for any mean, std and width: (x.float() - mean) / std, rounded once more to the dtype."""
     rgb = np.frombuffer(random.randbytes(3 * width), np.uint8).reshape(width, 3)
     expected = by_torch(torch.tensor(rgb.T[:, None]), pixels)[:, 0]
-    for level in _core.simd_levels():
+    for level in testing.simd_levels():
         assert equal_bits(converted(rgb, pixels, level), expected), level
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("level", _core.simd_levels())
+@pytest.mark.parametrize("level", testing.simd_levels())
 def test_kernels_give_every_level(dtype, level):
     """All 256 levels of each channel, with ImageNet's constants and with the defaults, which are image / 255."""
     rgb = np.arange(256, dtype=np.uint8)[:, None].repeat(3, 1)

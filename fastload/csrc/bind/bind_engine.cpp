@@ -38,13 +38,6 @@ py::dict to_dict(const std::vector<Failure>& failures) {
     return reasons;
 }
 
-uint64_t checksum_of_record(const py::buffer& buffer) {
-    const Bytes bytes(buffer);
-    const RecordHeader header = read_header(bytes.data(), bytes.size());
-    WithoutGil without_gil;
-    return record_checksum(header, bytes.data() + sizeof header);
-}
-
 }  // namespace
 
 void bind_engine(py::module_& m) {
@@ -76,7 +69,6 @@ void bind_engine(py::module_& m) {
           "Check and decode a whole record (header and payload) to (planes, subsampling, rgb); ValueError on failure.");
     m.def("encode_payload", &payload_of, py::arg("jpeg"), py::arg("encoding"),
           "A JPEG's payload in an encoding of layout.Encoding; JpegError when it does not decode cleanly or fit it.");
-    m.def("record_checksum", &checksum_of_record, py::arg("record"), "The checksum a record should carry.");
 }
 
 }  // namespace fastload

@@ -1,12 +1,8 @@
-// JPEG functions for Python: what building, verifying and testing need, one image at a time.
-#include <atomic>
-#include <chrono>
+// JPEG functions for Python: what building and verifying need, one image at a time.
 #include <filesystem>
 #include <memory>
-#include <thread>
 
 #include "bindings.h"
-#include "jpeg_planes.h"
 #include "turbojpeg.h"
 
 #include <pybind11/stl.h>
@@ -44,18 +40,6 @@ py::tuple decode_planes(const py::buffer& buffer) {
     return py::make_tuple(to_arrays(planes), optional_text(warning));
 }
 
-py::list decode_sequential(const py::buffer& buffer, const std::string& level) {
-    const Bytes bytes(buffer);
-    const Kernels& kernels = kernels_of(simd_level_named(level));
-    Buffer memory;
-    Planes planes;
-    {
-        WithoutGil without_gil;
-        JpegPlanesDecoder(kernels).planes(bytes.data(), bytes.size(), memory, planes);
-    }
-    return to_arrays(planes);
-}
-
 py::tuple decode_rgb(const py::buffer& buffer) {
     const Bytes bytes(buffer);
     const JpegHeader header = header_of(buffer);
@@ -67,42 +51,6 @@ py::tuple decode_rgb(const py::buffer& buffer) {
         warning = thread_decoder().rgb(bytes.data(), bytes.size(), header, pixels);
     }
     return py::make_tuple(rgb, optional_text(warning));
-}
-
-py::bytes transform(const py::buffer& buffer) {
-    const Bytes bytes(buffer);
-    std::vector<uint8_t> rewritten;
-    {
-        WithoutGil without_gil;
-        rewritten = jpeg_transform(bytes.data(), bytes.size());
-    }
-    return py::bytes(reinterpret_cast<const char*>(rewritten.data()), rewritten.size());
-}
-
-// Decodes images from a shared counter until none is left: the yardstick of the benchmarks.
-double decode_loop(const std::vector<py::buffer>& images, int threads) {
-    std::vector<Bytes> bytes(images.begin(), images.end());
-    WithoutGil without_gil;
-    std::atomic<size_t> next{0};
-    std::atomic<int> failures{0};
-    auto work = [&] {
-        JpegDecoder decoder;
-        Buffer memory;
-        for (size_t i; (i = next++) < bytes.size();) try {
-                const JpegHeader header = decoder.header(bytes[i].data(), bytes[i].size());
-                decoder.rgb(bytes[i].data(), bytes[i].size(), header,
-                            memory.ensure(size_t(header.width) * header.height * 3));
-            } catch (const JpegError&) {
-                ++failures;
-            }
-    };
-    const auto start = std::chrono::steady_clock::now();
-    std::vector<std::thread> others;
-    for (int t = 1; t < threads; ++t) others.emplace_back(work);
-    work();
-    for (std::thread& other : others) other.join();
-    if (failures) throw JpegError(std::to_string(failures) + " images do not decode");
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 // The PyPI package `turbojpeg` keeps its library in a folder of its own beside the modules.
@@ -134,17 +82,10 @@ void bind_jpeg(py::module_& m) {
     m.def("turbojpeg_path", &turbojpeg_path, "The libturbojpeg in use; RuntimeError when none is found.");
     m.def("max_pixels", &max_pixels, "Pixels an image may have: FASTLOAD_MAX_PIXELS; RuntimeError when it is no number.");
     m.def("jpeg_header", &header_of, py::arg("data"), "Size and colour of a JPEG; JpegError when it is none.");
-    m.def("decode_sequential", &decode_sequential, py::arg("data"), py::arg("level"),
-          "Decode a Huffman-coded sequential JPEG by the core itself to [Y] or [Y, Cb, Cr] or [R, G, B] uint8 arrays; "
-          "JpegError for what is left to libjpeg-turbo.");
     m.def("decode_planes", &decode_planes, py::arg("data"),
           "Decode by libjpeg-turbo to ([Y] or [Y, Cb, Cr] or [R, G, B] uint8 arrays, warning or None); JpegError on failure.");
     m.def("decode_rgb", &decode_rgb, py::arg("data"),
           "Decode to ((H, W, 3) uint8 array, warning or None); JpegError on failure.");
-    m.def("jpeg_transform", &transform, py::arg("data"),
-          "Rewrite without loss as baseline JPEG without extra markers; JpegError on any warning.");
-    m.def("decode_loop", &decode_loop, py::arg("images"), py::arg("threads"),
-          "Decode all images to RGB with nothing around it; returns seconds.");
 }
 
 }  // namespace fastload

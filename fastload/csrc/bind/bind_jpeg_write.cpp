@@ -1,5 +1,6 @@
 // The way back from the packed encodings, for Python.
 #include "bindings.h"
+#include "dct.h"
 #include "jpeg_write.h"
 
 namespace fastload {
@@ -18,6 +19,7 @@ py::bytes to_jpeg(const py::buffer& buffer) {
 }  // namespace
 
 void bind_jpeg_write(py::module_& m) {
+    py::register_exception<DctError>(m, "DctError", PyExc_ValueError);
     m.def("dct_to_jpeg", &to_jpeg, py::arg("data"),
           "A JPEG of a packed image's coefficients; DctError when damaged, JpegError when no JPEG holds them.");
 }

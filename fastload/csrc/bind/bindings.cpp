@@ -1,15 +1,13 @@
 #include "bindings.h"
 
 #include "simd.h"
+#include "testing.h"
 #include "xxh64.h"
 
 PYBIND11_MODULE(_core, m) {
     using namespace fastload;
     m.doc() = "The native core: whatever touches pixels or untrusted bytes.";
     m.def("simd_level", [] { return simd_name(simd_level()); }, "Vector instructions in use: scalar, neon, avx2, avx512.");
-    m.def(
-        "cpu_seconds_without_gil", [] { return cpu_seconds_without_gil = std::max(cpu_seconds_without_gil, 0.0); },
-        "CPU seconds that the calling thread has spent in here without the GIL since it first asked. For benchmarks.");
     m.def(
         "xxh64",
         [](const py::buffer& buffer, uint64_t seed) {
@@ -18,7 +16,6 @@ PYBIND11_MODULE(_core, m) {
             return xxh64(bytes.data(), bytes.size(), seed);
         },
         py::arg("data"), py::arg("seed") = 0, "XXH64 of a buffer's bytes.");
-    bind_dct(m);
     bind_engine(m);
     bind_jpeg(m);
     bind_jpeg_write(m);
@@ -27,6 +24,10 @@ PYBIND11_MODULE(_core, m) {
     bind_nms(m);
     bind_record(m);
     bind_pixels(m);
-    bind_stages(m);
     bind_targets(m);
+
+    py::module_ testing = m.def_submodule("testing", "What only tests and benchmarks call.");
+    bind_encodings(testing);
+    bind_kernels(testing);
+    bind_stages(testing);
 }

@@ -46,7 +46,6 @@ inline py::list to_arrays(const Planes& planes) {
     return arrays;
 }
 
-void bind_dct(py::module_& m);
 void bind_engine(py::module_& m);
 void bind_jpeg(py::module_& m);
 void bind_jpeg_write(py::module_& m);
@@ -55,7 +54,6 @@ void bind_mapped_file(py::module_& m);
 void bind_nms(py::module_& m);
 void bind_record(py::module_& m);
 void bind_pixels(py::module_& m);
-void bind_stages(py::module_& m);
 void bind_targets(py::module_& m);
 
 }  // namespace fastload

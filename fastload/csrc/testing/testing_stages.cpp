@@ -1,10 +1,14 @@
-// The stages of an image's way to the canvas, each alone on one thread: what benchmarks/stages.py times.
+// What benchmarks time: the stages of an image's way to the canvas, each alone on one thread, and what they are held
+// against.
+#include <atomic>
 #include <chrono>
 #include <string>
+#include <thread>
 
 #include "bindings.h"
 #include "record.h"
 #include "render.h"
+#include "testing.h"
 
 #include <pybind11/stl.h>
 
@@ -14,12 +18,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
-std::vector<std::string> level_names() {
-    std::vector<std::string> names;
-    for (Simd level : simd_levels()) names.push_back(simd_name(level));
-    return names;
-}
 
 // Reads a byte of every cache line.
 double read_loop(const std::vector<py::buffer>& records) {
@@ -140,10 +138,35 @@ double store_loop(const Array<int32_t>& sizes, const std::string& level, const A
     return seconds_since(start);
 }
 
+// Decodes images from a shared counter until none is left: the yardstick of the benchmarks.
+double decode_loop(const std::vector<py::buffer>& images, int threads) {
+    std::vector<Bytes> bytes(images.begin(), images.end());
+    WithoutGil without_gil;
+    std::atomic<size_t> next{0};
+    std::atomic<int> failures{0};
+    auto work = [&] {
+        JpegDecoder decoder;
+        Buffer memory;
+        for (size_t i; (i = next++) < bytes.size();) try {
+                const JpegHeader header = decoder.header(bytes[i].data(), bytes[i].size());
+                decoder.rgb(bytes[i].data(), bytes[i].size(), header,
+                            memory.ensure(size_t(header.width) * header.height * 3));
+            } catch (const JpegError&) {
+                ++failures;
+            }
+    };
+    const auto start = Clock::now();
+    std::vector<std::thread> others;
+    for (int t = 1; t < threads; ++t) others.emplace_back(work);
+    work();
+    for (std::thread& other : others) other.join();
+    if (failures) throw JpegError(std::to_string(failures) + " images do not decode");
+    return seconds_since(start);
+}
+
 }  // namespace
 
 void bind_stages(py::module_& m) {
-    m.def("simd_levels", &level_names, "The vector instructions of this machine, best first.");
     m.def("read_loop", &read_loop, py::arg("records"), "Read records from memory; returns seconds.");
     m.def("entropy_loop", &entropy_loop, py::arg("records"), py::arg("level"),
           "Undo the entropy coding of `original`, `dct` or `dct-fast` records; returns seconds.");
@@ -153,6 +176,11 @@ void bind_stages(py::module_& m) {
           "Decode records, draw them in sizes (N, 2) width, height into `out`; returns the seconds of drawing.");
     m.def("store_loop", &store_loop, py::arg("sizes"), py::arg("level"), py::arg("out").noconvert(),
           "Write pictures of sizes (N, 2) width, height to `out` past the caches; returns seconds.");
+    m.def("decode_loop", &decode_loop, py::arg("images"), py::arg("threads"),
+          "Decode all images to RGB with nothing around it; returns seconds.");
+    m.def(
+        "cpu_seconds_without_gil", [] { return cpu_seconds_without_gil = std::max(cpu_seconds_without_gil, 0.0); },
+        "CPU seconds that the calling thread has spent in the core without the GIL since it first asked.");
 }
 
 }  // namespace fastload

@@ -1,0 +1,13 @@
+// What only tests and benchmarks call: `fastload._core.testing`. A submodule, not a library of its own, so that they meet
+// the very code that users run, with its statics: the libturbojpeg that was found, the level in use, the time counted.
+#pragma once
+
+#include "bindings.h"
+
+namespace fastload {
+
+void bind_encodings(py::module_& m);
+void bind_kernels(py::module_& m);
+void bind_stages(py::module_& m);
+
+}  // namespace fastload
