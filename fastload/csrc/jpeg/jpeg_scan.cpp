@@ -126,8 +126,10 @@ ALWAYS_INLINE ScanFault decode_blocks(BitReader& reader, const McuBlock* blocks,
         for (const McuBlock* part = blocks; part != blocks + count; ++part) {
             int16_t* const block = part->first + part->step * x;
             cursor.refill();
-            if (const ScanFault fault = decode_dc(cursor, *part->dc, *part->last_dc); fault != ScanFault::none) return fault;
-            if (const ScanFault fault = decode_ac(cursor, *part->ac, order, block); fault != ScanFault::none) return fault;
+            ScanFault fault = decode_dc(cursor, *part->dc, *part->last_dc);
+            if (fault != ScanFault::none) return fault;
+            fault = decode_ac(cursor, *part->ac, order, block);
+            if (fault != ScanFault::none) return fault;
             block[0] = int16_t(*part->last_dc);
             if (__builtin_expect(cursor.next > last, 0)) return ScanFault::too_early;
         }

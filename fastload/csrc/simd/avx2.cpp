@@ -1,7 +1,8 @@
 // AVX2 kernels (with FMA, F16C and BMI2); scalar.cpp says what they compute.
+//
+// The sources shared with AVX-512 come last. What is here has another shape there: AVX2 shuffles bytes within lanes of
+// 16 only, and has no instruction that sums products of bytes, expands coefficients or applies signs.
 #if defined(__x86_64__)
-#include <immintrin.h>
-
 #include <algorithm>
 #include <cstring>
 
@@ -11,20 +12,10 @@
 #include "kernels.h"
 #include "pixel_format.h"
 #include "resample.h"
-
-#define TARGET __attribute__((target("avx2,fma,f16c,bmi,bmi2,popcnt")))
-#define TARGET_INLINE TARGET __attribute__((always_inline)) inline
-
-#include "dct_avx2.h"
-#include "samples_avx2.h"
-#include "set_bits.h"
+#include "vector_avx2.h"
 
 namespace fastload {
 namespace {
-
-TARGET inline __m256i load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
-TARGET inline __m128i load_half(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
-TARGET inline void store(void* p, __m256i value) { _mm256_storeu_si256(static_cast<__m256i*>(p), value); }
 
 // Stores may alias anything, so what a loop reads of its tables is copied to locals first.
 
@@ -34,9 +25,8 @@ TARGET void horizontal_two(const uint8_t* row, const HorizontalTable& table, int
     const uint8_t *index = table.index8.data(), *weight = table.weight.data();
     const int16_t* const end = out + table.axis.size;
     for (; out < end; out += 16, base += 2, index += 32, weight += 32) {
-        const __m256i samples =
-            _mm256_inserti128_si256(_mm256_castsi128_si256(load_half(row + base[0])), load_half(row + base[1]), 1);
-        const __m256i pairs = _mm256_shuffle_epi8(_mm256_xor_si256(samples, center), load(index));
+        const __m256i samples = bit_xor(load_pair(row + base[0], row + base[1]), center);
+        const __m256i pairs = shuffle8(samples, load(index));
         store(out, _mm256_maddubs_epi16(load(weight), pairs));
     }
 }
@@ -60,10 +50,8 @@ TARGET void horizontal_many(const uint8_t* row, const HorizontalTable& table, in
         const uint8_t* high = shuffles ? row + table.base4[u / 4 + 1] : row;
         __m256i sum = _mm256_setzero_si256();
         for (int g = 0; g < groups; ++g, low += 4, high += 4, weights += 64) {
-            const __m256i taps =
-                shuffles ? _mm256_shuffle_epi8(
-                               _mm256_inserti128_si256(_mm256_castsi128_si256(load_half(low)), load_half(high), 1), where)
-                         : _mm256_i32gather_epi32(reinterpret_cast<const int*>(low), where, 1);
+            const __m256i taps = shuffles ? shuffle8(load_pair(low, high), where)
+                                          : _mm256_i32gather_epi32(reinterpret_cast<const int*>(low), where, 1);
             sum = dot(sum, load(weights), _mm256_xor_si256(taps, center));
         }
         const __m256i scaled =
@@ -78,66 +66,7 @@ void horizontal(const uint8_t* row, const HorizontalTable& table, int16_t* out) 
     table.shuffles4 ? horizontal_many<true>(row, table, out) : horizontal_many<false>(row, table, out);
 }
 
-// Blends the rows of a plane.
-struct Blender {
-    TARGET explicit Blender(const WeightedRows& plane)
-        : near(plane.rows[0]), far(plane.rows[plane.taps > 1]), rows(plane.rows), weights(plane.weights),
-          taps(plane.taps), near_weight(_mm256_set1_epi16(weights[0])),
-          far_weight(_mm256_set1_epi16(taps > 1 ? weights[1] : 0)) {}
-
-    // 32 samples from u on; `two` says that there are no more than two taps.
-    template <bool two>
-    TARGET inline void blend(int u, __m256i (&sum)[2]) const {
-        for (int h = 0; h < 2; ++h)
-            sum[h] = _mm256_adds_epi16(times(near + u + 16 * h, near_weight), times(far + u + 16 * h, far_weight));
-        for (int k = 2; !two && k < taps; ++k) {
-            const __m256i weight = _mm256_set1_epi16(weights[k]);
-            for (int h = 0; h < 2; ++h) sum[h] = _mm256_adds_epi16(sum[h], times(rows[k] + u + 16 * h, weight));
-        }
-    }
-
-private:
-    TARGET static __m256i times(const int16_t* row, __m256i weight) { return _mm256_mulhrs_epi16(load(row), weight); }
-
-    const int16_t *near, *far;
-    const int16_t* const* rows;
-    const int16_t* weights;
-    int taps;
-    __m256i near_weight, far_weight;
-};
-
-// A colour matrix as vectors.
-struct Factors {
-    TARGET explicit Factors(const ColorMatrix& matrix) {
-        for (int c = 0; c < 3; ++c) {
-            for (int p = 0; p < 3; ++p) plane[c][p] = _mm256_set1_epi16(matrix.plane[c][p]);
-            offset[c] = _mm256_set1_epi16(matrix.offset[c]);
-        }
-    }
-    __m256i plane[3][3], offset[3];
-};
-
-// Sixteen pixels' samples to their channels, not yet clipped.
-template <Colors colors>
-TARGET inline void to_channels(__m256i y, __m256i cb, __m256i cr, const Factors& factors, __m256i (&channel)[3]) {
-    const auto& f = factors.plane;
-    if constexpr (colors == Colors::ycbcr) {
-        const __m256i luma = _mm256_add_epi16(_mm256_mulhrs_epi16(y, f[0][0]), factors.offset[0]);
-        channel[0] = _mm256_add_epi16(luma, _mm256_mulhrs_epi16(cr, f[0][2]));
-        channel[1] = _mm256_add_epi16(_mm256_add_epi16(luma, _mm256_mulhrs_epi16(cb, f[1][1])),
-                                      _mm256_mulhrs_epi16(cr, f[1][2]));
-        channel[2] = _mm256_add_epi16(luma, _mm256_mulhrs_epi16(cb, f[2][1]));
-    } else {
-        for (int c = 0; c < 3; ++c) {
-            __m256i sum = _mm256_mulhrs_epi16(y, f[c][0]);
-            if constexpr (colors == Colors::any)
-                sum = _mm256_adds_epi16(_mm256_adds_epi16(sum, _mm256_mulhrs_epi16(cb, f[c][1])),
-                                        _mm256_mulhrs_epi16(cr, f[c][2]));
-            channel[c] = _mm256_adds_epi16(sum, factors.offset[c]);
-        }
-    }
-    for (__m256i& value : channel) value = _mm256_srai_epi16(value, 3);
-}
+constexpr bool streams_pixels = true;
 
 // From which byte of its lane each byte of 32 packed pixels comes. The vector rg[h] has in lane l red and then green of
 // the pixels 16 h + 8 l to 16 h + 8 l + 7, the vector b blue of those of h = 0 and then of h = 1. Of the pixels' six
@@ -184,58 +113,126 @@ TARGET inline void pack_pixels(const __m256i (&channel)[2][3], __m256i (&packed)
     packed[2] = _mm256_permute2x128_si256(inner, outer[1], 0x31);
 }
 
-// 32 pixels from u on, packed.
-template <Colors colors, bool two>
-TARGET inline void blend_pixels(const Blender (&planes)[3], const Factors& factors, int u, __m256i (&packed)[3]) {
-    __m256i samples[3][2] = {}, channel[2][3];
-    for (int p = 0; p < (colors == Colors::grey ? 1 : 3); ++p) planes[p].blend<two>(u, samples[p]);
-    for (int h = 0; h < 2; ++h) to_channels<colors>(samples[0][h], samples[1][h], samples[2][h], factors, channel[h]);
-    pack_pixels(channel, packed);
-}
+// Which of the three 16-byte parts of 16 pixels has each byte of a channel, and where: both lanes alike.
+struct Split {
+    alignas(32) uint8_t from[3][3][32];  // [channel][part]
+};
+constexpr Split places = [] {
+    Split split{};
+    for (int c = 0; c < 3; ++c)
+        for (int part = 0; part < 3; ++part)
+            for (int u = 0; u < 32; ++u) {
+                const int byte = 3 * (u % 16) + c;
+                split.from[c][part][u] = byte / 16 == part ? uint8_t(byte % 16) : 0x80;
+            }
+    return split;
+}();
 
-template <Colors colors, bool two>
-TARGET void blend_as(const WeightedRows* rows, const ColorMatrix& matrix, int width, uint8_t* rgb, uint8_t* canvas) {
-    constexpr bool grey = colors == Colors::grey;
-    const Factors factors(matrix);
-    const Blender planes[3] = {Blender(rows[0]), Blender(rows[grey ? 0 : 1]), Blender(rows[grey ? 0 : 2])};
+TARGET void split(const uint8_t* rgb, int width, uint8_t* const channel[3]) {
     const int whole = width / 32 * 32;
-    __m256i packed[3];
-    if (whole < width) {  // first, since reading this soon after stores past the caches would wait for them
-        blend_pixels<colors, two>(planes, factors, whole, packed);
-        std::memcpy(rgb + 3 * whole, packed, size_t(3) * (width - whole));
-    }
     for (int u = 0; u < whole; u += 32) {
-        blend_pixels<colors, two>(planes, factors, u, packed);
-        auto* const out = reinterpret_cast<__m256i*>((canvas ? canvas : rgb) + 3 * u);
-        for (int i = 0; i < 3; ++i) canvas ? _mm256_stream_si256(out + i, packed[i]) : store(out + i, packed[i]);
+        __m256i parts[3];
+        for (int k = 0; k < 3; ++k) parts[k] = load_lanes(rgb + 3 * u + 16 * k, 48);
+        for (int c = 0; c < 3; ++c) {
+            __m256i row = _mm256_setzero_si256();
+            for (int k = 0; k < 3; ++k) {
+                const auto from = _mm256_load_si256(reinterpret_cast<const __m256i*>(places.from[c][k]));
+                row = _mm256_or_si256(row, _mm256_shuffle_epi8(parts[k], from));
+            }
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(channel[c] + u), row);
+        }
+    }
+    uint8_t* const rest[3] = {channel[0] + whole, channel[1] + whole, channel[2] + whole};
+    scalar_kernels.split(rgb + 3 * whole, width - whole, rest);
+}
+
+// What is known of a row of blocks before its samples are computed.
+struct Row {
+    Row(uint8_t* scratch, int padded)
+        : padded(padded), coefficients(scratch), dc(reinterpret_cast<int16_t*>(scratch + 64 * size_t(padded))) {}
+    int padded;
+    uint8_t* coefficients;  // 64 int8 a block, in packed order
+    int16_t* dc;            // one every 16 bytes
+};
+
+// Per byte of a mask the shuffle that puts consecutive bytes where its bits are set, and zeros elsewhere.
+struct ExpandTable {
+    uint8_t shuffle[256][8];
+};
+
+constexpr ExpandTable expand_table = [] {
+    ExpandTable table{};
+    for (int mask = 0; mask < 256; ++mask)
+        for (int bit = 0, next = 0; bit < 8; ++bit) table.shuffle[mask][bit] = mask >> bit & 1 ? uint8_t(next++) : 0x80;
+    return table;
+}();
+
+TARGET_INLINE __m128i load8(const uint8_t* p) { return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)); }
+
+TARGET_INLINE __m128i expanded(const uint8_t* bytes, size_t mask) {
+    return _mm_shuffle_epi8(load8(bytes), load8(expand_table.shuffle[mask]));
+}
+
+TARGET void read_row(BlockStreams& streams, int blocks, int above, const Row& row) {
+    read_dc_row(streams, blocks, above, row.dc, 8);
+    uint8_t* out = row.coefficients;
+    const uint8_t* values = streams.values;
+    for (int x = 0; x < blocks; ++x) {
+        const size_t presence = *streams.presence++;
+        uint64_t mask = uint64_t(_mm_cvtsi128_si64(expanded(streams.masks, presence)));
+        streams.masks += _mm_popcnt_u64(presence);
+        for (int group = 0; group < 8; ++group, mask >>= 8, out += 8) {
+            _mm_storel_epi64(reinterpret_cast<__m128i*>(out), expanded(values, mask & 0xff));
+            values += _mm_popcnt_u64(mask & 0xff);
+        }
+    }
+    streams.values = values;
+    for (int x = blocks; x < row.padded; ++x, out += 64) {
+        row.dc[8 * x] = 0;
+        std::fill_n(out, 64, uint8_t{0});
     }
 }
 
-template <bool two>
-void blend_rows(const WeightedRows* planes, int count, const ColorMatrix& matrix, int width, uint8_t* rgb,
-                uint8_t* canvas) {
-    if (count == 1) return blend_as<Colors::grey, two>(planes, matrix, width, rgb, canvas);
-    shares_luma(matrix) ? blend_as<Colors::ycbcr, two>(planes, matrix, width, rgb, canvas)
-                        : blend_as<Colors::any, two>(planes, matrix, width, rgb, canvas);
+TARGET_INLINE void load_units(const Row& row, int x, Vector (&unit)[4]) {
+    for (int i = 0; i < 4; ++i) unit[i] = load_lanes(row.coefficients + 64 * x + 16 * i, 64);
 }
 
-int blend(const WeightedRows* planes, int count, const ColorMatrix& matrix, int width, uint8_t* rgb, uint8_t* canvas) {
-    if (reinterpret_cast<uintptr_t>(canvas) % 32) canvas = nullptr;
-    const bool two = std::all_of(planes, planes + count, [](const WeightedRows& plane) { return plane.taps <= 2; });
-    two ? blend_rows<true>(planes, count, matrix, width, rgb, canvas)
-        : blend_rows<false>(planes, count, matrix, width, rgb, canvas);
-    return canvas ? width / 32 * 32 : 0;
+// `rows` has in each lane a row's eight samples and the next row's.
+TARGET_INLINE void store_two_rows(Vector rows, uint8_t* out, ptrdiff_t stride) {
+    const Vector in_order = _mm256_permute4x64_epi64(rows, 0xd8);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm256_castsi256_si128(in_order));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + stride), _mm256_extracti128_si256(in_order, 1));
 }
 
-TARGET void stream(uint8_t* to, const uint8_t* from, size_t size) {
-    const size_t head = std::min(size, size_t(-reinterpret_cast<uintptr_t>(to) & 31));
-    std::memcpy(to, from, head);
-    size_t i = head;
-    for (; i + 32 <= size; i += 32) _mm256_stream_si256(reinterpret_cast<__m256i*>(to + i), load(from + i));
-    std::memcpy(to + i, from + i, size - i);
+TARGET_INLINE void store_four_rows(Vector left, Vector right, uint8_t* out, ptrdiff_t stride) {
+    store_two_rows(_mm256_unpacklo_epi32(left, right), out, stride);
+    store_two_rows(_mm256_unpackhi_epi32(left, right), out + 2 * stride, stride);
+}
+
+TARGET void apply_signs(uint8_t* values, const uint8_t* signs, size_t count) {
+    const Vector spread = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3,
+                                           3, 3, 3, 3, 3, 3, 3);
+    const Vector bit = _mm256_set1_epi64x(int64_t(0x8040201008040201));
+    for (size_t i = 0; i < count; i += 32) {
+        int32_t negative;
+        std::memcpy(&negative, signs + i / 8, sizeof negative);
+        const Vector spread_bits = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(negative), spread), bit);
+        const Vector minus = _mm256_cmpeq_epi8(spread_bits, bit);
+        auto* const place = reinterpret_cast<Vector*>(values + i);
+        const Vector magnitude = _mm256_loadu_si256(place);
+        _mm256_storeu_si256(place, _mm256_sub_epi8(_mm256_xor_si256(magnitude, minus), minus));
+    }
 }
 
 }  // namespace
+}  // namespace fastload
+
+#include "blend.h"
+#include "idct.h"
+#include "samples.h"
+#include "set_bits.h"
+
+namespace fastload {
 
 const Kernels avx2_kernels = {horizontal, blend, stream, split, convert, decode_blocks,
                               inverse_dct, apply_signs, set_bits, huffman_decode_bmi2, decode_mcus_bmi2};

@@ -1,11 +1,8 @@
 // AVX-512 kernels (with VBMI and VNNI, Ice Lake and later); scalar.cpp says what they compute.
+//
+// The sources shared with AVX2 come last. What is here has another shape there: AVX-512 permutes bytes across all of a
+// vector, masks stores, and has instructions that sum products of bytes, expand coefficients and apply signs.
 #if defined(__x86_64__)
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wuninitialized"  // in GCC 12's own header of intrinsics, PR 105593
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
-#include <immintrin.h>
-
 #include <algorithm>
 #include <cstring>
 
@@ -15,19 +12,10 @@
 #include "kernels.h"
 #include "pixel_format.h"
 #include "resample.h"
-
-#define TARGET \
-    __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vbmi2,avx512vnni,bmi,bmi2,popcnt")))
-#define TARGET_INLINE TARGET __attribute__((always_inline)) inline
-
-#include "dct_avx512.h"
-#include "samples_avx512.h"
-#include "set_bits.h"
+#include "vector_avx512.h"
 
 namespace fastload {
 namespace {
-
-TARGET inline __m512i load(const void* p) { return _mm512_loadu_si512(p); }
 
 // Stores may alias anything, so what a loop reads of its tables is copied to locals first.
 
@@ -68,69 +56,7 @@ void horizontal(const uint8_t* row, const HorizontalTable& table, int16_t* out) 
     table.shuffles16 ? horizontal_many<true>(row, table, out) : horizontal_many<false>(row, table, out);
 }
 
-// Blends the rows of a plane.
-struct Blender {
-    TARGET explicit Blender(const WeightedRows& plane)
-        : near(plane.rows[0]), far(plane.rows[plane.taps > 1]), rows(plane.rows), weights(plane.weights),
-          taps(plane.taps), near_weight(_mm512_set1_epi16(weights[0])),
-          far_weight(_mm512_set1_epi16(taps > 1 ? weights[1] : 0)) {}
-
-    // 64 samples from u on; `two` says that there are no more than two taps. With more, general registers are too few
-    // to keep `near` and `far` as well, so these are read again.
-    template <bool two>
-    TARGET inline void blend(int u, __m512i (&sum)[2]) const {
-        const int16_t* const first = two ? near : rows[0];
-        const int16_t* const second = two ? far : rows[taps > 1];
-        for (int h = 0; h < 2; ++h)
-            sum[h] = _mm512_adds_epi16(times(first + u + 32 * h, near_weight), times(second + u + 32 * h, far_weight));
-        for (int k = 2; !two && k < taps; ++k) {
-            const __m512i weight = _mm512_set1_epi16(weights[k]);
-            for (int h = 0; h < 2; ++h) sum[h] = _mm512_adds_epi16(sum[h], times(rows[k] + u + 32 * h, weight));
-        }
-    }
-
-private:
-    TARGET static __m512i times(const int16_t* row, __m512i weight) { return _mm512_mulhrs_epi16(load(row), weight); }
-
-    const int16_t *near, *far;
-    const int16_t* const* rows;
-    const int16_t* weights;
-    int taps;
-    __m512i near_weight, far_weight;
-};
-
-// A colour matrix as vectors.
-struct Factors {
-    TARGET explicit Factors(const ColorMatrix& matrix) {
-        for (int c = 0; c < 3; ++c) {
-            for (int p = 0; p < 3; ++p) plane[c][p] = _mm512_set1_epi16(matrix.plane[c][p]);
-            offset[c] = _mm512_set1_epi16(matrix.offset[c]);
-        }
-    }
-    __m512i plane[3][3], offset[3];
-};
-
-// 32 pixels' samples to their channels, not yet clipped.
-template <Colors colors>
-TARGET inline void to_channels(__m512i y, __m512i cb, __m512i cr, const Factors& factors, __m512i (&channel)[3]) {
-    const auto& f = factors.plane;
-    if constexpr (colors == Colors::ycbcr) {
-        const __m512i luma = _mm512_add_epi16(_mm512_mulhrs_epi16(y, f[0][0]), factors.offset[0]);
-        channel[0] = _mm512_add_epi16(luma, _mm512_mulhrs_epi16(cr, f[0][2]));
-        channel[1] = _mm512_add_epi16(_mm512_add_epi16(luma, _mm512_mulhrs_epi16(cb, f[1][1])),
-                                      _mm512_mulhrs_epi16(cr, f[1][2]));
-        channel[2] = _mm512_add_epi16(luma, _mm512_mulhrs_epi16(cb, f[2][1]));
-    } else {
-        for (int c = 0; c < 3; ++c) {
-            __m512i sum = _mm512_mulhrs_epi16(y, f[c][0]);
-            if constexpr (colors == Colors::any)
-                sum = _mm512_adds_epi16(_mm512_adds_epi16(sum, _mm512_mulhrs_epi16(cb, f[c][1])),
-                                        _mm512_mulhrs_epi16(cr, f[c][2]));
-            channel[c] = _mm512_adds_epi16(sum, factors.offset[c]);
-        }
-    }
-    for (__m512i& value : channel) value = _mm512_srai_epi16(value, 3);
-}
+constexpr bool streams_pixels = false;
 
 // From where each byte of 64 packed pixels comes. The vector rg[h] has in lane l red and then green of the pixels
 // 32 h + 8 l to 32 h + 8 l + 7, the vector b blue of those of h = 0 and then of h = 1.
@@ -150,66 +76,130 @@ constexpr Interleave interleave = [] {
     return from;
 }();
 
-// Clips 64 pixels' channels and stores the first `size` of their 192 bytes.
-TARGET inline void store_pixels(const __m512i (&channel)[2][3], int size, uint8_t* rgb) {
-    __m512i rg[2];
-    for (int h = 0; h < 2; ++h) rg[h] = _mm512_packus_epi16(channel[h][0], channel[h][1]);
-    const __m512i b = _mm512_packus_epi16(channel[0][2], channel[1][2]);
+// Clips 64 pixels' channels and packs them to 192 bytes.
+TARGET_INLINE void pack_pixels(const Vector (&channel)[2][3], Vector (&packed)[3]) {
+    Vector rg[2];
+    for (int h = 0; h < 2; ++h) rg[h] = pack_unsigned16(channel[h][0], channel[h][1]);
+    const Vector b = pack_unsigned16(channel[0][2], channel[1][2]);
     for (int third = 0; third < 3; ++third) {
         // The outer thirds have one half's pixels only; permuting one vector takes the lower six bits of the places.
-        const __m512i places = load(interleave.red_green[third]);
-        const __m512i red_green = third == 1 ? _mm512_permutex2var_epi8(rg[0], places, rg[1])
-                                             : _mm512_permutexvar_epi8(places, rg[third / 2]);
-        const __m512i pixels = _mm512_mask_permutexvar_epi8(red_green, interleave.is_blue[third],
-                                                            load(interleave.blue[third]), b);
-        const int left = size - 64 * third;
-        if (left >= 64)
-            _mm512_storeu_si512(rgb + 64 * third, pixels);
-        else if (left > 0)
-            _mm512_mask_storeu_epi8(rgb + 64 * third, (__mmask64{1} << left) - 1, pixels);
+        const Vector places = load(interleave.red_green[third]);
+        const Vector red_green = third == 1 ? _mm512_permutex2var_epi8(rg[0], places, rg[1])
+                                            : _mm512_permutexvar_epi8(places, rg[third / 2]);
+        packed[third] = _mm512_mask_permutexvar_epi8(red_green, interleave.is_blue[third],
+                                                     load(interleave.blue[third]), b);
     }
 }
 
-template <Colors colors, bool two>
-TARGET void blend_as(const WeightedRows* planes, const ColorMatrix& matrix, int width, uint8_t* rgb) {
-    constexpr bool grey = colors == Colors::grey;
-    const Factors factors(matrix);
-    const Blender luma(planes[0]), cb(planes[grey ? 0 : 1]), cr(planes[grey ? 0 : 2]);
-    for (int u = 0; u < width; u += 64) {
-        __m512i y[2], blue[2] = {}, red[2] = {}, channel[2][3];
-        luma.blend<two>(u, y);
-        if constexpr (!grey) {
-            cb.blend<two>(u, blue);
-            cr.blend<two>(u, red);
+// From which byte of 192 each byte of 64 of a channel comes: of the first two vectors, or of the third.
+struct Split {
+    alignas(64) uint8_t from[3][64];
+    uint64_t is_third[3];
+};
+constexpr Split places = [] {
+    Split split{};
+    for (int c = 0; c < 3; ++c)
+        for (int u = 0; u < 64; ++u) {
+            const int byte = 3 * u + c;
+            split.from[c][u] = uint8_t(byte % 128);
+            split.is_third[c] |= uint64_t(byte >= 128) << u;
         }
-        for (int h = 0; h < 2; ++h) to_channels<colors>(y[h], blue[h], red[h], factors, channel[h]);
-        store_pixels(channel, 3 * (width - u), rgb + 3 * u);
+    return split;
+}();
+
+TARGET void split(const uint8_t* rgb, int width, uint8_t* const channel[3]) {
+    for (int u = 0; u < width; u += 64) {
+        const int left = 3 * (width - u);
+        __m512i bytes[3];
+        for (int k = 0; k < 3; ++k) {
+            const int count = std::clamp(left - 64 * k, 0, 64);
+            bytes[k] = _mm512_maskz_loadu_epi8(count == 64 ? ~__mmask64{0} : (__mmask64{1} << count) - 1,
+                                               rgb + 3 * u + std::min(64 * k, left));
+        }
+        const __mmask64 kept = width - u >= 64 ? ~__mmask64{0} : (__mmask64{1} << (width - u)) - 1;
+        for (int c = 0; c < 3; ++c) {
+            const __m512i from = _mm512_load_si512(places.from[c]);
+            const __m512i first = _mm512_permutex2var_epi8(bytes[0], from, bytes[1]);
+            _mm512_mask_storeu_epi8(channel[c] + u, kept,
+                                    _mm512_mask_permutexvar_epi8(first, places.is_third[c], from, bytes[2]));
+        }
     }
 }
 
-template <bool two>
-void blend_rows(const WeightedRows* planes, int count, const ColorMatrix& matrix, int width, uint8_t* rgb) {
-    if (count == 1) return blend_as<Colors::grey, two>(planes, matrix, width, rgb);
-    shares_luma(matrix) ? blend_as<Colors::ycbcr, two>(planes, matrix, width, rgb)
-                        : blend_as<Colors::any, two>(planes, matrix, width, rgb);
+// What is known of a row of blocks before its samples are computed.
+struct Row {
+    Row(uint8_t* scratch, int padded)
+        : padded(padded), dc(reinterpret_cast<int16_t*>(scratch)),
+          mask(reinterpret_cast<uint64_t*>(scratch + 16 * size_t(padded))),
+          values(reinterpret_cast<const uint8_t**>(scratch + 24 * size_t(padded))) {}
+    int padded;
+    int16_t* dc;      // one every 16 bytes
+    uint64_t* mask;   // of non-zero coefficients
+    const uint8_t** values;
+};
+
+TARGET void read_row(BlockStreams& streams, int blocks, int above, const Row& row) {
+    read_dc_row(streams, blocks, above, row.dc, 8);
+    for (int x = 0; x < blocks; ++x) {
+        uint64_t bytes;
+        std::memcpy(&bytes, streams.masks, sizeof bytes);
+        const uint64_t presence = *streams.presence++;
+        row.mask[x] = _pdep_u64(bytes, _pdep_u64(presence, 0x0101010101010101) * 0xff);
+        row.values[x] = streams.values;
+        streams.masks += _mm_popcnt_u64(presence);
+        streams.values += _mm_popcnt_u64(row.mask[x]);
+    }
+    for (int x = blocks; x < row.padded; ++x) {
+        row.dc[8 * x] = 0;
+        row.mask[x] = 0;
+        row.values[x] = streams.values;
+    }
 }
 
-int blend(const WeightedRows* planes, int count, const ColorMatrix& matrix, int width, uint8_t* rgb,
-          uint8_t* /* canvas */) {
-    const bool two = std::all_of(planes, planes + count, [](const WeightedRows& plane) { return plane.taps <= 2; });
-    two ? blend_rows<true>(planes, count, matrix, width, rgb) : blend_rows<false>(planes, count, matrix, width, rgb);
-    return 0;
+TARGET_INLINE void load_units(const Row& row, int x, Vector (&unit)[4]) {
+    Vector block[lanes];
+    for (int i = 0; i < lanes; ++i)
+        block[i] = _mm512_maskz_expand_epi8(row.mask[x + i], load(row.values[x + i]));
+    const Vector ab_low = _mm512_shuffle_i64x2(block[0], block[1], 0x44);
+    const Vector ab_high = _mm512_shuffle_i64x2(block[0], block[1], 0xee);
+    const Vector cd_low = _mm512_shuffle_i64x2(block[2], block[3], 0x44);
+    const Vector cd_high = _mm512_shuffle_i64x2(block[2], block[3], 0xee);
+    unit[0] = _mm512_shuffle_i64x2(ab_low, cd_low, 0x88);
+    unit[1] = _mm512_shuffle_i64x2(ab_low, cd_low, 0xdd);
+    unit[2] = _mm512_shuffle_i64x2(ab_high, cd_high, 0x88);
+    unit[3] = _mm512_shuffle_i64x2(ab_high, cd_high, 0xdd);
 }
 
-TARGET void stream(uint8_t* to, const uint8_t* from, size_t size) {
-    const size_t head = std::min(size, size_t(-reinterpret_cast<uintptr_t>(to) & 63));
-    std::memcpy(to, from, head);
-    size_t i = head;
-    for (; i + 64 <= size; i += 64) _mm512_stream_si512(reinterpret_cast<__m512i*>(to + i), load(from + i));
-    std::memcpy(to + i, from + i, size - i);
+TARGET_INLINE void store_two_rows(Vector rows, uint8_t* out, ptrdiff_t stride) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm512_castsi512_si256(rows));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + stride), _mm512_extracti64x4_epi64(rows, 1));
+}
+
+TARGET_INLINE void store_four_rows(Vector left, Vector right, uint8_t* out, ptrdiff_t stride) {
+    const Vector first = _mm512_setr_epi32(0, 16, 4, 20, 8, 24, 12, 28, 1, 17, 5, 21, 9, 25, 13, 29);
+    const Vector second = add32(first, all32(2));
+    store_two_rows(_mm512_permutex2var_epi32(left, first, right), out, stride);
+    store_two_rows(_mm512_permutex2var_epi32(left, second, right), out + 2 * stride, stride);
+}
+
+TARGET void apply_signs(uint8_t* values, const uint8_t* signs, size_t count) {
+    for (size_t i = 0; i < count; i += 64) {
+        uint64_t negative;
+        std::memcpy(&negative, signs + i / 8, sizeof negative);
+        const Vector magnitude = _mm512_loadu_si512(values + i);
+        _mm512_storeu_si512(values + i, _mm512_mask_sub_epi8(magnitude, negative, _mm512_setzero_si512(), magnitude));
+    }
 }
 
 }  // namespace
+}  // namespace fastload
+
+#include "blend.h"
+#include "idct.h"
+#include "samples.h"
+#include "set_bits.h"
+
+namespace fastload {
 
 const Kernels avx512_kernels = {horizontal, blend, stream, split, convert, decode_blocks,
                                 inverse_dct, apply_signs, set_bits, huffman_decode_bmi2, decode_mcus_bmi2};

@@ -1,7 +1,12 @@
 // The functions that exist once for each set of vector instructions, and the one way to choose among them.
 //
-// simd/scalar.cpp is the specification: all others give the same bits. Each file beside it has a whole table, so that
-// the choice is made once, by whoever makes a decoder or a picture, and tests can ask for one set after the other.
+// scalar.cpp is the specification: all others give the same bits. Each file beside it has a whole table, so that the
+// choice is made once, by whoever makes a decoder or a picture, and tests can ask for one set after the other.
+//
+// AVX2 and AVX-512 share the sources blend.h, idct.h and samples.h, written in the operations of vector_avx2.h and
+// vector_avx512.h, and compiled once in avx2.cpp and once in avx512.cpp. Functions are marked with their target one by
+// one: a file compiled with -mavx2 would leave inline functions of the standard library with such instructions for
+// others to link.
 #pragma once
 
 #include <cstddef>
@@ -45,9 +50,9 @@ struct Kernels {
     // multiple of four, are written too: stride must be a multiple of 32 and cover them. `scratch`: row_scratch bytes.
     void (*decode_blocks)(BlockStreams& streams, const DctComponent& component, uint8_t* scratch, uint8_t* out,
                           ptrdiff_t stride);
-    // The inverse DCT alone, of `count` blocks side by side, to out[stride * y + x]. Coefficients and quantisation steps
-    // are in transform order. Blocks beyond the last, up to a multiple of four, are read and written too. Returns the
-    // largest sum of dequantised coefficients' magnitudes over a column, for which no step may be beyond largest_step.
+    // The inverse DCT alone, of `count` blocks side by side, to out[stride * y + x]. Coefficients and steps are in
+    // transform order. Blocks beyond the last, up to a multiple of four, are read and written too. Returns the largest
+    // sum of dequantised coefficients' magnitudes over a column, for which no step may be beyond largest_step.
     int (*inverse_dct)(const int16_t* blocks, int count, const uint16_t* quant, uint8_t* out, ptrdiff_t stride);
     // Negates values[i] where bit i of signs is set. 64 bytes behind both may be read, and behind `values` written.
     void (*apply_signs)(uint8_t* values, const uint8_t* signs, size_t count);

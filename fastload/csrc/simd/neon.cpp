@@ -1,4 +1,7 @@
-// NEON kernels for arm64; kernels_scalar.cpp says what they compute.
+// NEON kernels for arm64; scalar.cpp says what they compute.
+//
+// They share no source with the others: NEON shuffles, stores triples and sums pairs in ways of its own, and its vector
+// is a single lane.
 #if defined(__aarch64__)
 #include <arm_neon.h>
 

@@ -1,5 +1,5 @@
-// What only tests and benchmarks call: `fastload._core.testing`. A submodule, not a library of its own, so that they meet
-// the very code that users run, with its statics: the libturbojpeg that was found, the level in use, the time counted.
+// What only tests and benchmarks call: `fastload._core.testing`. A submodule, not a library of its own, so that they
+// meet the very code that users run, with its statics: the libturbojpeg found, the level in use, the seconds counted.
 #pragma once
 
 #include "bindings.h"
