@@ -34,6 +34,7 @@ from fastload.sources.detect import find_datasets
 from tests.datasets import box, jpeg, write_coco
 from tests.loaders import seeded
 from tests.test_cache_dataset import Halved, same
+from tests.test_columns import annotated
 
 DOG, PERSON, CAT = ({"id": id, "name": name} for id, name in ((18, "dog"), (1, "person"), (17, "cat")))
 RANDOM = [ShortestEdge([32, 48], 80), RandomFlip()]
@@ -198,11 +199,11 @@ def test_lists_of_other_things(paths, caches):
     assert list(FastLoader(["a", "b"], batch_size=None)) == ["a", "b"]
     with pytest.raises(ArgumentError, match=r"a Subset in a list of caches: join datasets by .*ConcatDataset"):
         FastLoader([caches[0], caches[1].subset([1])])
-    with pytest.raises(CacheError, match="Halved makes items of its own"):
+    with pytest.raises(ArgumentError, match="Halved makes items of its own"):
         FastLoader([caches[1], Halved(paths[0], 2)])
-    with pytest.raises(CacheError, match="at least"):
+    with pytest.raises(ArgumentError, match="at least"):
         Cache([])
-    with pytest.raises(CacheError, match="renumber=True is for a list"):
+    with pytest.raises(ArgumentError, match="renumber=True is for a list"):
         Cache(paths[0], renumber=True)
     with pytest.raises(CacheError, match=r"there is no cache .*missing.lmdb"):
         FastLoader([str(paths[0]), "missing.lmdb"])
@@ -310,6 +311,25 @@ def test_empty_images_are_left_out(caches):
     loader = FastLoader(ConcatDataset(caches), 4, skip_empty=True)
     expected = [int(cache.image_ids[i]) for cache in caches for i in range(len(cache)) if i % 3]
     assert list(chain(*id_lists(loader))) == expected and len(loader.dataset) == len(expected)
+
+
+def test_columns_of_all_caches_are_shown(tmp_path):
+    """Of the further columns, those that all caches have of one type: in arrays, items and batches."""
+    source = annotated(tmp_path / "set")
+    columns = (["track_id", "scene:int32", "weight", "pose"], ["weight:float64", "track_id", "scene:int32"])
+    both = [
+        Cache(build_cache(find_datasets(source, columns=names)[0].load(), tmp_path / f"{k}.lmdb", BuildOptions()).path)
+        for k, names in enumerate(columns)
+    ]
+    cache = Cache(both, renumber=True)
+    assert set(cache.columns) == {"track_id", "scene"} and cache.columns["scene"].tolist() == [*range(1, 9)] * 2
+    expected = [cache[i] for i in range(16)]
+    assert equal(pairs(cache), expected) and set(expected[0][1]) >= {"track_id", "scene"}
+    for i, (_, target) in enumerate(expected):
+        alone = both[i // 8][i % 8][1]
+        assert all(torch.equal(target[name], alone[name]) for name in ("track_id", "scene", "boxes"))
+        assert cache.record(i).columns.keys() == cache.columns.keys()
+    assert len(pairs(cache, skip_crowd=True)[7][1]["track_id"]) == sum(not crowd for crowd in both[0].record(7).crowd)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from fastload.cache.problems import problems_path
 from fastload.cache.record import HEADER_SIZE, RecordHeader, check_payload, read_header
 from fastload.cache.shards import SHOWN, Shards
 from fastload.cache.store import Store
-from fastload.errors import CacheError
+from fastload.errors import ArgumentError, CacheError
 from fastload.sources.source import Category
 
 
@@ -59,11 +59,11 @@ class CacheFile:
     ) -> None:
         if isinstance(path, Sequence) and not isinstance(path, str):
             if not path:
-                raise CacheError("a list of caches needs one at least, and this one is empty")
+                raise ArgumentError("a list of caches needs one at least, and this one is empty")
             self._caches = tuple(part if isinstance(part, CacheFile) else CacheFile(part) for part in path)
             self._renumber = renumber
         elif renumber:
-            raise CacheError("renumber=True is for a list of caches, whose image ids may clash")
+            raise ArgumentError("renumber=True is for a list of caches, whose image ids may clash")
         else:
             self._path = Path(os.path.abspath(path))
         self._mapping = self._open()

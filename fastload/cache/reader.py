@@ -15,7 +15,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 
 import fastload._core as _core
 from fastload.cache.file import CacheFile, as_positions
-from fastload.errors import CacheError, DecodeError
+from fastload.errors import ArgumentError, DecodeError
 
 Example = tuple[Tensor, dict[str, Any]]
 ROUNDING = 1e-3  # pixels by which a side of a box may be off, as float32 holds its corners
@@ -54,6 +54,7 @@ class Cache(CacheFile, Dataset[Example]):
     Raises:
         CacheError: a file is missing, damaged or of another version, or caches cannot be read as one: an image id is in
             two of them, or a category's name or id stands for different ones.
+        ArgumentError: the list is empty, or a subclass in it makes items of its own.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Cache(CacheFile, Dataset[Example]):
         if isinstance(path, Sequence) and not isinstance(path, str):
             path = caches = [part if isinstance(part, Cache) else Cache(part) for part in path]
             if own := [type(cache).__name__ for cache in caches if not has_items_of(Cache, cache)]:
-                raise CacheError(f"{own[0]} makes items of its own: join it to others by torch's ConcatDataset")
+                raise ArgumentError(f"{own[0]} makes items of its own: join it to others by torch's ConcatDataset")
         super().__init__(path, renumber)
 
     def __getitem__(self, index: int) -> Example:
