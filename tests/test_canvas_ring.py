@@ -133,6 +133,28 @@ def test_memory_that_a_user_let_go_is_freed():
     assert memory.there <= 3 + 2
 
 
+def test_memory_of_an_iteration_serves_the_next():
+    """An epoch makes no memory where one before it has left some, also when its last batch is still looked at."""
+    native, memory = engine(in_flight=3)
+
+    def epoch() -> Tensor:
+        iteration = native.share()
+        ticket = iteration.submit(plan_of(8), list(range(1, 9)))
+        for k in range(8):
+            assert iteration.wait(ticket, k) == {}
+            batch = iteration.images(ticket, k)
+        return batch
+
+    last = epoch()
+    made = len(memory.made)
+    for _ in range(5):
+        last = epoch()
+    assert len(memory.made) <= made + 1 and last is not None
+    native.close()
+    del native, last
+    assert memory.there == 0
+
+
 def test_a_batch_that_is_waited_for_gets_memory_though_others_have_it_all():
     """Two sequences of batches over one engine do not block each other, whichever is waited for."""
     native, _ = engine(in_flight=2)

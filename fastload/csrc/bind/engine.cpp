@@ -105,7 +105,8 @@ std::shared_ptr<void> owned(py::object object) {
 Engine::Engine(const Array<uint64_t>& addresses, const Array<uint64_t>& lengths, const Array<uint64_t>& checksums,
                int threads, int check, py::object owner, int in_flight, py::object allocate,
                std::shared_ptr<const PixelFormat> format, int emulated_microseconds)
-    : Engine(nullptr, in_flight, std::move(allocate), std::move(format)) {
+    : Engine(nullptr, std::make_shared<CanvasReserve>(in_flight + 1), in_flight, std::move(allocate),
+             std::move(format)) {
     require(addresses.ndim() == 1 && lengths.size() == addresses.size() && checksums.size() == addresses.size(),
             "addresses, lengths and checksums must be of one length");
     require(check >= 0 && check <= int(Check::always), "no such way of checking");
@@ -117,16 +118,16 @@ Engine::Engine(const Array<uint64_t>& addresses, const Array<uint64_t>& lengths,
                                    std::chrono::microseconds(emulated_microseconds));
 }
 
-Engine::Engine(std::shared_ptr<Pool> pool, int in_flight, py::object allocate,
+Engine::Engine(std::shared_ptr<Pool> pool, std::shared_ptr<CanvasReserve> reserve, int in_flight, py::object allocate,
                std::shared_ptr<const PixelFormat> format)
     : process_(this_process()), in_flight_(in_flight), allocate_(std::move(allocate)), format_(std::move(format)),
-      lane_(std::make_shared<Lane>(in_flight)), pool_(std::move(pool)) {
+      reserve_(std::move(reserve)), lane_(std::make_shared<Lane>(in_flight, reserve_)), pool_(std::move(pool)) {
     require(in_flight >= 1, "a batch at least must be in flight");
     require(format_ != nullptr, "images must have a format");
 }
 
 std::shared_ptr<Engine> Engine::share() const {
-    return std::shared_ptr<Engine>(new Engine(open_pool(), in_flight_, allocate_, format_));
+    return std::shared_ptr<Engine>(new Engine(open_pool(), reserve_, in_flight_, allocate_, format_));
 }
 
 void Engine::close() {
@@ -135,6 +136,7 @@ void Engine::close() {
         return;
     }
     std::shared_ptr<Pool> pool = std::move(pool_);
+    lane_->ring->retire();
     WithoutGil without_gil;
     pool.reset();
 }
@@ -220,6 +222,7 @@ std::shared_ptr<Pool> Engine::open_pool() const {
 
 // Makes memory for a batch, as the ring wants it.
 void Engine::add_canvas() {
+    if (std::optional<CanvasMemory> memory = reserve_->take(largest_)) return lane_->ring->add(std::move(*memory));
     const py::array_t<uint8_t> memory = allocate_(largest_);
     require(memory.writeable() && size_t(memory.nbytes()) >= largest_, "canvases need writeable memory");
     auto* const data = const_cast<uint8_t*>(memory.data());

@@ -60,7 +60,8 @@ public:
     std::shared_ptr<Job> job(const Ticket& ticket, size_t number) const;
 
 private:
-    Engine(std::shared_ptr<Pool> pool, int in_flight, py::object allocate, std::shared_ptr<const PixelFormat> format);
+    Engine(std::shared_ptr<Pool> pool, std::shared_ptr<CanvasReserve> reserve, int in_flight, py::object allocate,
+           std::shared_ptr<const PixelFormat> format);
     // The pool, which lasts as long as this: without the GIL, others may close the engine.
     std::shared_ptr<Pool> open_pool() const;
     void add_canvas();
@@ -69,6 +70,7 @@ private:
     const int in_flight_;
     const py::object allocate_;
     const std::shared_ptr<const PixelFormat> format_;
+    const std::shared_ptr<CanvasReserve> reserve_;  // of all that share the pool
     const std::shared_ptr<Lane> lane_;
     std::shared_ptr<Pool> pool_;
     size_t largest_ = 0;  // batch so far, in bytes

@@ -6,6 +6,26 @@
 
 namespace fastload {
 
+std::optional<CanvasMemory> CanvasReserve::take(size_t size) {
+    std::vector<CanvasMemory> small;  // freed after the lock
+    std::lock_guard<std::mutex> lock(mutex_);
+    while (!kept_.empty()) {
+        CanvasMemory memory = std::move(kept_.back());
+        kept_.pop_back();
+        if (memory.size >= size) return memory;
+        small.push_back(std::move(memory));
+    }
+    return std::nullopt;
+}
+
+void CanvasReserve::give(std::vector<CanvasMemory> memories) {
+    std::lock_guard<std::mutex> lock(mutex_);  // `memories` outlive it
+    while (!memories.empty() && kept_.size() < most_) {
+        kept_.push_back(std::move(memories.back()));
+        memories.pop_back();
+    }
+}
+
 CanvasRing::Lease::Lease(CanvasMemory memory, std::shared_ptr<CanvasRing> ring)
     : memory_(std::move(memory)), ring_(std::move(ring)) {}
 
@@ -22,7 +42,8 @@ void CanvasRing::Lease::hand_out() {
     handed_out_ = true;
 }
 
-CanvasRing::CanvasRing(int in_flight) : in_flight_(in_flight), process_(this_process()) {}
+CanvasRing::CanvasRing(int in_flight, std::shared_ptr<CanvasReserve> reserve)
+    : in_flight_(in_flight), reserve_(std::move(reserve)), process_(this_process()) {}
 
 std::shared_ptr<CanvasRing::Lease> CanvasRing::lease(size_t size) {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -59,9 +80,21 @@ std::vector<CanvasMemory> CanvasRing::discarded() {
 }
 
 void CanvasRing::take_back(CanvasMemory memory, bool handed_out) {
-    std::lock_guard<std::mutex> lock(mutex_);
+    std::unique_lock<std::mutex> lock(mutex_);
     if (!handed_out) --lent_;
     free_.push_back(std::move(memory));
+    if (!retired_) return;
+    std::vector<CanvasMemory> left = std::exchange(free_, {});
+    lock.unlock();
+    reserve_->give(std::move(left));
+}
+
+void CanvasRing::retire() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    retired_ = true;
+    std::vector<CanvasMemory> left = std::exchange(free_, {});
+    lock.unlock();
+    reserve_->give(std::move(left));
 }
 
 }  // namespace fastload

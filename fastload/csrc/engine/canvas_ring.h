@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 namespace fastload {
@@ -16,6 +17,21 @@ struct CanvasMemory {
     uint8_t* data;
     size_t size;
     std::shared_ptr<void> owner;
+};
+
+// Memory that one iterator has left for the next: epochs begin with pages that are there. Safe to use from several threads.
+class CanvasReserve {
+public:
+    explicit CanvasReserve(int most) : most_(size_t(most)) {}
+    // Memory of `size` bytes or more, or none. Whatever is smaller is freed.
+    std::optional<CanvasMemory> take(size_t size);
+    // Keeps what there is room for, frees the rest. No lock may be held that a thread with the GIL waits for.
+    void give(std::vector<CanvasMemory> memories);
+
+private:
+    const size_t most_;
+    std::mutex mutex_;
+    std::vector<CanvasMemory> kept_;
 };
 
 // Lends memory to batches in the making. It is the batches' limit too: those without a canvas have to wait for one.
@@ -38,7 +54,7 @@ public:
     };
 
     // For `in_flight` batches that are being made or wait for the user.
-    explicit CanvasRing(int in_flight);
+    CanvasRing(int in_flight, std::shared_ptr<CanvasReserve> reserve);
 
     int in_flight() const { return in_flight_; }
 
@@ -49,6 +65,9 @@ public:
     int lacking();
     void add(CanvasMemory memory);
 
+    // No batches will be made any more: memory goes to the reserve, also what comes back later.
+    void retire();
+
     // Memory that is too small, or more than is wanted. To be freed outside of all locks.
     std::vector<CanvasMemory> discarded();
 
@@ -57,8 +76,10 @@ private:
     size_t here() const { return free_.size() + lent_; }
 
     const int in_flight_;
+    const std::shared_ptr<CanvasReserve> reserve_;
     const pid_t process_;
     std::mutex mutex_;
+    bool retired_ = false;
     std::vector<CanvasMemory> free_, discarded_;
     size_t lent_ = 0;  // to batches in the making
 };

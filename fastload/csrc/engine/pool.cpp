@@ -231,11 +231,12 @@ bool Pool::done(const Job& job) {
 }
 
 void Pool::cancel(Job& job) {
+    std::shared_ptr<CanvasRing::Lease> memory;  // goes back after the lock: freeing it may need the GIL
     std::unique_lock<std::mutex> lock(mutex_);
     job.next = job.slots();
     leave_queue(job);
     job.done.wait(lock, [&] { return !job.running; });
-    job.memory = nullptr;
+    memory = std::move(job.memory);
 }
 
 std::vector<Failure> Pool::failures(const Job& job) {

@@ -77,7 +77,8 @@ enum class Waited { finished, unfinished, no_canvas };
 
 // The batches of one iterator: they are executed in order and share a budget of canvases, which no other iterator uses.
 struct Lane {
-    explicit Lane(int in_flight) : ring(std::make_shared<CanvasRing>(in_flight)) {}
+    Lane(int in_flight, std::shared_ptr<CanvasReserve> reserve)
+        : ring(std::make_shared<CanvasRing>(in_flight, std::move(reserve))) {}
     const std::shared_ptr<CanvasRing> ring;
 
 private:
