@@ -17,10 +17,16 @@ from typing import Any
 
 import torch
 
-from fastload import FastLoader, RandomFlip, ShortestEdge, TopLeftAlign
-from fastload.cache.build import BuildOptions, build_cache
-from fastload.sample import make_sample
-from fastload.sources.detect import find_datasets
+from fastload import (
+    BuildOptions,
+    FastLoader,
+    RandomFlip,
+    ShortestEdge,
+    TopLeftAlign,
+    build_cache,
+    find_datasets,
+    make_sample,
+)
 from fastload.usual import UsualDataset
 
 BATCH_SIZE, WORKERS = 16, 2

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fastload.cache.build import BuildOptions, build_cache
-from fastload.sample import make_sample
-from fastload.sources.detect import find_datasets
+from fastload import BuildOptions, build_cache, find_datasets, make_sample
 
 STRIDE, REACH = 8, 64  # pixels
 
