@@ -339,7 +339,7 @@ def test_with_few_canvases_nothing_is_compiled_after_warming_up():
     def batches(canvases):
         return FastLoader(
             MemoryCache(40), 2, shuffle=True, transforms=[ShortestEdge([32, 48, 64], 96), RandomFlip()],
-            collate_fn=CenterAlign(divisor=16, canvas_sizes=canvases), device="cpu",
+            collate_fn=CenterAlign(divisor=16, canvas_sizes=canvases), dtype=torch.float32,
             generator=torch.Generator().manual_seed(0),
         )  # fmt: skip
 
