@@ -46,16 +46,16 @@ private:
         std::shared_ptr<const VerticalTable> vertical;
         std::vector<int> held;           // the source row in each slot of `rows`, -1: none
         std::vector<const int16_t*> wanted;
-        int16_t *rows, *blended;
+        int16_t *rows = nullptr, *blended = nullptr;
     };
     const int16_t* row(Channel& channel, int y);
 
     const Kernels* kernels_;
-    Placement placement_;
-    Channel channels_[3];
+    Placement placement_{};
+    Channel channels_[3]{};
     int count_ = 0;
     size_t stride_ = 0;
-    ColorMatrix matrix_;
+    ColorMatrix matrix_{};
     Buffer memory_;
 };
 
