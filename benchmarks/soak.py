@@ -66,7 +66,7 @@ class Sample:
 
 
 def one_arena() -> None:
-    """Have glibc serve all threads from one heap: it keeps those of threads that ended, which looks like a leak."""
+    """Have glibc serve all threads from one heap: it keeps those of threads that end, which looks like a leak."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 
@@ -273,6 +273,7 @@ def main(
 ) -> None:
     """Watch memory, files and threads while loaders are made, misused and dropped."""
     one_arena()
+    torch.set_num_threads(1)  # its own are made when they are first needed, and stay
     console = Console()
     with tempfile.TemporaryDirectory() as folder:
         if cache is None:

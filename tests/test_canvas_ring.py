@@ -137,7 +137,7 @@ def test_memory_of_an_iteration_serves_the_next():
     """An epoch makes no memory where one before it has left some, also when its last batch is still looked at."""
     native, memory = engine(in_flight=3)
 
-    def epoch() -> Tensor:
+    def epoch(native: NativeEngine) -> Tensor:
         iteration = native.share()
         ticket = iteration.submit(plan_of(8), list(range(1, 9)))
         for k in range(8):
@@ -145,10 +145,10 @@ def test_memory_of_an_iteration_serves_the_next():
             batch = iteration.images(ticket, k)
         return batch
 
-    last = epoch()
+    last = epoch(native)
     made = len(memory.made)
     for _ in range(5):
-        last = epoch()
+        last = epoch(native)
     assert len(memory.made) <= made + 1 and last is not None
     native.close()
     del native, last
