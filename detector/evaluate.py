@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -56,12 +56,7 @@ def run(options: Options, console: Console) -> Evaluation:
     keep_freed_memory()
     with distributed.process_group(pick_device(options.device)) as device:
         trained = checkpoint.load_model(options.checkpoint)
-        config = replace(
-            trained.config,
-            workers=options.workers,
-            batch_size=options.batch_size,
-            precision=options.precision or trained.config.precision,
-        )
+        config = options.config(trained.config, options.batch_size, options.workers)
         preprocess = options.preprocess(trained.preprocess)
         split = open_split(options.data, options.split, "val")
         checkpoint.check_categories(options.checkpoint, trained.categories, split.categories)

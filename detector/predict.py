@@ -10,7 +10,7 @@ images. In batches of 1, the default here, they do not depend on the other image
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +57,7 @@ def run(options: Options, console: Console) -> None:
     paths = find_images(options.images)
     device = pick_device(options.device)
     trained = checkpoint.load_model(options.checkpoint)
-    config = replace(
-        trained.config,
-        workers=options.workers,
-        batch_size=options.batch_size,
-        precision=options.precision or trained.config.precision,
-    )
+    config = options.config(trained.config, options.batch_size, options.workers)
     model = trained.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack it
     options.out.mkdir(parents=True, exist_ok=True)
     dtype = pick_dtype(config, device)

@@ -129,6 +129,11 @@ class Overrides:
         given = {name: getattr(self, name) for name in ("align", "test_size", "test_max_size")}
         return replace(trained, **{name: value for name, value in given.items() if value is not None})
 
+    def config(self, trained: Config, batch_size: int, workers: int) -> Config:
+        """`trained` with the precision that is set, for so many images at a time and threads."""
+        precision = self.precision or trained.precision
+        return replace(trained, batch_size=batch_size, workers=workers, precision=precision)
+
 
 def canvas_sizes(short: int, long: int, divisor: int = SIZE_DIVISOR) -> list[tuple[int, int]]:
     """At most six canvases (height, width) for images whose edges are up to `short` and `long` pixels: few enough for
