@@ -20,10 +20,10 @@ from pictures import AS_IS, Pictures
 from torch.utils.data import Subset
 
 from fastload import FastLoader, RandomFlip, ShortestEdge
-from fastload.cache.layout import Encoding
-from fastload.cache.reduce import Reduction
-from fastload.sources.source import Sample
-from fastload.usual import LONG_EDGE, SHORT_EDGE, UsualDataset, scale_of, scaled_size, usual_loader
+from fastload.cache.format.layout import Encoding
+from fastload.cache.write.resize import Reduction
+from fastload.sources.base import Sample
+from fastload.tools.baseline import LONG_EDGE, SHORT_EDGE, BaselineDataset, baseline_loader, scale_of, scaled_size
 
 Q90 = Reduction(quality=90, subsampling="420")
 
@@ -67,11 +67,11 @@ class DataLoaderPillow(Contender):
 
     name = "dataloader-pillow"
     title = "DataLoader, Pillow"
-    dataset: ClassVar[type[UsualDataset]] = UsualDataset
+    dataset: ClassVar[type[BaselineDataset]] = BaselineDataset
 
     def __init__(self, work: Work) -> None:
         self.samples = work.samples
-        self.loader = usual_loader(Subset(self.dataset(work.samples), work.order), work.batch_size, work.threads)
+        self.loader = baseline_loader(Subset(self.dataset(work.samples), work.order), work.batch_size, work.threads)
 
     def batches(self) -> Iterable[tuple[Any, Any]]:
         return self.loader
@@ -80,7 +80,7 @@ class DataLoaderPillow(Contender):
         return float(np.mean([sample.path.stat().st_size for sample in self.samples]))
 
 
-class OpenCVDataset(UsualDataset):
+class OpenCVDataset(BaselineDataset):
     """Decoding and scaling by OpenCV."""
 
     def read(self, path: Path) -> tuple[NDArray[np.uint8], float]:

@@ -20,8 +20,8 @@ from rich.progress import track
 from rich.table import Table
 
 from fastload import Cache, CenterAlign, ColorJitter, FastLoader, RandomFlip, ShortestEdge
-from fastload.cache.layout import Encoding
-from fastload.loader import ENGINES
+from fastload.cache.format.layout import Encoding
+from fastload.loader.fast_loader import ENGINES
 
 LIMIT = 24  # MB: a leak of a byte for every pixel, or of a picture an epoch, exceeds it
 console = Console()

@@ -36,11 +36,11 @@ from detector.preprocess import Preprocess
 from detector.runtime import DTYPES, autocast, pick_device, pick_dtype
 from detector.train.trainer import Trainer
 from fastload import Cache, FastLoader, FastloadError, ShortestEdge
-from fastload.cache.layout import Encoding
-from fastload.cache.transcode import TranscodeOptions, transcode_cache
-from fastload.device import Feed
-from fastload.loader import ENGINES
-from fastload.pixels import IMAGENET_MEAN, IMAGENET_STD, PixelFormat
+from fastload.cache.format.layout import Encoding
+from fastload.cache.write.reencode import ReencodeOptions, transcode_cache
+from fastload.device.normalize import IMAGENET_MEAN, IMAGENET_STD, PixelFormat
+from fastload.device.transfer import Feed
+from fastload.loader.fast_loader import ENGINES
 
 console = Console()
 Figures = dict[str, Any]
@@ -162,7 +162,7 @@ def engines(split: Split, options: argparse.Namespace, device: torch.device) -> 
     found: Figures = {}
     with tempfile.TemporaryDirectory(prefix="fastload-benchmark-") as scratch:
         path = Path(scratch) / "original.lmdb"
-        transcode_cache(split.cache.path, path, TranscodeOptions(Encoding.ORIGINAL))
+        transcode_cache(split.cache.path, path, ReencodeOptions(Encoding.ORIGINAL))
         original = Cache(path)
         for name in ENGINES:
             try:

@@ -37,8 +37,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from fastload._core import testing
-from fastload.cache.layout import Encoding
-from fastload.usual import LONG_EDGE, SHORT_EDGE
+from fastload.cache.format.layout import Encoding
+from fastload.tools.baseline import LONG_EDGE, SHORT_EDGE
 
 console = Console()
 

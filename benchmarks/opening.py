@@ -28,14 +28,14 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from fastload.cache.assemble import fill
-from fastload.cache.convert import Outcome, encode, make_entry
-from fastload.cache.file import CacheFile
-from fastload.cache.layout import Encoding
-from fastload.cache.manifest import Manifest, describe_arrays
-from fastload.cache.partial import Partial
-from fastload.cache.picture import admit
-from fastload.sources.source import Category
+from fastload.cache.format.layout import Encoding
+from fastload.cache.format.manifest import Manifest, describe_arrays
+from fastload.cache.read.cache_file import CacheFile
+from fastload.cache.write.assemble import fill
+from fastload.cache.write.checked_image import admit
+from fastload.cache.write.ingest import IngestedImage, encode, make_entry
+from fastload.cache.write.writer import CacheWriter
+from fastload.sources.base import Category
 
 KINDS = 64  # of pictures, and of their boxes
 CATEGORIES = tuple(Category(id, f"class {id}", "") for id in range(1, 81))
@@ -62,14 +62,17 @@ def make_cache(path: Path, images: int, boxes: int, side: int) -> Path:
     rng = np.random.default_rng(0)
     made = [_outcome(rng, boxes, side) for _ in range(KINDS)]
 
-    def outcomes() -> Iterator[Outcome]:
+    def outcomes() -> Iterator[IngestedImage]:
         for i in range(images):
             outcome = made[i % KINDS]
             assert outcome.entry is not None
             yield replace(outcome, entry=replace(outcome.entry, image_id=images - i, name=f"train/{i:012}.jpg"))
 
     job = {"format": "benchmark", "images": images}
-    with Partial.locked(path.with_name(path.name + ".partial"), job) as unfinished, Progress(transient=True) as bars:
+    with (
+        CacheWriter.locked(path.with_name(path.name + ".partial"), job) as unfinished,
+        Progress(transient=True) as bars,
+    ):
         task = bars.add_task(f"Making {images:,} images")
         fill(unfinished, outcomes(), images, lambda done, total: bars.update(task, completed=done, total=total))
         index = unfinished.index()
@@ -79,7 +82,7 @@ def make_cache(path: Path, images: int, boxes: int, side: int) -> Path:
     return path
 
 
-def _outcome(rng: np.random.Generator, boxes: int, side: int) -> Outcome:
+def _outcome(rng: np.random.Generator, boxes: int, side: int) -> IngestedImage:
     stream = io.BytesIO()
     Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8)).save(stream, "JPEG", quality=90, subsampling=0)
     record, _ = encode(admit(stream.getvalue()), Encoding.ORIGINAL)
@@ -92,7 +95,7 @@ def _outcome(rng: np.random.Generator, boxes: int, side: int) -> Outcome:
         "area": (corners[:, 2:] - corners[:, :2]).prod(1),
         "annotation_id": rng.integers(0, 1 << 40, boxes),
     }
-    return Outcome(record, make_entry(record, 0, "", (side, side), columns), [])
+    return IngestedImage(record, make_entry(record, 0, "", (side, side), columns), [])
 
 
 def measure(way: str, path: Path) -> tuple[float, float]:

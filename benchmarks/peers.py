@@ -18,9 +18,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Subset
 
-from fastload.cache.layout import Encoding
-from fastload.sources.source import Sample
-from fastload.usual import FILL, LONG_EDGE, SHORT_EDGE, UsualDataset, pad_batch, scale_of, scaled_size, usual_loader
+from fastload.cache.format.layout import Encoding
+from fastload.sources.base import Sample
+from fastload.tools.baseline import (
+    FILL,
+    LONG_EDGE,
+    SHORT_EDGE,
+    BaselineDataset,
+    baseline_loader,
+    pad_batch,
+    scale_of,
+    scaled_size,
+)
 
 
 class Peer(Contender):
@@ -213,7 +222,7 @@ class FfcvRaw(Ffcv):
     storage: ClassVar = {"write_mode": "raw"}
 
 
-class DecodedDataset(UsualDataset):
+class DecodedDataset(BaselineDataset):
     """All images decoded and scaled once, and kept in memory."""
 
     def __init__(self, samples: list[Sample], threads: int) -> None:
@@ -235,7 +244,7 @@ class RamCache(DataLoaderPillow):
 
     def __init__(self, work: Work) -> None:
         self.dataset = DecodedDataset(work.samples, work.threads)
-        self.loader = usual_loader(Subset(self.dataset, work.order), work.batch_size, work.threads)
+        self.loader = baseline_loader(Subset(self.dataset, work.order), work.batch_size, work.threads)
 
     def bytes_per_image(self) -> float:
         return float(np.mean([image.nbytes for image, _ in self.dataset.decoded.values()]))

@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from fastload import Cache
-from fastload.cache.build import BuildOptions, build_cache
-from fastload.cache.layout import Encoding
-from fastload.cache.reduce import Reduction
+from fastload.cache.format.layout import Encoding
+from fastload.cache.write.build import BuildOptions, build_cache
+from fastload.cache.write.resize import Reduction
+from fastload.sources.base import Sample, Source
 from fastload.sources.detect import Dataset, find_datasets
-from fastload.sources.source import Sample, Source
 
 AS_IS = Reduction()
 

@@ -31,9 +31,9 @@ from rich.progress import track
 from rich.table import Table
 
 from fastload import Cache, FastLoader, RandomFlip, ShortestEdge
-from fastload.cache.layout import Encoding
-from fastload.loader import ENGINES
-from fastload.usual import LONG_EDGE, SHORT_EDGE
+from fastload.cache.format.layout import Encoding
+from fastload.loader.fast_loader import ENGINES
+from fastload.tools.baseline import LONG_EDGE, SHORT_EDGE
 
 EPOCH = 4096  # images: what an epoch itself costs, once, is little of COCO's 118,000
 THREADS = (1, 2, 4, 8, 16, 32, 64, 128)

@@ -40,9 +40,9 @@ from rich.table import Table
 from slow_disk import SlowCache
 
 from fastload import Cache, CenterAlign, FastLoader, RandomAlign, RandomFlip, ShortestEdge, TopLeftAlign
-from fastload.cache.build import BuildOptions, build_cache
-from fastload.sample import make_sample
+from fastload.cache.write.build import BuildOptions, build_cache
 from fastload.sources.detect import find_datasets
+from fastload.tools.sample import make_sample
 
 STUCK = 120  # seconds after which a life is a deadlock
 GROWTH = 16 << 20  # bytes that memory may wander between the second quarter and the last

@@ -34,9 +34,9 @@ from rich.table import Table
 
 from fastload import _core
 from fastload._core import testing
-from fastload.cache.layout import Encoding
-from fastload.cache.record import HEADER_SIZE
-from fastload.usual import scaled_size
+from fastload.cache.format.layout import Encoding
+from fastload.cache.format.record import HEADER_SIZE
+from fastload.tools.baseline import scaled_size
 
 console = Console()
 CANVAS_BYTES = 64 << 20  # more than the caches hold

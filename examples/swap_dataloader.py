@@ -27,7 +27,7 @@ from fastload import (
     find_datasets,
     make_sample,
 )
-from fastload.usual import UsualDataset
+from fastload.tools.baseline import BaselineDataset
 
 BATCH_SIZE, WORKERS = 16, 2
 
@@ -47,7 +47,7 @@ def main() -> None:
     source = training_split.load()
     build_cache(source, training_split.cache, BuildOptions())  # what `fastload build-cache` does; once
 
-    dataset = UsualDataset(list(source.samples()))
+    dataset = BaselineDataset(list(source.samples()))
     before = FastLoader(dataset, batch_size=BATCH_SIZE, shuffle=True, num_workers=WORKERS, collate_fn=TopLeftAlign())
     after = FastLoader(
         training_split.cache,

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastload.batch import Batch, Targets
-    from fastload.cache.build import BuildOptions, build_cache
-    from fastload.cache.layout import Encoding
+    from fastload.cache.format.layout import Encoding
     from fastload.cache.memory import MemoryCache, read_images
-    from fastload.cache.reader import Cache
-    from fastload.cache.reduce import Reduction
-    from fastload.contact_sheet import draw
+    from fastload.cache.read.cache import Cache
+    from fastload.cache.write.build import BuildOptions, build_cache
+    from fastload.cache.write.resize import Reduction
+    from fastload.device.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize, PixelFormat
     from fastload.errors import (
         ArgumentError,
         CacheError,
@@ -22,10 +22,9 @@ if TYPE_CHECKING:
         SourceError,
         StateError,
     )
-    from fastload.loader import FastLoader
+    from fastload.loader.fast_loader import FastLoader
     from fastload.ops import nms
-    from fastload.pixels import IMAGENET_MEAN, IMAGENET_STD, Normalize, PixelFormat
-    from fastload.plan.collate import CenterAlign, Collator, RandomAlign, TopLeftAlign
+    from fastload.plan.align import CenterAlign, Collator, RandomAlign, TopLeftAlign
     from fastload.plan.transforms import (
         ColorJitter,
         Mosaic,
@@ -35,55 +34,56 @@ if TYPE_CHECKING:
         ShortestEdge,
         Transform,
     )
-    from fastload.progress import show_progress
-    from fastload.sample import make_sample
+    from fastload.sources.base import Category
     from fastload.sources.detect import find_datasets
     from fastload.sources.files import IMAGE_SUFFIXES
-    from fastload.sources.source import Category
+    from fastload.tools.contact_sheet import draw
+    from fastload.tools.progress import show_progress
+    from fastload.tools.sample import make_sample
 
 # Imported on first use: `fastload build-cache` should not wait two seconds for torch.
 _HOME = {
     "ArgumentError": "errors",
     "Batch": "batch",
-    "BuildOptions": "cache.build",
-    "Cache": "cache.reader",
+    "BuildOptions": "cache.write.build",
+    "Cache": "cache.read.cache",
     "CacheError": "errors",
-    "Category": "sources.source",
-    "CenterAlign": "plan.collate",
-    "Collator": "plan.collate",
+    "Category": "sources.base",
+    "CenterAlign": "plan.align",
+    "Collator": "plan.align",
     "ColorJitter": "plan.transforms",
     "DecodeError": "errors",
     "DeviceError": "errors",
-    "Encoding": "cache.layout",
+    "Encoding": "cache.format.layout",
     "EngineError": "errors",
-    "FastLoader": "loader",
+    "FastLoader": "loader.fast_loader",
     "FastloadError": "errors",
-    "IMAGENET_MEAN": "pixels",
-    "IMAGENET_STD": "pixels",
+    "IMAGENET_MEAN": "device.normalize",
+    "IMAGENET_STD": "device.normalize",
     "IMAGE_SUFFIXES": "sources.files",
     "MemoryCache": "cache.memory",
     "Mosaic": "plan.transforms",
-    "Normalize": "pixels",
-    "PixelFormat": "pixels",
+    "Normalize": "device.normalize",
+    "PixelFormat": "device.normalize",
     "PlanError": "errors",
-    "RandomAlign": "plan.collate",
+    "RandomAlign": "plan.align",
     "RandomFlip": "plan.transforms",
-    "Reduction": "cache.reduce",
+    "Reduction": "cache.write.resize",
     "Resize": "plan.transforms",
     "ScaleJitterCrop": "plan.transforms",
     "ShortestEdge": "plan.transforms",
     "SourceError": "errors",
     "StateError": "errors",
     "Targets": "batch",
-    "TopLeftAlign": "plan.collate",
+    "TopLeftAlign": "plan.align",
     "Transform": "plan.transforms",
-    "build_cache": "cache.build",
-    "draw": "contact_sheet",
+    "build_cache": "cache.write.build",
+    "draw": "tools.contact_sheet",
     "find_datasets": "sources.detect",
-    "make_sample": "sample",
+    "make_sample": "tools.sample",
     "nms": "ops",
     "read_images": "cache.memory",
-    "show_progress": "progress",
+    "show_progress": "tools.progress",
 }
 __all__ = [
     "IMAGENET_MEAN",

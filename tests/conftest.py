@@ -9,11 +9,11 @@ from hypothesis import settings
 
 from benchmarks.engines import SLEEPING, SleepingEngine
 from fastload import FastLoader
-from fastload.cache.build import BuildOptions, build_cache
-from fastload.cache.layout import Encoding
-from fastload.loader import ENGINES
-from fastload.sample import make_sample
+from fastload.cache.format.layout import Encoding
+from fastload.cache.write.build import BuildOptions, build_cache
+from fastload.engines.auto import ENGINES
 from fastload.sources.detect import find_datasets
+from fastload.tools.sample import make_sample
 from tests.datasets import box, many_jpegs, write_coco
 from tests.loaders import loader
 from tests.memory_cache import MemoryCache

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fastload.engines.engine import Engine
-from fastload.loader import ENGINES as REGISTERED
-from fastload.pixels import PixelFormat
+from fastload.device.normalize import PixelFormat
+from fastload.engines.auto import ENGINES as REGISTERED
+from fastload.engines.base import Engine
 from fastload.plan.batch_plan import BatchPlan
 
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from fastload.annotations import Columns
 from fastload.cache import memory
-from fastload.cache.convert import make_entry
-from fastload.cache.layout import Encoding
-from fastload.sources.source import Category
+from fastload.cache.format.layout import Encoding
+from fastload.cache.write.ingest import make_entry
+from fastload.sources.base import Category
 from tests.records import jpeg, record
 
 SIZES = ((60, 40), (40, 60), (64, 64), (97, 31), (33, 80), (50, 45), (72, 54), (24, 24))  # width, height

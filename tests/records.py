@@ -11,7 +11,7 @@ from PIL import Image
 
 from fastload import _core
 from fastload._core import testing
-from fastload.cache.layout import RECORD_HEADER, RECORD_MAGIC, Encoding
+from fastload.cache.format.layout import RECORD_HEADER, RECORD_MAGIC, Encoding
 
 
 def jpeg(pixels: np.ndarray, subsampling: str | int = 0, **options) -> bytes:

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from fastload import Batch, Mosaic, PlanError, RandomAlign, RandomFlip, ScaleJitterCrop, ShortestEdge, _core
 from fastload.batch import Targets, targets_of
 from fastload.plan.batch_plan import BatchPlan
-from fastload.plan.records import Records
+from fastload.plan.image_index import ImageIndex
 from tests.memory_cache import MemoryCache
 
 CACHE = MemoryCache(24)
-RECORDS = Records(np.arange(24), CACHE.sizes)
+RECORDS = ImageIndex(np.arange(24), CACHE.sizes)
 IDS = torch.tensor([1, 7, 90])
 
 

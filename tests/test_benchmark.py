@@ -15,10 +15,10 @@ from PIL import Image
 
 from fastload import Cache, FastLoader, ShortestEdge
 from fastload._core import testing
-from fastload.cache.build import BuildOptions, build_cache
-from fastload.loader import ENGINES
+from fastload.cache.write.build import BuildOptions, build_cache
+from fastload.engines.auto import ENGINES
 from fastload.sources.detect import find_datasets
-from fastload.usual import UsualDataset, pad_batch
+from fastload.tools.baseline import BaselineDataset, pad_batch
 
 ROOT = Path(__file__).parents[1]
 
@@ -228,12 +228,12 @@ def test_emulated_threads_sleep_side_by_side(small_cache, scripts, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def both(sample_set, tmp_path_factory) -> tuple[UsualDataset, Cache]:
+def both(sample_set, tmp_path_factory) -> tuple[BaselineDataset, Cache]:
     (dataset,) = find_datasets(sample_set, splits=["val"])
     source = dataset.load()
     path = tmp_path_factory.mktemp("cache") / "val.lmdb"
     build_cache(source, path, BuildOptions())
-    return UsualDataset(list(source.samples())), Cache(path)
+    return BaselineDataset(list(source.samples())), Cache(path)
 
 
 def test_dataloaders_do_the_same_work(both, monkeypatch):
@@ -270,7 +270,7 @@ def test_opencv_and_pillow_agree(sample_set, scripts):
 
     file = next((sample_set / "val").iterdir())
     pixels, scale = OpenCVDataset([]).read(file)
-    expected, expected_scale = UsualDataset([]).read(file)
+    expected, expected_scale = BaselineDataset([]).read(file)
     assert pixels.shape == expected.shape and scale == expected_scale
     assert np.abs(pixels.astype(int) - expected).mean() < 2
     with Image.open(file) as image:

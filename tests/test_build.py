@@ -17,12 +17,12 @@ from PIL import Image
 
 import fastload
 import fastload._core as _core
-from fastload.cache.build import BuildOptions, build_cache
-from fastload.cache.fitting import turn_boxes
-from fastload.cache.layout import Encoding
-from fastload.cache.partial import Partial
-from fastload.cache.problems import read_problems
-from fastload.cache.verify import verify_cache
+from fastload.cache.format.layout import Encoding
+from fastload.cache.format.problems import read_problems
+from fastload.cache.read.verify import verify_cache
+from fastload.cache.write.build import BuildOptions, build_cache
+from fastload.cache.write.fitting import turn_boxes
+from fastload.cache.write.writer import CacheWriter
 from fastload.errors import CacheError, SourceError
 from fastload.sources.detect import Format, find_datasets
 from tests.datasets import awkward_jpegs, box, encoded, jpeg, many_jpegs, pixels, write_coco
@@ -298,10 +298,10 @@ def test_nothing_left_is_an_error(tmp_path):
 
 BUILD = """
 import sys, time
-import fastload.cache.assemble as module
+import fastload.cache.write.assemble as module
 from pathlib import Path
-from fastload.cache.build import BuildOptions, build_cache
-from fastload.cache.layout import Encoding
+from fastload.cache.write.build import BuildOptions, build_cache
+from fastload.cache.format.layout import Encoding
 from fastload.sources.detect import find_datasets
 module.COMMIT_BYTES, module.COMMIT_SECONDS = 20_000, 0.02
 dataset = find_datasets(Path(sys.argv[1]))[0]
@@ -366,8 +366,8 @@ def test_killed_before_the_last_rename(awkward_set, tmp_path, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fastload.cache.partial.os.replace", killed)
-    monkeypatch.setattr("fastload.cache.build.write_problems", lambda *_: None)
+    monkeypatch.setattr("fastload.cache.write.writer.os.replace", killed)
+    monkeypatch.setattr("fastload.cache.write.build.write_problems", lambda *_: None)
     with pytest.raises(KeyboardInterrupt):
         build(root)
     monkeypatch.undo()
@@ -451,7 +451,7 @@ def test_a_full_disk_is_said_clearly_and_resumed(awkward_set, tmp_path):
 
 def test_the_file_grows_as_needed(tmp_path, monkeypatch):
     """The map starts small and grows without losing anything."""
-    monkeypatch.setattr("fastload.cache.partial.FIRST_MAP_SIZE", 1 << 16)
+    monkeypatch.setattr("fastload.cache.write.writer.FIRST_MAP_SIZE", 1 << 16)
     root = write_coco(tmp_path, many_jpegs(120))
     report = build(root)
     assert report.images == 120 and verify_cache(report.path) == []
@@ -460,11 +460,11 @@ def test_the_file_grows_as_needed(tmp_path, monkeypatch):
 def test_a_lock_leaves_with_its_owner(tmp_path):
     """A partial file left by a stopped build does not lock the next one out."""
     path = tmp_path / "x.lmdb.partial"
-    with contextlib.suppress(KeyboardInterrupt), Partial.locked(path, {"a": 1}):
+    with contextlib.suppress(KeyboardInterrupt), CacheWriter.locked(path, {"a": 1}):
         raise KeyboardInterrupt
-    with Partial.locked(path, {"a": 1}) as partial:
+    with CacheWriter.locked(path, {"a": 1}) as partial:
         assert not partial.restarted
-        with pytest.raises(CacheError, match="being built by process"), Partial.locked(path, {"a": 1}):
+        with pytest.raises(CacheError, match="being built by process"), CacheWriter.locked(path, {"a": 1}):
             pass
 
 

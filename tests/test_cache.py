@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 
 import fastload
-from fastload.cache.index import Entry, build_index, check_index
-from fastload.cache.layout import INDEX, INDEX_PREFIX, MANIFEST_KEY, Encoding, Subsampling, record_key
-from fastload.cache.manifest import Manifest, describe_arrays
-from fastload.cache.record import pack_record
-from fastload.cache.verify import verify_cache
+from fastload.cache.format.index import Entry, build_index, check_index
+from fastload.cache.format.layout import INDEX, INDEX_PREFIX, MANIFEST_KEY, Encoding, Subsampling, record_key
+from fastload.cache.format.manifest import Manifest, describe_arrays
+from fastload.cache.format.record import pack_record
+from fastload.cache.read.verify import verify_cache
 from fastload.errors import CacheError
-from fastload.sources.source import Category
+from fastload.sources.base import Category
 from tests.datasets import CATEGORIES
 
 
@@ -172,7 +172,7 @@ def write_cache(path, images: int, boxes_each: int = 2, box: float = 1.0, payloa
 OPEN = """
 import sys, time
 from pathlib import Path
-from fastload.cache.file import CacheFile
+from fastload.cache.read.cache_file import CacheFile
 def resident(name):
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status[name].split()[0]) / 1000
@@ -257,7 +257,7 @@ def test_what_is_no_cache_is_named(tmp_path, make, message):
 
 def test_another_version_is_refused(tmp_path, monkeypatch):
     """A cache of another version of the format says so."""
-    monkeypatch.setattr("fastload.cache.manifest.VERSION", 99)
+    monkeypatch.setattr("fastload.cache.format.manifest.VERSION", 99)
     write_cache(tmp_path / "x.lmdb", images=1)
     monkeypatch.undo()
     with pytest.raises(CacheError, match="another version"):

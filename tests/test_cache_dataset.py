@@ -15,11 +15,11 @@ import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, random_split
 
 from fastload import Cache, CacheError, DecodeError, FastLoader, _core
-from fastload.cache.build import BuildOptions, build_cache
-from fastload.cache.file import CacheFile, as_positions
-from fastload.cache.layout import Encoding, Subsampling
-from fastload.cache.record import pack_record
-from fastload.cache.reduce import Reduction
+from fastload.cache.format.layout import Encoding, Subsampling
+from fastload.cache.format.record import pack_record
+from fastload.cache.read.cache_file import CacheFile, as_positions
+from fastload.cache.write.build import BuildOptions, build_cache
+from fastload.cache.write.resize import Reduction
 from fastload.sources.detect import find_datasets
 from tests.datasets import box, many_jpegs, write_coco
 from tests.memory_cache import MemoryCache
@@ -258,7 +258,7 @@ def test_an_absurdly_long_image_is_refused():
 NO_TORCH = """
 import sys
 from typer.testing import CliRunner
-from fastload.cli import app
+from fastload.cli.app import app
 def run(*arguments):
     done = CliRunner().invoke(app, list(arguments))
     assert done.exit_code == 0, done.output

@@ -17,10 +17,10 @@ from unittest import mock
 import pytest
 
 import fastload
-from fastload import doctor
-from fastload.cache.summary import summarize
-from fastload.cli import main
-from fastload.engines import dali_pipeline
+from fastload.cache.read.summary import summarize
+from fastload.cli.app import main
+from fastload.engines.dali import pipeline as dali_pipeline
+from fastload.tools import doctor
 from tests.datasets import jpeg, many_jpegs, write_coco
 from tests.engines import needs_dali
 
@@ -200,7 +200,7 @@ def test_building_needs_no_torch(tmp_path):
     root = write_coco(tmp_path, many_jpegs(1))
     script = """
 import sys
-from fastload.cli import app
+from fastload.cli.app import app
 for arguments in (["build-cache", sys.argv[1]], ["info", sys.argv[2]], ["verify", sys.argv[2]]):
     app(arguments, standalone_mode=False)
 assert "torch" not in sys.modules

@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 
 from fastload import Cache, CacheError, FastLoader, Mosaic, RandomFlip, ScaleJitterCrop, SourceError, _core
 from fastload.annotations import DTYPES, MAX_VALUES, SCHEMA, Column
-from fastload.cache.build import BuildOptions, build_cache
-from fastload.cache.layout import INDEX_PREFIX, MANIFEST_KEY, Encoding
-from fastload.cache.reduce import Reduction
-from fastload.cache.transcode import TranscodeOptions, transcode_cache
-from fastload.cli import app
+from fastload.cache.format.layout import INDEX_PREFIX, MANIFEST_KEY, Encoding
+from fastload.cache.write.build import BuildOptions, build_cache
+from fastload.cache.write.reencode import ReencodeOptions, transcode_cache
+from fastload.cache.write.resize import Reduction
+from fastload.cli.app import app
 from fastload.sources.detect import Format, find_datasets
 from fastload.sources.voc import VocSource
 from tests.datasets import box, jpeg, write_coco
@@ -154,7 +154,7 @@ def test_a_failed_image_shows_no_values(cache, tmp_path):
     assert batch.targets.columns["track_id"][4, :4].tolist() == [4000, 4001, 4002, 4003]
 
 
-@pytest.mark.parametrize("options", [TranscodeOptions(Encoding.PLANES), TranscodeOptions(Encoding.DCT, Reduction(24))])
+@pytest.mark.parametrize("options", [ReencodeOptions(Encoding.PLANES), ReencodeOptions(Encoding.DCT, Reduction(24))])
 def test_converted_caches_keep_them(cache, tmp_path, options):
     """`convert-cache` carries every column over, also where pictures become smaller."""
     converted = Cache(transcode_cache(cache.path, tmp_path / "c.lmdb", options).path)
@@ -166,7 +166,7 @@ def test_converted_caches_keep_them(cache, tmp_path, options):
 
 def test_an_interrupted_build_keeps_them(root, cache, tmp_path, monkeypatch):
     """A build that stopped after three of eight images, and after one without boxes, ends as one that did not."""
-    monkeypatch.setattr("fastload.cache.assemble.COMMIT_BYTES", 1)
+    monkeypatch.setattr("fastload.cache.write.assemble.COMMIT_BYTES", 1)
 
     def stop(done: int, total: int) -> None:
         if done == 3:
@@ -290,7 +290,7 @@ def test_an_array_of_an_unknown_kind_is_skipped(plain, tmp_path, key, described)
     copy.check_unchanged()
     for (images, targets), (own_images, own_targets) in zip(FastLoader(copy, 3), FastLoader(plain, 3), strict=True):
         assert torch.equal(images, own_images) and torch.equal(targets.boxes, own_targets.boxes)
-    transcode_cache(copy.path, tmp_path / "y.lmdb", TranscodeOptions(Encoding.DCT))
+    transcode_cache(copy.path, tmp_path / "y.lmdb", ReencodeOptions(Encoding.DCT))
 
 
 def test_a_known_kind_added_by_hand_is_a_column(plain, tmp_path):

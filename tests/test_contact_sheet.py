@@ -9,11 +9,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fastload import Cache, CenterAlign
-from fastload.cache.build import BuildOptions, build_cache
-from fastload.cli import app
-from fastload.contact_sheet import BACKGROUND, GAP, choose, class_colors, draw, view
+from fastload.cache.write.build import BuildOptions, build_cache
+from fastload.cli.app import app
 from fastload.errors import FastloadError
 from fastload.sources.detect import find_datasets
+from fastload.tools.contact_sheet import BACKGROUND, GAP, choose, class_colors, draw, view
 
 CATEGORIES = [SimpleNamespace(id=number, name=name) for number, name in ((1, "cat"), (5, "dog"), (90, "hair drier"))]
 COLORS = class_colors(CATEGORIES)

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from fastload import Cache, CacheError, _core
-from fastload.cache.build import BuildOptions, build_cache
-from fastload.cache.layout import INDEX, Encoding
-from fastload.cache.partial import Partial
-from fastload.cache.problems import read_problems
-from fastload.cache.reduce import Reduction
-from fastload.cache.transcode import TranscodeOptions, transcode_cache
-from fastload.cache.verify import verify_cache
+from fastload.cache.format.layout import INDEX, Encoding
+from fastload.cache.format.problems import read_problems
+from fastload.cache.read.verify import verify_cache
+from fastload.cache.write.build import BuildOptions, build_cache
+from fastload.cache.write.reencode import ReencodeOptions, transcode_cache
+from fastload.cache.write.resize import Reduction
+from fastload.cache.write.writer import CacheWriter
 from fastload.sources.detect import find_datasets
 from tests.datasets import encoded, jpeg, many_jpegs, pixels, write_coco
 from tests.killing import kill_until_done
@@ -54,7 +54,7 @@ def planes(cache: Cache) -> list[list[np.ndarray]]:
 @pytest.mark.parametrize("source", PACKED)
 def test_no_pixel_changes(caches, tmp_path, source, to):
     """From any packed encoding to any: the same planes, annotations and problems; what a build gives, to the byte."""
-    report = transcode_cache(caches[source], tmp_path / "new.lmdb", TranscodeOptions(to))
+    report = transcode_cache(caches[source], tmp_path / "new.lmdb", ReencodeOptions(to))
     cache, before = Cache(report.path), Cache(caches[source])
     assert report.images == 5 and set(cache.encodings) == {to} and verify_cache(cache.path) == []
     for new, old in zip(planes(cache), planes(before), strict=True):
@@ -68,7 +68,7 @@ def test_no_pixel_changes(caches, tmp_path, source, to):
 
 def test_planes_only_become_planes(caches, tmp_path):
     """From planes to planes is a copy; to anything else, or smaller, an error that says what to do, before any work."""
-    copy = transcode_cache(caches[Encoding.PLANES], tmp_path / "copy.lmdb", TranscodeOptions(Encoding.PLANES))
+    copy = transcode_cache(caches[Encoding.PLANES], tmp_path / "copy.lmdb", ReencodeOptions(Encoding.PLANES))
     assert contents(copy.path)[:2] == contents(caches[Encoding.PLANES])[:2]
     for options in ([encoding.label] for encoding in PACKED), (["planes", "--short", 20],):
         for option in options:
@@ -83,13 +83,13 @@ def test_planes_only_become_planes(caches, tmp_path):
 def test_smaller_pictures(caches, tmp_path, source):
     """The lossy dial works from a cache as from the dataset: sizes and boxes follow, the annotated size is kept."""
     reduction = Reduction(short=24, quality=80, subsampling="420")
-    cache = Cache(transcode_cache(caches[source], tmp_path / "s.lmdb", TranscodeOptions(Encoding.DCT, reduction)).path)
+    cache = Cache(transcode_cache(caches[source], tmp_path / "s.lmdb", ReencodeOptions(Encoding.DCT, reduction)).path)
     before = Cache(caches[source])
     assert cache.sizes.tolist() == [[32, 24]] * 5 and cache.source_sizes.tolist() == [[64, 48]] * 5
     np.testing.assert_allclose(cache.boxes, before.boxes / 2)
     np.testing.assert_allclose(cache.area, before.area / 4)
     again = Cache(
-        transcode_cache(cache.path, tmp_path / "t.lmdb", TranscodeOptions(Encoding.PLANES, Reduction(12))).path
+        transcode_cache(cache.path, tmp_path / "t.lmdb", ReencodeOptions(Encoding.PLANES, Reduction(12))).path
     )
     assert again.sizes.tolist() == [[16, 12]] * 5 and again.source_sizes.tolist() == [[64, 48]] * 5
     kept = {name: again.manifest.source[name] for name in ("short", "quality", "subsampling", "encoding")}
@@ -118,7 +118,7 @@ def test_in_place(caches, tmp_path):
     path = tmp_path / "one.lmdb"
     shutil.copy(caches[Encoding.DCT], path)
     old = Cache(path)
-    transcode_cache(path, path, TranscodeOptions(Encoding.PLANES, overwrite=True))
+    transcode_cache(path, path, ReencodeOptions(Encoding.PLANES, overwrite=True))
     assert set(Cache(path).encodings) == {Encoding.PLANES} and set(old.encodings) == {Encoding.DCT}
     assert planes(Cache(path))[0][0].tobytes() == planes(old)[0][0].tobytes()
 
@@ -127,7 +127,7 @@ def test_build_cache_takes_it_for_its_own(tmp_path):
     """Beside its dataset, a converted cache is up to date for `build-cache` with the same settings."""
     root = write_coco(tmp_path, many_jpegs(2))
     build_cache(find_datasets(root)[0].load(), tmp_path / "o.lmdb", BuildOptions(Encoding.ORIGINAL))
-    transcode_cache(tmp_path / "o.lmdb", root / "fastload/train.lmdb", TranscodeOptions(Encoding.DCT))
+    transcode_cache(tmp_path / "o.lmdb", root / "fastload/train.lmdb", ReencodeOptions(Encoding.DCT))
     assert "up to date" in fastload_command("build-cache", root).stdout
 
 
@@ -138,22 +138,22 @@ def test_damage_is_an_error(caches, tmp_path):
     data[data.index(bytes(Cache(caches[Encoding.DCT]).record(3).data)) + 50] ^= 4
     path.write_bytes(data)
     with pytest.raises(CacheError, match=r"image 40 \(d.png\) is damaged"):
-        transcode_cache(path, tmp_path / "new.lmdb", TranscodeOptions(Encoding.PLANES))
+        transcode_cache(path, tmp_path / "new.lmdb", ReencodeOptions(Encoding.PLANES))
     assert not (tmp_path / "new.lmdb").exists()
 
 
 CONVERT = """
 import sys, time
-import fastload.cache.assemble as module
+import fastload.cache.write.assemble as module
 from pathlib import Path
-from fastload.cache.layout import Encoding
-from fastload.cache.transcode import TranscodeOptions, transcode_cache
+from fastload.cache.format.layout import Encoding
+from fastload.cache.write.reencode import ReencodeOptions, transcode_cache
 module.COMMIT_BYTES, module.COMMIT_SECONDS = 20_000, 0.02
 source, path = map(Path, sys.argv[1:])
 def progress(done, total):
     print(done, flush=True)
     time.sleep(0.001)  # so that whoever reads along is not far behind
-transcode_cache(source, path, TranscodeOptions(Encoding.DCT, workers=2), progress)
+transcode_cache(source, path, ReencodeOptions(Encoding.DCT, workers=2), progress)
 """
 
 
@@ -162,7 +162,7 @@ def test_killed_at_any_moment_it_carries_on(tmp_path):
     root = write_coco(tmp_path / "set", many_jpegs(200))
     source, whole, path = (tmp_path / f"{name}.lmdb" for name in ("source", "whole", "killed"))
     build_cache(find_datasets(root)[0].load(), source, BuildOptions(Encoding.ORIGINAL, workers=2))
-    transcode_cache(source, whole, TranscodeOptions(Encoding.DCT))
+    transcode_cache(source, whole, ReencodeOptions(Encoding.DCT))
 
     def nothing_or_all() -> None:
         assert not path.exists() or contents(path) == contents(whole)
@@ -176,10 +176,10 @@ def test_two_at_once(caches, tmp_path):
     """A second conversion to the same place says that one is under way."""
     out = tmp_path / "new.lmdb"
     with (
-        Partial.locked(out.with_name("new.lmdb.partial"), {"format": "other"}),
+        CacheWriter.locked(out.with_name("new.lmdb.partial"), {"format": "other"}),
         pytest.raises(CacheError, match="being"),
     ):
-        transcode_cache(caches[Encoding.DCT], out, TranscodeOptions(Encoding.PLANES))
+        transcode_cache(caches[Encoding.DCT], out, ReencodeOptions(Encoding.PLANES))
 
 
 def test_what_was_not_packed_before_is_tried_again(caches, tmp_path):
@@ -189,5 +189,5 @@ def test_what_was_not_packed_before_is_tried_again(caches, tmp_path):
     lines = caches[Encoding.DCT].with_suffix(".problems.jsonl").read_text()
     old = {"image_id": 10, "file": "a.jpg", "kind": "not packed", "reason": "kept as original"}
     path.with_suffix(".problems.jsonl").write_text(lines + json.dumps(old) + "\n")
-    report = transcode_cache(path, tmp_path / "new.lmdb", TranscodeOptions(Encoding.DCT_FAST))
+    report = transcode_cache(path, tmp_path / "new.lmdb", ReencodeOptions(Encoding.DCT_FAST))
     assert report.problems == {"converted": 1, "left out": 1}

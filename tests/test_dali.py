@@ -17,11 +17,12 @@ import pytest
 import torch
 
 from fastload import Cache, EngineError, FastLoader
-from fastload.cache.layout import Encoding, Subsampling
-from fastload.cache.record import pack_record
-from fastload.cache.transcode import TranscodeOptions, transcode_cache
-from fastload.engines import dali, dali_pipeline
-from fastload.engines.dali import DaliEngine
+from fastload.cache.format.layout import Encoding, Subsampling
+from fastload.cache.format.record import pack_record
+from fastload.cache.write.reencode import ReencodeOptions, transcode_cache
+from fastload.engines.dali import engine as dali
+from fastload.engines.dali import pipeline as dali_pipeline
+from fastload.engines.dali.engine import DaliEngine
 from tests.engines import execute, finish, needs_dali, submit
 from tests.loaders import loader
 from tests.memory_cache import MemoryCache
@@ -149,18 +150,18 @@ def test_a_dali_for_another_cuda_is_refused(monkeypatch):
 @pytest.mark.parametrize("encoding", [Encoding.DCT, Encoding.DCT_FAST])
 def test_other_encodings_are_refused_with_the_command_that_converts(small_cache, tmp_path, encoding):
     """A cache DALI cannot decode is refused; the command it is told converts it into one that loads."""
-    transcode_cache(small_cache, tmp_path / "packed.lmdb", TranscodeOptions(encoding))
+    transcode_cache(small_cache, tmp_path / "packed.lmdb", ReencodeOptions(encoding))
     with pytest.raises(EngineError) as caught:
         next(iter(FastLoader(tmp_path / "packed.lmdb", engine="dali")))
     command = f"fastload convert-cache {tmp_path}/packed.lmdb {tmp_path}/packed-original.lmdb --encoding original"
     assert encoding.label in str(caught.value) and command in str(caught.value)
-    transcode_cache(tmp_path / "packed.lmdb", tmp_path / "packed-original.lmdb", TranscodeOptions(Encoding.ORIGINAL))
+    transcode_cache(tmp_path / "packed.lmdb", tmp_path / "packed-original.lmdb", ReencodeOptions(Encoding.ORIGINAL))
     assert len(list(FastLoader(tmp_path / "packed-original.lmdb", 4, engine="dali"))) == 3
 
 
 def test_planes_are_refused_with_the_command_that_builds(small_cache, tmp_path):
     """Decoded planes do not become JPEGs again: the cache is to be built from the dataset."""
-    transcode_cache(small_cache, tmp_path / "planes.lmdb", TranscodeOptions(Encoding.PLANES))
+    transcode_cache(small_cache, tmp_path / "planes.lmdb", ReencodeOptions(Encoding.PLANES))
     with pytest.raises(EngineError, match="build-cache DATASET --encoding original"):
         DaliEngine(Cache(tmp_path / "planes.lmdb"), 1)
 

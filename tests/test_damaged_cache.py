@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from fastload import Cache, CacheError, DecodeError, FastLoader
-from fastload.cache.build import BuildOptions, build_cache
-from fastload.cache.layout import Encoding
-from fastload.cache.verify import verify_cache
+from fastload.cache.format.layout import Encoding
+from fastload.cache.read.verify import verify_cache
+from fastload.cache.write.build import BuildOptions, build_cache
 from fastload.sources.detect import find_datasets
 from tests.datasets import encoded, jpeg, pixels, write_coco
 

@@ -5,9 +5,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fastload import Cache
-from fastload.cli import app
-from fastload.demo import run_demo
+from fastload.cli.app import app
 from fastload.errors import SourceError
+from fastload.tools.demo import run_demo
 
 
 @pytest.mark.long

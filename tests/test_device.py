@@ -22,12 +22,12 @@ from fastload import (
     CenterAlign,
     DeviceError,
     FastLoader,
-    device,
-    pipeline,
 )
-from fastload.device import Feed, Reading
+from fastload.device import transfer
+from fastload.device.normalize import MEMORY_FORMATS, PixelFormat
+from fastload.device.transfer import Feed, Reading
 from fastload.errors import ArgumentError
-from fastload.pixels import MEMORY_FORMATS, PixelFormat
+from fastload.loader import iterator
 from tests.engines import ENGINES
 from tests.loaders import CACHE, IDS, RANDOM, assert_equal, copies, ids, loader
 from tests.memory_cache import MemoryCache
@@ -78,7 +78,7 @@ class FakeStreams:
         return nullcontext()
 
     def used(self, value, stream: FakeStream) -> None:
-        self.log.append((stream.name, "used", {t.data_ptr() for t in device._tensors(value)}))
+        self.log.append((stream.name, "used", {t.data_ptr() for t in transfer._tensors(value)}))
 
 
 @pytest.fixture
@@ -225,7 +225,7 @@ def test_batches_are_sent_ahead_and_counted_when_handed_out(streams):
     for step in range(10):
         seen.append(next(batches).targets.image_id.tolist())
         for later in list(batches._flight)[:2]:
-            pipeline._wait(batches._engine, later)
+            iterator._wait(batches._engine, later)
         sent = sum(entry[:2] == ("prepare", "record") for entry in streams.log)
         most = max(most, sent - len(seen))
         assert len(seen) <= sent <= len(seen) + 2 and data.state_dict()["step"] == step + 1
@@ -256,7 +256,7 @@ def test_failures_come_in_their_turn(streams, on_error):
 def test_no_memory_on_the_device_is_explained_and_passes(streams, monkeypatch):
     """Running out of memory ahead costs nothing; at the batch's own turn it is a DeviceError, and iteration goes on."""
     data = loader(num_workers=2, device="cpu")
-    expected, moved, calls = ids(loader()), device._moved, []
+    expected, moved, calls = ids(loader()), transfer._moved, []
 
     def no_memory(value, where):
         calls.append(value)
@@ -264,7 +264,7 @@ def test_no_memory_on_the_device_is_explained_and_passes(streams, monkeypatch):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         return moved(value, where)
 
-    monkeypatch.setattr(device, "_moved", no_memory)
+    monkeypatch.setattr(transfer, "_moved", no_memory)
     found, batches = [], iter(data)
     for _ in range(10):
         try:

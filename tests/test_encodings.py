@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fastload import Cache, CacheError, FastLoader, RandomFlip, Resize, ShortestEdge, _core
-from fastload.cache.build import BuildOptions, build_cache
-from fastload.cache.layout import Encoding, Subsampling
-from fastload.cache.partial import Partial
-from fastload.cache.picture import admit
-from fastload.cache.problems import read_problems
-from fastload.cache.reduce import Reduction
-from fastload.cache.verify import verify_cache
-from fastload.plan.collate import RandomAlign
+from fastload.cache.format.layout import Encoding, Subsampling
+from fastload.cache.format.problems import read_problems
+from fastload.cache.read.verify import verify_cache
+from fastload.cache.write.build import BuildOptions, build_cache
+from fastload.cache.write.checked_image import admit
+from fastload.cache.write.resize import Reduction
+from fastload.cache.write.writer import CacheWriter
+from fastload.plan.align import RandomAlign
 from fastload.sources.detect import find_datasets
 from tests.datasets import box, encoded, jpeg, many_jpegs, pixels, write_coco
 from tests.test_cli import fastload_command
@@ -81,7 +81,7 @@ def test_a_partial_build_with_another_dial_is_not_resumed(tmp_path, monkeypatch)
     """An interrupted build is carried on only with the same settings."""
     root = write_coco(tmp_path, many_jpegs(3))
     with monkeypatch.context() as patch:
-        patch.setattr(Partial, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(CacheWriter, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             build(root, reduction=Reduction(quality=50))
     report = build_cache(find_datasets(root)[0].load(), root / "fastload/train.lmdb", BuildOptions())

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from fastload.device.normalize import DTYPES, IMAGENET_MEAN, IMAGENET_STD, MEMORY_FORMATS, PixelFormat
 from fastload.engines.native import NativeEngine
-from fastload.pixels import DTYPES, IMAGENET_MEAN, IMAGENET_STD, MEMORY_FORMATS, PixelFormat
 from fastload.plan.batch_plan import BatchPlan
 from tests.engines import ENGINES, open_engine, submit
 from tests.records import cache_of, jpeg, record

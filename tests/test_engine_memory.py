@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from fastload.loader import ENGINES
+from fastload.engines.auto import ENGINES
 from tests.engines import needs_dali
 from tests.test_benchmark import run, scripts  # noqa: F401  # a fixture
 

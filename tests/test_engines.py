@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fastload import _core
-from fastload.cache.layout import Encoding
+from fastload.cache.format.layout import Encoding
 from fastload.engines.native import NativeEngine
 from fastload.engines.reference import ReferenceEngine
 from fastload.errors import PlanError

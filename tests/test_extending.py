@@ -12,7 +12,7 @@ import torch
 
 from fastload import Cache, FastLoader, SourceError
 from fastload.annotations import Column
-from fastload.cache.build import build_cache
+from fastload.cache.write.build import build_cache
 from tests.datasets import jpeg, write_coco
 
 PAGE = Path(__file__).parents[1] / "docs/extending.md"

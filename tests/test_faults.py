@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from fastload.cache.build import BuildOptions, build_cache
-from fastload.cache.layout import Encoding
-from fastload.cache.problems import read_problems
-from fastload.cache.reader import Cache
+from fastload.cache.format.layout import Encoding
+from fastload.cache.format.problems import read_problems
+from fastload.cache.read.cache import Cache
+from fastload.cache.write.build import BuildOptions, build_cache
 from fastload.errors import CacheError
 from fastload.sources.detect import find_datasets
 from tests.datasets import awkward_jpegs, jpeg, many_jpegs, write_coco
@@ -51,7 +51,7 @@ def assert_as_undisturbed(cache: Path, whole: Path) -> None:
 KILLER = """
 import os, random, shutil, signal, sys, time
 from pathlib import Path
-import fastload.cache.assemble as module
+import fastload.cache.write.assemble as module
 from tests.test_build import leftovers
 from tests.test_faults import assert_as_undisturbed, build
 root, whole, kills = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
@@ -125,7 +125,7 @@ def mounted(folder: Path, options: str):
 
 def test_a_full_disk(root, whole, tmp_path, monkeypatch):
     """A disk that is full again and again, wherever: each time a clear error, with more room it goes on to the end."""
-    monkeypatch.setattr("fastload.cache.assemble.COMMIT_BYTES", 20_000)
+    monkeypatch.setattr("fastload.cache.write.assemble.COMMIT_BYTES", 20_000)
     with mounted(tmp_path / "disk", "size=16k") as disk:
         cache, full = disk / "train.lmdb", 0
         for kilobytes in (16, 32, 48, 64, 100, 150, 220, 300, 400, 600, 900, 1400, 2000, 4000):
@@ -163,7 +163,7 @@ def test_a_folder_that_may_not_be_written(root, tmp_path):
 
 def interrupted_build(root: Path, monkeypatch, after: int, then) -> None:
     """Build until `after` images are done, then call `then` and stop, as if interrupted."""
-    monkeypatch.setattr("fastload.cache.assemble.COMMIT_BYTES", 20_000)
+    monkeypatch.setattr("fastload.cache.write.assemble.COMMIT_BYTES", 20_000)
 
     def progress(done: int, total: int) -> None:
         if done == after:

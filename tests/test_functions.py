@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from fastload import IMAGENET_MEAN, IMAGENET_STD, CenterAlign, FastLoader, RandomAlign, RandomFlip
+from fastload.device.normalize import MEMORY_FORMATS
 from fastload.errors import ArgumentError
-from fastload.pixels import MEMORY_FORMATS
 from tests.loaders import CACHE, IDS, RANDOM, loader
 from tests.memory_cache import MemoryCache
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from fastload import Cache, FastLoader, _core
-from fastload.cache.layout import INDEX, RECORD_HEADER, VERSION, Encoding
-from fastload.cache.verify import verify_cache
-from fastload.plan.collate import TopLeftAlign
+from fastload.cache.format.layout import INDEX, RECORD_HEADER, VERSION, Encoding
+from fastload.cache.read.verify import verify_cache
+from fastload.plan.align import TopLeftAlign
 from tests.data.make_golden_cache import batches
 
 DATA = Path(__file__).parent / "data"

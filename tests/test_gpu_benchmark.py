@@ -20,8 +20,8 @@ def test_the_gpu_check_runs_from_end_to_end(tmp_path):
     blocks = make_blocks(tmp_path / "coco", {"train": 6, "val": 3})
     small = "--batch-size 2 --size 32 --threads 1 --steps 2 --images 4 --rounds 1 --device cpu"
     with_absent = (
-        "import runpy, sys; from fastload.loader import ENGINES; ENGINES['absent'] = ('fastload.absent', 'Absent');"
-        "sys.path.insert(0, 'benchmarks'); runpy.run_path('benchmarks/gpu.py', run_name='__main__')"
+        "from fastload.engines.auto import ENGINES; ENGINES['absent'] = ('fastload.absent', 'Absent');"
+        "import runpy, sys; sys.path.insert(0, 'benchmarks'); runpy.run_path('benchmarks/gpu.py', run_name='__main__')"
     )
     done = subprocess.run(
         [sys.executable, "-c", with_absent, blocks, *small.split(), "--json", tmp_path / "gpu.json"],

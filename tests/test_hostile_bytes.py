@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 
 from fastload import Cache, CacheError, _core
-from fastload.cache.build import BuildOptions, build_cache, describe_job
-from fastload.cache.layout import INDEX, INDEX_PREFIX, MANIFEST_KEY, Encoding, Subsampling
-from fastload.cache.partial import JOB_KEY, PART_PREFIX
-from fastload.cache.record import HEADER_SIZE, pack_record
+from fastload.cache.format.layout import INDEX, INDEX_PREFIX, MANIFEST_KEY, Encoding, Subsampling
+from fastload.cache.format.record import HEADER_SIZE, pack_record
+from fastload.cache.write.build import BuildOptions, build_cache, describe_job
+from fastload.cache.write.writer import JOB_KEY, PART_PREFIX
 from fastload.sources.detect import find_datasets
 from tests.datasets import encoded, jpeg, many_jpegs, pixels, write_coco
 from tests.native_programs import CSRC, INCLUDES, ROOT, build_program
@@ -157,7 +157,7 @@ from functools import partial
 from pathlib import Path
 from fastload import _core
 from fastload._core import testing
-from fastload.cache.picture import admit
+from fastload.cache.write.checked_image import admit
 from fastload.errors import DecodeError
 from tests.datasets import jpeg
 admit(jpeg())
@@ -250,10 +250,10 @@ NO_EXECUTION = """
 import shutil, sys
 from pathlib import Path
 from fastload import Cache, CacheError, FastLoader
-from fastload.cache.build import BuildOptions, build_cache
-from fastload.cache.verify import verify_cache
+from fastload.cache.write.build import BuildOptions, build_cache
+from fastload.cache.read.verify import verify_cache
 from fastload.sources.detect import find_datasets
-from fastload.cache.layout import Encoding
+from fastload.cache.format.layout import Encoding
 
 def use(path):
     try:

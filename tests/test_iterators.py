@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from fastload import FastLoader, FastloadError, RandomAlign
-from fastload.cache.layout import Encoding
+from fastload.cache.format.layout import Encoding
 from tests.engines import ENGINES
 from tests.loaders import RANDOM, assert_equal, copies, ids, loader
 from tests.memory_cache import MemoryCache

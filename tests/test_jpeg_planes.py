@@ -15,8 +15,8 @@ from PIL import Image
 
 from fastload import _core
 from fastload._core import testing
-from fastload.cache.layout import Encoding, Subsampling
-from fastload.cache.record import pack_record
+from fastload.cache.format.layout import Encoding, Subsampling
+from fastload.cache.format.record import pack_record
 from tests.records import record
 from tests.test_dct import COCO, DATA, JPEGS, opencv_jpeg, picture, pillow_jpeg
 

@@ -18,7 +18,7 @@ from fastload import (
     TopLeftAlign,
     Transform,
 )
-from fastload.device import Feed
+from fastload.device.transfer import Feed
 from fastload.errors import ArgumentError
 from tests.loaders import CACHE, IDS, RANDOM, assert_equal, copies, ids, loader, seeded
 from tests.memory_cache import MemoryCache
@@ -167,7 +167,7 @@ def test_a_python_function_in_transforms_changes_samples():
 class Halve(Transform):
     """A user's own transform, with its own chance."""
 
-    def __call__(self, plan, rng, records):
+    def __call__(self, plan, rng, images):
         plan.resize(np.maximum(plan.size // 2, 1))
         plan.mirror(rng.random(len(plan.size)) < 0.5)
 

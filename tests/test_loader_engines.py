@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from fastload import EngineError
-from fastload.engines import choose
-from fastload.engines.choose import choose_engine, images_per_second
+from fastload.engines import auto
+from fastload.engines.auto import choose_engine, images_per_second
 from tests.engines import ENGINES, needs_dali, open_engine
 from tests.loaders import RANDOM, assert_equal, copies, loader
 from tests.memory_cache import MemoryCache
@@ -74,10 +74,10 @@ def test_auto_takes_the_native_engine_on_the_cpu_and_says_so(caplog):
 @pytest.mark.parametrize(("dali", "winner"), [(900.0, "dali"), (100.0, "native")])
 def test_auto_takes_what_is_measured_faster_for_a_gpu(monkeypatch, caplog, dali, winner):
     """With a GPU both engines are measured, and the log gives both figures."""
-    monkeypatch.setattr(choose, "import_dali", lambda: None)
-    monkeypatch.setattr(choose, "DaliEngine", lambda cache, threads, device_id: "dali")
-    monkeypatch.setattr(choose, "NativeEngine", lambda cache, threads: "native")
-    monkeypatch.setattr(choose, "images_per_second", lambda engine, cache: dali if engine == "dali" else 400.0)
+    monkeypatch.setattr(auto, "import_dali", lambda: None)
+    monkeypatch.setattr(auto, "DaliEngine", lambda cache, threads, device_id: "dali")
+    monkeypatch.setattr(auto, "NativeEngine", lambda cache, threads: "native")
+    monkeypatch.setattr(auto, "images_per_second", lambda engine, cache: dali if engine == "dali" else 400.0)
     with caplog.at_level(logging.INFO, "fastload"):
         assert choose_engine(SMALL, 2, device_id=0) == winner
     assert "400 images/s" in caplog.text and f"DALI {dali:.0f}" in caplog.text
@@ -89,7 +89,7 @@ def test_auto_takes_the_native_engine_where_dali_cannot_run(monkeypatch, caplog)
     def absent():
         raise EngineError("NVIDIA DALI is not installed")
 
-    monkeypatch.setattr(choose, "import_dali", absent)
+    monkeypatch.setattr(auto, "import_dali", absent)
     with caplog.at_level(logging.INFO, "fastload"):
         assert choose_engine(SMALL, 2, device_id=0) == "native"
     assert "takes native: NVIDIA DALI is not installed" in caplog.text

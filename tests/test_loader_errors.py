@@ -31,7 +31,7 @@ def test_misused_transforms_are_explained():
         loader(transforms=["flip"])
 
     class Returns(Transform):
-        def __call__(self, plan, rng, records):
+        def __call__(self, plan, rng, images):
             return plan
 
     with pytest.raises(PlanError, match="changes the plan it is given"):
@@ -54,7 +54,7 @@ def test_a_failing_transform_raises_in_its_turn():
     class Third(Transform):
         calls = 0
 
-        def __call__(self, plan, rng, records):
+        def __call__(self, plan, rng, images):
             self.calls += 1
             if self.calls == 3:
                 raise KeyError("mine")

@@ -23,7 +23,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from fastload import CenterAlign, FastLoader, RandomAlign, RandomFlip
-from fastload.device import Feed
+from fastload.device.transfer import Feed
 from fastload.errors import ArgumentError
 from tests.memory_cache import MemoryCache
 from tests.test_device import FakeStreams

@@ -128,7 +128,7 @@ def test_ctrl_c_while_batches_are_planned_loses_none(workers):
     class Interrupted(Transform):
         calls = 0
 
-        def __call__(self, plan, rng, records):
+        def __call__(self, plan, rng, images):
             self.calls += 1
             if self.calls in (1, 5):
                 os.kill(os.getpid(), signal.SIGINT)
@@ -145,7 +145,7 @@ def test_ctrl_c_while_batches_are_planned_loses_none(workers):
 EXIT = """
 import sys, threading, time
 from benchmarks.engines import SLEEPING, SleepingEngine
-from fastload.loader import ENGINES
+from fastload.engines.auto import ENGINES
 from tests.loaders import loader
 
 ENGINES.update(SLEEPING)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from fastload import Cache, CenterAlign, FastLoader, RandomFlip, ShortestEdge, TopLeftAlign
-from fastload.cache.build import BuildOptions, build_cache
+from fastload.cache.write.build import BuildOptions, build_cache
 from fastload.sources.detect import find_datasets
 from tests.loaders import seeded
 

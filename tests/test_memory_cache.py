@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from fastload import Cache, CenterAlign, DecodeError, FastLoader, ShortestEdge
-from fastload.cache.build import BuildOptions, build_cache
-from fastload.cache.layout import Encoding
+from fastload.cache.format.layout import Encoding
 from fastload.cache.memory import MemoryCache, read_images
+from fastload.cache.write.build import BuildOptions, build_cache
 from fastload.sources.detect import find_datasets
 from tests.datasets import encoded, jpeg, pixels, write_coco
 

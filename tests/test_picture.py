@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 import fastload._core as _core
-from fastload.cache.layout import Subsampling
-from fastload.cache.picture import admit
+from fastload.cache.format.layout import Subsampling
+from fastload.cache.write.checked_image import admit
 from fastload.errors import DecodeError
 from tests.datasets import encoded, jpeg, pixels
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import fastload.advise as advise_module
+import fastload.tools.advise as advise_module
 from fastload import Cache, _core
-from fastload.advise import REDUCTIONS, SampleOf, advise
-from fastload.cache.build import BuildOptions, build_cache
-from fastload.cache.layout import Encoding
+from fastload.cache.format.layout import Encoding
+from fastload.cache.write.build import BuildOptions, build_cache
 from fastload.sources.detect import find_datasets
+from fastload.tools.advise import REDUCTIONS, SampleOf, advise
 from tests.datasets import jpeg, many_jpegs, write_coco
 from tests.test_cli import fastload_command
 
@@ -135,7 +135,7 @@ def test_plot(tiny, tmp_path):
 
 def test_plot_problems_come_first(tiny, tmp_path, monkeypatch):
     """Without matplotlib, or a folder, --plot says what to do before anything is measured."""
-    monkeypatch.setattr("fastload.cli_plan.advise", None)
+    monkeypatch.setattr("fastload.cli.plan.advise", None)
     for file, word in (("none/p.png", "no such folder"), ("p.gif", ".png")):
         done = fastload_command("plan", tiny, "--plot", tmp_path / file)
         assert done.returncode == 1 and word in done.stderr

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from fastload import FastLoader
-from fastload.cache.build import BuildOptions, build_cache
+from fastload.cache.write.build import BuildOptions, build_cache
 from fastload.sources.detect import find_datasets
-from fastload.usual import UsualDataset
+from fastload.tools.baseline import BaselineDataset
 from tests.test_cli import fastload_command
 
 ROOT = Path(__file__).parents[1]
@@ -127,7 +127,7 @@ def names(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         "utils": SimpleNamespace(collate_fn=lambda batch: tuple(zip(*batch, strict=True))),
         "model": model,
         "optimizer": torch.optim.SGD(model.parameters(), 1e-3),
-        "dataset": UsualDataset(list(find_datasets(Path("coco"))[0].load().samples())),
+        "dataset": BaselineDataset(list(find_datasets(Path("coco"))[0].load().samples())),
     }
 
 

@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from fastload import FastLoader, PlanError, RandomAlign, RandomFlip, ShortestEdge, Transform, pipeline
-from fastload.pipeline import RUN, Runs
+from fastload import FastLoader, PlanError, RandomAlign, RandomFlip, ShortestEdge, Transform
+from fastload.loader import planner
+from fastload.loader.planner import RUN, PlannedRuns
 from tests.loaders import CACHE, IDS, RANDOM, assert_equal, copies, ids, loader, seeded
 
 
 @pytest.fixture
 def short_runs(monkeypatch):
     """Runs of four batches, so that an epoch of the tests' cache has several."""
-    monkeypatch.setattr(pipeline, "RUN", 4)
+    monkeypatch.setattr(planner, "RUN", 4)
 
 
 class SeesSizes(Transform):
@@ -23,7 +24,7 @@ class SeesSizes(Transform):
     def __init__(self, spans_batches: bool) -> None:
         self.spans_batches, self.seen = spans_batches, []
 
-    def __call__(self, plan, rng, records):
+    def __call__(self, plan, rng, images):
         self.seen.append(len(plan.size))
 
 
@@ -113,7 +114,7 @@ def test_runs_begin_at_the_same_batches_after_any_cut():
 
     def runs(cut):
         batches = iter(np.arange(3 * RUN + 5))
-        return [job for runs in Runs(plan, batches, start=7, cut=cut) for run in runs for job in run]
+        return [job for runs in PlannedRuns(plan, batches, start=7, cut=cut) for run in runs for job in run]
 
     whole = runs(0)
     assert whole[RUN] == (7 + RUN, 0, RUN)

@@ -19,12 +19,12 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from typer.testing import CliRunner
 
-from fastload.cli import app
+from fastload.cli.app import app
 from fastload.errors import SourceError
-from fastload.sample import make_sample
-from fastload.sample.dataset import _annotation
-from fastload.sample.outline import polygons, run_lengths, signed_area
-from fastload.sample.scene import Kind, make_scene
+from fastload.tools.sample import make_sample
+from fastload.tools.sample.dataset import _annotation
+from fastload.tools.sample.outline import polygons, run_lengths, signed_area
+from fastload.tools.sample.scene import Kind, make_scene
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools'
 
@@ -208,7 +208,7 @@ def test_failure_leaves_nothing(tmp_path):
 
 def test_killed_set_is_not_there(tmp_path):
     """Killed midway, the folder does not exist, and making it again works."""
-    code = f"from fastload.sample import make_sample; make_sample({str(tmp_path / 'set')!r}, 400)"
+    code = f"from fastload.tools.sample import make_sample; make_sample({str(tmp_path / 'set')!r}, 400)"
     process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".set.*/train/*.jpg")) and time.monotonic() < deadline:

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastload.plan.sampling import EpochOrder, EpochRandom, cut_batches_by_aspect
+from fastload.loader.sampling import EpochOrder, EpochRandom, cut_batches_by_aspect
 
 orders = st.builds(
     EpochOrder,

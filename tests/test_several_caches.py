@@ -25,11 +25,11 @@ from fastload import (
     ShortestEdge,
     StateError,
 )
-from fastload.cache.build import BuildOptions, build_cache
-from fastload.cache.file import CacheFile
-from fastload.cache.layout import Encoding
+from fastload.cache.format.layout import Encoding
 from fastload.cache.memory import MemoryCache
-from fastload.engines.dali import refuse_other_encodings
+from fastload.cache.read.cache_file import CacheFile
+from fastload.cache.write.build import BuildOptions, build_cache
+from fastload.engines.dali.engine import refuse_other_encodings
 from fastload.sources.detect import find_datasets
 from tests.datasets import box, jpeg, write_coco
 from tests.loaders import seeded

@@ -11,8 +11,8 @@ import torch
 from torch.utils.data import DistributedSampler, Subset
 
 from fastload import Cache, FastLoader, Mosaic
-from fastload.cache.build import BuildOptions, build_cache
-from fastload.cache.layout import Encoding
+from fastload.cache.format.layout import Encoding
+from fastload.cache.write.build import BuildOptions, build_cache
 from fastload.sources.detect import find_datasets
 from tests.datasets import box, many_jpegs, write_coco
 from tests.loaders import CACHE, RANDOM, assert_equal, copies, ids, loader

@@ -12,11 +12,12 @@ import warnings
 import pytest
 
 from benchmarks.slow_disk import SlowCache
-from fastload import FastLoader, ShortestEdge, stats
-from fastload.cache.build import BuildOptions, build_cache
+from fastload import FastLoader, ShortestEdge
+from fastload.cache.write.build import BuildOptions, build_cache
 from fastload.errors import StateError
+from fastload.loader import stats
+from fastload.loader.stats import ADVICE, Stats
 from fastload.sources.detect import find_datasets
-from fastload.stats import ADVICE, Stats
 from tests.loaders import ids, loader
 from tests.memory_cache import MemoryCache
 

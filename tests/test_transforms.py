@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from fastload import ColorJitter, Mosaic, RandomFlip, Resize, ScaleJitterCrop, ShortestEdge, Transform
 from fastload.errors import ArgumentError
 from fastload.plan.batch_plan import BatchPlan
-from fastload.plan.records import Records
+from fastload.plan.image_index import ImageIndex
 
-RECORDS = Records(np.arange(50) + 1000, np.tile(np.array([[640, 480], [300, 500]], np.int32), (25, 1)))
+RECORDS = ImageIndex(np.arange(50) + 1000, np.tile(np.array([[640, 480], [300, 500]], np.int32), (25, 1)))
 
 
 def planned(transform: Transform, count: int = 8, seed: int = 0, size=None) -> BatchPlan:

@@ -50,7 +50,7 @@ class Code:
 class Edit(Code, Transform):
     """A transform of a batch."""
 
-    def __call__(self, plan, rng, records):
+    def __call__(self, plan, rng, images):
         self.turn()
 
 

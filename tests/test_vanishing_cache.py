@@ -23,11 +23,11 @@ import pytest
 from torch.utils.data import DataLoader
 
 from fastload import Cache, CacheError, DecodeError, FastLoader, _core
-from fastload.cache.build import BuildOptions, build_cache
-from fastload.cache.layout import Encoding
-from fastload.cache.mapping import Mapping
-from fastload.cache.transcode import TranscodeOptions, transcode_cache
-from fastload.cache.verify import verify_cache
+from fastload.cache.format.layout import Encoding
+from fastload.cache.read.mapping import Mapping
+from fastload.cache.read.verify import verify_cache
+from fastload.cache.write.build import BuildOptions, build_cache
+from fastload.cache.write.reencode import ReencodeOptions, transcode_cache
 from fastload.sources.detect import find_datasets
 from tests.datasets import jpeg, write_coco
 from tests.native_programs import BOUNDS, RACES, build_program
@@ -185,7 +185,7 @@ def test_fastload_replaces_caches_by_renaming(datasets, tmp_path):
     pixels = [bytes(before.record(i).data) for i in range(IMAGES)]
     build(datasets[1], path, Encoding.DCT, overwrite=True)
     build(datasets[0], tmp_path / "y.lmdb", Encoding.DCT)
-    transcode_cache(tmp_path / "y.lmdb", path, TranscodeOptions(Encoding.DCT_FAST, workers=1, overwrite=True))
+    transcode_cache(tmp_path / "y.lmdb", path, ReencodeOptions(Encoding.DCT_FAST, workers=1, overwrite=True))
     before.check_unchanged()
     assert [bytes(before.record(i).data) for i in range(IMAGES)] == pixels
     assert Cache(path).fingerprint != before.fingerprint

@@ -15,18 +15,18 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fastload.cache.convert import Outcome, encode, make_entry, make_record
-from fastload.cache.fitting import fit_columns
-from fastload.cache.index import Entry, build_index
-from fastload.cache.layout import Encoding
-from fastload.cache.manifest import Manifest, describe_arrays
-from fastload.cache.mapping import Mapping
-from fastload.cache.picture import admit, admit_pixels
-from fastload.cache.reader import Cache
-from fastload.cache.reduce import Reduction
+from fastload.cache.format.index import Entry, build_index
+from fastload.cache.format.layout import Encoding
+from fastload.cache.format.manifest import Manifest, describe_arrays
+from fastload.cache.parallel import ordered_map
+from fastload.cache.read.cache import Cache
+from fastload.cache.read.mapping import Mapping
+from fastload.cache.write.checked_image import admit, admit_pixels
+from fastload.cache.write.fitting import fit_columns
+from fastload.cache.write.ingest import IngestedImage, encode, make_entry, make_record
+from fastload.cache.write.resize import Reduction
 from fastload.errors import DecodeError
-from fastload.parallel import ordered_map
-from fastload.sources.source import Category, Problem, Sample
+from fastload.sources.base import Category, Problem, Sample
 
 InputImage: TypeAlias = str | os.PathLike[str] | bytes | NDArray[np.uint8]
 
@@ -93,7 +93,7 @@ class _Records(Mapping):
 
 def read_images(
     images: Iterable[InputImage], exif_rotate: bool = True, workers: int | None = None
-) -> Iterator[Outcome]:
+) -> Iterator[IngestedImage]:
     """Read images as `build-cache` does, in order. One that cannot be read has no record, but a problem that says why.
 
         read = list(read_images(folder.glob("*.jpg")))
@@ -107,12 +107,12 @@ def read_images(
         workers: threads; None: one for every core.
 
     Yields:
-        An `Outcome` for each image: `record` and `entry`, which are for `MemoryCache`, or None; and `problems`.
+        An `IngestedImage` for each image: `record` and `entry`, which are for `MemoryCache`, or None; and `problems`.
     """
     return ordered_map(partial(_read_image, exif_rotate=exif_rotate), enumerate(images), workers)
 
 
-def _read_image(numbered: tuple[int, InputImage], exif_rotate: bool) -> Outcome:
+def _read_image(numbered: tuple[int, InputImage], exif_rotate: bool) -> IngestedImage:
     number, image = numbered
     if isinstance(image, str | os.PathLike):
         sample = Sample(number, os.fspath(image), Path(image))
@@ -121,8 +121,8 @@ def _read_image(numbered: tuple[int, InputImage], exif_rotate: bool) -> Outcome:
     try:
         picture = admit(image, exif_rotate) if isinstance(image, bytes) else admit_pixels(image)
     except DecodeError as error:
-        return Outcome(None, None, [Problem(number, sample.name, "left out", str(error))])
+        return IngestedImage(None, None, [Problem(number, sample.name, "left out", str(error))])
     record, _ = encode(picture, Encoding.ORIGINAL)
     columns, _ = fit_columns(sample, picture.size, picture.orientation, {})
     problems = [Problem(number, sample.name, *picture.change)] if picture.change else []
-    return Outcome(record, make_entry(record, number, sample.name, picture.size, columns), problems)
+    return IngestedImage(record, make_entry(record, number, sample.name, picture.size, columns), problems)

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from fastload import _core
 from fastload.batch import from_capsule
+from fastload.device.normalize import DTYPES, PixelFormat
 from fastload.errors import PlanError
-from fastload.pixels import DTYPES, PixelFormat
+from fastload.loader.stats import ThreadTimes
 from fastload.plan.batch_plan import BatchPlan
-from fastload.stats import ThreadTimes
 
 if TYPE_CHECKING:
-    from fastload.cache.reader import Cache
+    from fastload.cache.read.cache import Cache
 
 Check = Literal["never", "first", "always"]  # numbered as in the core
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector store

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastload import _core
-from fastload.engines.check import check_plan
-from fastload.pixels import PixelFormat
+from fastload.device.normalize import PixelFormat
+from fastload.engines.validate import check_plan
 from fastload.plan.batch_plan import BatchPlan
 
 if TYPE_CHECKING:
-    from fastload.cache.reader import Cache
+    from fastload.cache.read.cache import Cache
 
 # Chroma is smaller than luma by (x, y), by TurboJPEG's subsampling number.
 CHROMA_DIVISOR = ((1, 1), (2, 1), (2, 2), (1, 1), (1, 2), (4, 1))

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from fastload.annotations import Per
 from fastload.errors import SourceError
+from fastload.sources.base import Category, Problem, Sample
+from fastload.sources.columns import read_columns
 from fastload.sources.files import digest_of, inside, read_bytes
-from fastload.sources.further import read_columns
-from fastload.sources.source import Category, Problem, Sample
 
 NO_BOX = (np.nan,) * 4
 

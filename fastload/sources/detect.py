@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 
 from fastload.errors import SourceError
+from fastload.sources.base import Source
 from fastload.sources.coco import CocoSource
 from fastload.sources.files import CACHE_FOLDER, pictures_below
 from fastload.sources.folder import FolderSource
-from fastload.sources.source import Source
 from fastload.sources.voc import VocSource, voc_splits
 from fastload.sources.yolo import YoloSource, looks_like_yolo, yolo_splits
 

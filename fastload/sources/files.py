@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fastload.errors import SourceError
-from fastload.sources.source import Category
+from fastload.sources.base import Category
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 CACHE_FOLDER = "fastload"  # beside the data; holds what fastload makes

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fastload.annotations import Column
+from fastload.sources.base import Category, Problem, Sample, box_columns
 from fastload.sources.files import digest_of, number_images, pictures_below
-from fastload.sources.source import Category, Problem, Sample, box_columns
 
 
 class FolderSource:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from fastload.annotations import Column, Per
 from fastload.errors import SourceError
+from fastload.sources.base import Problem, Sample, box_columns
+from fastload.sources.columns import Fields, read_columns
 from fastload.sources.files import (
     digest_of,
     inside,
@@ -21,8 +23,6 @@ from fastload.sources.files import (
     pictures_below,
     read_bytes,
 )
-from fastload.sources.further import Fields, read_columns
-from fastload.sources.source import Problem, Sample, box_columns
 
 LEADS_OUT = "its name in the list leads out of the image folder"
 

@@ -11,8 +11,8 @@ import yaml
 
 from fastload.annotations import Column
 from fastload.errors import SourceError
+from fastload.sources.base import Problem, Sample, box_columns
 from fastload.sources.files import digest_of, is_below, number_categories, number_images, pictures_below, read_bytes
-from fastload.sources.source import Problem, Sample, box_columns
 
 NAME_FILES = ("classes.txt", "obj.names", "names.txt")
 SPLITS = ("train", "val", "valid", "test")

@@ -10,15 +10,15 @@ import numpy as np
 import torch
 
 from fastload import Cache, FastLoader, Mosaic, RandomFlip, ScaleJitterCrop, _core
-from fastload.cache.convert import NO_FILE, encode, make_entry
-from fastload.cache.fitting import scale_columns
-from fastload.cache.index import build_index
-from fastload.cache.layout import Encoding
-from fastload.cache.manifest import Manifest, describe_arrays
-from fastload.cache.partial import Part, Partial
-from fastload.cache.picture import admit
-from fastload.cache.reduce import Reduction
-from fastload.sources.source import Category
+from fastload.cache.format.index import build_index
+from fastload.cache.format.layout import Encoding
+from fastload.cache.format.manifest import Manifest, describe_arrays
+from fastload.cache.write.checked_image import admit
+from fastload.cache.write.fitting import scale_columns
+from fastload.cache.write.ingest import NO_FILE, encode, make_entry
+from fastload.cache.write.resize import Reduction
+from fastload.cache.write.writer import CacheWriter, Part
+from fastload.sources.base import Category
 
 DATA = Path(__file__).parent
 NAMES = ("rgb", "s411", "gray_2x2", "scans_420")  # one for each encoding
@@ -44,7 +44,7 @@ def main() -> None:
         columns = scale_columns(columns, picture.size, stored.size)
         records.append((2 * i, record))
         entries.append(make_entry(record, 100 + i, f"{name}.jpg", picture.size, columns))
-    with Partial.locked(GOLDEN.with_name("cache.lmdb.partial"), {"format": "golden"}) as unfinished:
+    with CacheWriter.locked(GOLDEN.with_name("cache.lmdb.partial"), {"format": "golden"}) as unfinished:
         unfinished.commit(records, Part(8, build_index(entries), [], [NO_FILE] * 8))
         index = unfinished.index()
         categories = (Category(1, "person", "being"), Category(18, "dog"))

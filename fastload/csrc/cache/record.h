@@ -1,4 +1,4 @@
-// A record of a cache: see fastload/cache/layout.py.
+// A record of a cache: see fastload/cache/format/layout.py.
 #pragma once
 
 #include <cstdint>

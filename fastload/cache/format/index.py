@@ -1,0 +1,105 @@
+"""The index of a cache: flat arrays over all its images and boxes: those of `layout.INDEX`, and further columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+import fastload._core as _core
+from fastload.annotations import SCHEMA, Columns
+from fastload.cache.format.layout import INDEX
+
+Index: TypeAlias = dict[str, NDArray[Any]]
+_VALUES: dict[str, tuple[int, ...]] = {"size": (2,), "source_size": (2,)} | {each.key: each.shape for each in SCHEMA}
+_OFFSETS = {"name_offset": "names", "box_offset": "boxes"}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the index keeps of one image with G boxes."""
+
+    image_id: int
+    name: str
+    size: tuple[int, int]  # width, height
+    source_size: tuple[int, int]  # of the annotated picture
+    encoding: int
+    checksum: int
+    columns: Columns  # by key: (G, ...) of objects, (...) of the image
+
+
+def shape_of(name: str, images: int, boxes: int, name_bytes: int) -> tuple[int, ...]:
+    """The shape an array of INDEX must have in a cache of so many images, boxes and bytes of names."""
+    length = {"image": images, "image+1": images + 1, "object": boxes, "bytes": name_bytes}[INDEX[name][1]]
+    return (length, *_VALUES.get(name, ()))
+
+
+def build_index(entries: Sequence[Entry]) -> Index:
+    """The index of images in the order given, all of the same columns."""
+    names = [entry.name.encode("utf-8", "surrogateescape") for entry in entries]
+    arrays: dict[str, Any] = {
+        "name_offset": _offsets(map(len, names)),
+        "names": np.frombuffer(b"".join(names), np.uint8),
+        "box_offset": _offsets(len(entry.columns["boxes"]) for entry in entries),
+    }
+    for name in ("image_id", "size", "source_size", "encoding", "checksum"):
+        arrays[name] = [getattr(entry, name) for entry in entries]
+    for key in entries[0].columns if entries else (column.key for column in SCHEMA):
+        gather = np.stack if key.startswith("image/") else np.concatenate
+        arrays[key] = gather([entry.columns[key] for entry in entries]) if entries else []
+    further = sorted(arrays.keys() - INDEX.keys())
+    return {name: _as_array(name, arrays[name]) for name in INDEX} | {key: arrays[key] for key in further}
+
+
+def join_indices(parts: Iterable[Index]) -> Index:
+    """One index of the images of several, in order, with the further columns that are the same kind in all."""
+    parts = [part for part in parts if len(part["image_id"])] or [build_index([])]
+    kinds = [{(name, array.dtype.str, array.shape[1:]) for name, array in part.items()} for part in parts]
+    further = sorted(name for name, *_ in set.intersection(*kinds) if name not in INDEX)
+    return {name: join_arrays(name, [part[name] for part in parts]) for name in (*INDEX, *further)}
+
+
+def join_arrays(name: str, parts: list[NDArray[Any]]) -> NDArray[Any]:
+    """The array `name` of the images of several indices, in order."""
+    return _join_offsets(parts) if name in _OFFSETS else np.concatenate(parts)
+
+
+def check_index(index: Index, categories: int) -> None:
+    """ValueError when the arrays, each sound by itself, do not fit one another."""
+    for offsets, values in _OFFSETS.items():
+        steps = index[offsets]
+        if steps[0] != 0 or steps[-1] != len(index[values]) or (steps[1:] < steps[:-1]).any():
+            raise ValueError(f"its {offsets} is wrong")
+    if index["label"].min(initial=0) < 0 or index["label"].max(initial=-1) >= categories:
+        raise ValueError("its labels are not among its categories")
+    if index["crowd"].max(initial=0) > 1 or min(index[name].min(initial=1) for name in ("size", "source_size")) < 1:
+        raise ValueError("its index holds impossible values")
+    for name, array in index.items():
+        if array.dtype == np.bool_ and array.view(np.uint8).max(initial=0) > 1:
+            raise ValueError(f"its {name} holds impossible values")
+    _check_pixels(index)
+
+
+def _check_pixels(index: Index) -> None:
+    widest, highest = index["size"].max(0, initial=1).tolist()
+    if widest * highest <= _core.max_pixels():
+        return
+    too_large = np.flatnonzero(index["size"].astype(np.int64).prod(1) > _core.max_pixels())
+    if len(too_large):
+        image_id, (width, height) = index["image_id"][too_large[0]], index["size"][too_large[0]]
+        raise ValueError(f"image {image_id} is {width} x {height} pixels, more than FASTLOAD_MAX_PIXELS allows")
+
+
+def _offsets(lengths: Iterable[int]) -> NDArray[np.int64]:
+    return np.cumsum([0, *lengths], dtype=np.int64)
+
+
+def _join_offsets(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    return _offsets(np.concatenate([np.diff(part) for part in parts]))
+
+
+def _as_array(name: str, values: Any) -> NDArray[Any]:
+    return np.asarray(values, INDEX[name][0]).reshape(-1, *_VALUES.get(name, ()))

@@ -1,0 +1,101 @@
+"""The manifest of a cache: what it holds and the checksums of its index. Written last, it makes the cache whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import fastload._core as _core
+from fastload.annotations import Column, Per
+from fastload.cache.format.index import Index, shape_of
+from fastload.cache.format.layout import INDEX, VERSION
+from fastload.sources.base import Category
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The manifest of a cache of this version."""
+
+    encoding: str  # what the cache was built as; single records may fall back to another
+    images: int
+    boxes: int
+    categories: tuple[Category, ...]
+    source: dict[str, Any]  # where it was built from and how
+    arrays: dict[str, dict[str, Any]]  # name: dtype, shape, checksum (hex); those of kinds unknown to this version too
+
+    @cached_property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns beside those that every cache has. ValueError when the manifest says what cannot be of them."""
+        counts: dict[Per, int] = {"image": self.images, "object": self.boxes}
+        found = (Column.of_array(key, array, counts) for key, array in sorted(self.arrays.items()))
+        columns = tuple(column for column in found if column is not None)
+        if len({column.name for column in columns}) < len(columns):
+            raise ValueError("two columns of one name")
+        return columns
+
+    @property
+    def array_names(self) -> list[str]:
+        """The arrays that this version reads."""
+        return [*INDEX, *(column.key for column in self.columns)]
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever images or annotations do, not with where they lie."""
+        content = [self.encoding, [asdict(category) for category in self.categories], self.arrays]
+        return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+    def to_bytes(self) -> bytes:
+        """The manifest as it is stored."""
+        fields = {"version": VERSION, "fingerprint": self.fingerprint, **asdict(self)}
+        text = json.dumps(fields, sort_keys=True).encode()
+        return b"xxh64=%016x\n" % _core.xxh64(text) + text
+
+    @classmethod
+    def from_bytes(cls, stored: bytes) -> Manifest:
+        """ValueError when these are not the bytes of a sound manifest of this version."""
+        line, _, text = stored.partition(b"\n")
+        if line != b"xxh64=%016x" % _core.xxh64(text):
+            raise ValueError("its manifest is damaged")
+        try:
+            fields = json.loads(text)
+        except RecursionError as error:
+            raise ValueError("its manifest is nested too deeply") from error
+        if not isinstance(fields, dict) or fields.get("version") != VERSION:
+            raise ValueError(f"it is of another version of the format than this fastload's {VERSION}")
+        try:
+            manifest = cls(
+                encoding=str(fields["encoding"]),
+                images=int(fields["images"]),
+                boxes=int(fields["boxes"]),
+                categories=tuple(Category(**category) for category in fields["categories"]),
+                source=dict(fields["source"]),
+                arrays={name: dict(array) for name, array in fields["arrays"].items()},
+            )
+            manifest._check_arrays()
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+            raise ValueError(f"its manifest makes no sense ({error!r})") from error
+        return manifest
+
+    def _check_arrays(self) -> None:
+        name_bytes = self.arrays["names"]["shape"][0]
+        for name, (dtype, _) in INDEX.items():
+            array = self.arrays[name]
+            if array["dtype"] != dtype or tuple(array["shape"]) != shape_of(name, self.images, self.boxes, name_bytes):
+                raise ValueError(name)
+        for name in self.array_names:
+            int(self.arrays[name]["checksum"], 16)
+
+
+def describe_arrays(index: Index) -> dict[str, dict[str, Any]]:
+    """The manifest's entry for each array of an index."""
+    return {
+        name: {
+            "dtype": array.dtype.str.lstrip("|"),
+            "shape": list(array.shape),
+            "checksum": f"{_core.xxh64(array.tobytes()):016x}",
+        }
+        for name, array in index.items()
+    }

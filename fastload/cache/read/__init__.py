@@ -1,0 +1,1 @@
+"""Opening caches and reading them, one or several as one."""

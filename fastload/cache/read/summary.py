@@ -1,0 +1,85 @@
+"""What is in a cache, in numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastload.cache.format.layout import Encoding
+from fastload.cache.read.cache_file import CacheFile
+
+QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True)
+class ClassCount:
+    """How often a class occurs."""
+
+    name: str
+    boxes: int
+    images: int  # with at least one box of it
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a cache holds. Distributions are (minimum, lower quartile, median, upper quartile, maximum)."""
+
+    images: int
+    boxes: int
+    crowds: int
+    images_without_boxes: int
+    bytes: int
+    encodings: Counter[str]  # images by encoding
+    encoding_bytes: Counter[str]  # bytes of their records by encoding
+    classes: tuple[ClassCount, ...]  # in the order of `CacheFile.categories`
+    distributions: dict[str, tuple[float, ...]]
+
+
+def summarize(cache: CacheFile) -> Summary:
+    """Count what is in `cache`. Reads its index only."""
+    boxes_per_image = np.diff(cache.box_offsets)
+    width, height = cache.sizes.T.astype(np.float64)
+    box_width, box_height = (cache.boxes[:, 2:] - cache.boxes[:, :2]).T.astype(np.float64)
+    codes, counts = np.unique(cache.encodings, return_counts=True)
+    code_bytes = np.bincount(cache.encodings, cache.lengths)
+    return Summary(
+        images=len(cache),
+        boxes=len(cache.boxes),
+        crowds=int(cache.crowd.sum()),
+        images_without_boxes=len(cache.images_without_boxes),
+        bytes=cache.path.stat().st_size,
+        encodings=Counter({_name(int(code)): int(count) for code, count in zip(codes, counts, strict=True)}),
+        encoding_bytes=Counter({_name(int(code)): int(code_bytes[code]) for code in codes}),
+        classes=_count_classes(cache),
+        distributions={
+            "image width, px": _quantiles(width),
+            "image height, px": _quantiles(height),
+            "megapixels": _quantiles(width * height / 1e6),
+            "width / height": _quantiles(width / height),
+            "kilobytes an image": _quantiles(cache.lengths / 1e3),
+            "boxes an image": _quantiles(boxes_per_image),
+            "box side, px": _quantiles(np.sqrt(box_width * box_height)),  # of the square of equal area
+        },
+    )
+
+
+def _count_classes(cache: CacheFile) -> tuple[ClassCount, ...]:
+    k = len(cache.categories)
+    image_of = np.repeat(np.arange(len(cache)), np.diff(cache.box_offsets))
+    pairs = np.unique(image_of * max(k, 1) + cache.labels)  # every (image, class) once
+    boxes, images = np.bincount(cache.labels, minlength=k), np.bincount(pairs % max(k, 1), minlength=k)
+    return tuple(
+        ClassCount(category.name, int(boxes[label]), int(images[label]))
+        for label, category in enumerate(cache.categories)
+    )
+
+
+def _quantiles(values: NDArray[np.float64] | NDArray[np.int64]) -> tuple[float, ...]:
+    return tuple(float(q) for q in np.quantile(values, QUANTILES)) if len(values) else ()
+
+
+def _name(code: int) -> str:
+    return Encoding(code).label if code in set(Encoding) else f"unknown ({code})"

@@ -1,0 +1,181 @@
+"""The `fastload` command: arguments in, tables out. What the commands do lives elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.text import Text
+
+from fastload.cache.read.cache_file import CacheFile
+from fastload.cache.read.summary import Summary, summarize
+from fastload.cache.read.verify import advice, verify_cache
+from fastload.cli.caches import build_cache_command, convert_cache_command
+from fastload.cli.plan import plan_command
+from fastload.errors import FastloadError
+from fastload.tools.doctor import examine
+from fastload.tools.progress import show_progress
+from fastload.tools.sample import make_sample
+from fastload.tools.tables import console, print_table
+
+app = typer.Typer(
+    help="Feed object detectors: build caches of datasets, look into them, check them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("build-cache")(build_cache_command)
+app.command("convert-cache")(convert_cache_command)
+app.command("plan")(plan_command)
+LISTED = 20  # damaged images named one by one
+
+CachePath = Annotated[Path, typer.Argument(metavar="CACHE", help="A cache, such as coco/fastload/train2017.lmdb.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Threads. Default: one for every core.")]
+
+
+class Align(str, Enum):
+    """Where images lie on a batch's canvas."""
+
+    TOP_LEFT = "top-left"
+    CENTER = "center"
+    RANDOM = "random"
+
+
+@app.command()
+def info(cache: CachePath) -> None:
+    """Show what is in a cache: counts, classes, distributions of sizes."""
+    opened = CacheFile(cache)
+    summary = summarize(opened)
+    source = opened.manifest.source
+    columns = ", ".join(f"{name} ({values.dtype})" for name, values in opened.columns.items())
+    print_table(
+        str(cache),
+        ("", ""),
+        [
+            ("images", f"{summary.images:,} ({summary.images_without_boxes:,} without boxes)"),
+            ("boxes", f"{summary.boxes:,} ({summary.crowds:,} of them crowds)"),
+            ("further columns", columns or "none"),
+            ("encodings", _counted(summary)),
+            ("bytes", f"{summary.bytes:,}"),
+            ("built from", f"{source.get('format')}: {source.get('location')}"),
+            ("fingerprint", opened.fingerprint),
+        ],
+    )
+    _print_distributions(summary)
+    rows = [(name.name, f"{name.boxes:,}", f"{name.images:,}") for name in summary.classes]
+    print_table("classes", ("class", "boxes", "images"), rows)
+
+
+def _counted(summary: Summary) -> str:
+    counts, sizes = summary.encodings, summary.encoding_bytes
+    return "; ".join(f"{name}: {counts[name]:,} images, {sizes[name]:,} bytes" for name in counts)
+
+
+def _print_distributions(summary: Summary) -> None:
+    header = ("", "min", "25 %", "median", "75 %", "max")
+    rows = [(name, *(f"{value:,.4g}" for value in values)) for name, values in summary.distributions.items() if values]
+    print_table("distributions", header, rows)
+
+
+@app.command()
+def verify(cache: CachePath, workers: Workers = None) -> None:
+    """Check every bit of a cache, and that every image still decodes. Exit status 1 when something is damaged."""
+    with show_progress("verify") as progress:
+        damage = verify_cache(cache, workers, progress)
+    if not damage:
+        console.print(f"{cache} is sound: {len(CacheFile(cache)):,} images.", soft_wrap=True, markup=False)
+        return
+    for found in damage[:LISTED]:
+        console.print(f"image {found.image_id} ({found.name}): {found.reason}", soft_wrap=True, markup=False)
+    if len(damage) > LISTED:
+        console.print(f"... and {len(damage) - LISTED} more")
+    console.print(
+        f"{len(damage)} images of {cache} are damaged. {advice(cache)}", style="bold red", soft_wrap=True, markup=False
+    )
+    raise typer.Exit(1)
+
+
+@app.command()
+def view(
+    cache: CachePath,
+    index: Annotated[list[int] | None, typer.Option(help="Show the image at this position; may be repeated.")] = None,
+    image_id: Annotated[list[int] | None, typer.Option(help="Show the image of this id; may be repeated.")] = None,
+    name: Annotated[list[str] | None, typer.Option(help="Show the image of this file name; may be repeated.")] = None,
+    images: Annotated[int, typer.Option(min=1, help="Otherwise so many at random.")] = 16,
+    seed: Annotated[int | None, typer.Option(min=0, help="Makes the random choice repeatable.")] = None,
+    batch: Annotated[bool, typer.Option("--batch/--raw", help="As the loader batches them, or as stored.")] = False,
+    align: Annotated[Align, typer.Option(help="For --batch: where images lie on the canvas.")] = Align.TOP_LEFT,
+    out: Annotated[Path, typer.Option(metavar="FILE.png")] = Path("contact-sheet.png"),
+) -> None:
+    """Draw images of a cache with their boxes and class names on a contact sheet."""
+    from fastload.cache.read.cache import Cache  # needs torch, which takes two seconds
+    from fastload.plan.align import CenterAlign, RandomAlign, TopLeftAlign
+    from fastload.tools.contact_sheet import choose, save, view
+
+    collators = {Align.TOP_LEFT: TopLeftAlign, Align.CENTER: CenterAlign, Align.RANDOM: RandomAlign}
+    opened = Cache(cache)
+    chosen = choose(opened, index or [], image_id or [], name or [], images, seed)
+    save(view(opened, chosen, collators[align]() if batch else None), out)
+    console.print(f"{out} shows {len(chosen)} images of {cache}.", soft_wrap=True, markup=False, highlight=False)
+
+
+@app.command()
+def sample(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to make it.")],
+    images: Annotated[int, typer.Option(min=2, help="How many images.")] = 300,
+    seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Another seed, other images.")] = 0,
+) -> None:
+    """Make a sample dataset in COCO's layout: images like photographs, eight classes, crowds, outlines."""
+    with show_progress("sample set") as progress:
+        made = make_sample(folder, images, seed, progress)
+    console.print(f"{made} holds {images} images. Next: fastload build-cache {folder}", soft_wrap=True, markup=False)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to put it all.")] = Path("fastload-demo"),
+    images: Annotated[int, typer.Option(min=2, help="Images of the sample set; 4 of 5 are raced with.")] = 300,
+) -> None:
+    """See it work: make a sample set, build its cache, race torch's DataLoader, draw a batch."""
+    from fastload.tools.demo import BATCH_SIZE, WORKERS, run_demo  # needs torch, which takes two seconds
+
+    found = run_demo(folder, images)
+    print_table(
+        f"short edge 512, flip, pad, batches of {BATCH_SIZE}, {WORKERS} workers",
+        ("", "images/s", "times as fast"),
+        [
+            ("torch DataLoader, Pillow", f"{found.usual:,.0f}", "1.0"),
+            ("fastload FastLoader", f"{found.fast:,.0f}", f"{found.fast / found.usual:.1f}"),
+        ],
+    )
+    console.print(f"A batch with its boxes: {found.picture}", soft_wrap=True, markup=False, highlight=False)
+    console.print("Next, your own data: [bold]fastload build-cache COCO_FOLDER[/], and in your training script")
+    console.print("  [red]- loader = DataLoader(dataset, batch_size=16, shuffle=True, num_workers=8, ...)[/]")
+    line = f'  + loader = FastLoader("{found.cache}", batch_size=16, shuffle=True, num_workers=8, ...)'
+    console.print(line, style="green", soft_wrap=True, markup=False, highlight=False)
+
+
+@app.command()
+def doctor() -> None:
+    """Show what this machine has that fastload uses, and how to get what is missing."""
+    findings = examine()
+    for finding in findings:
+        sign = "[green]ok     [/]" if finding.found else "[red]MISSING[/]" if finding.needed else "[yellow]none   [/]"
+        text = escape(f"{finding.what}: {finding.found or finding.fix}")
+        console.print(f"{sign} {text}", soft_wrap=True, highlight=False)
+    if any(finding.needed and not finding.found for finding in findings):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command line. Errors of fastload's own become one line and exit status 1."""
+    try:
+        app()
+    except FastloadError as error:
+        Console(stderr=True).print(Text.assemble(("fastload: ", "bold red"), str(error)), soft_wrap=True)
+        sys.exit(1)

@@ -1,0 +1,1 @@
+"""Batches in floating point, and on their way to a device."""

@@ -1,0 +1,1 @@
+"""The engine that decodes and resamples with NVIDIA DALI."""

@@ -1,0 +1,231 @@
+"""Collators: how large a batch's canvas is, and where on it each image lies.
+
+One object serves both ways of loading: FastLoader plans with it before a pixel is decoded, and on any other dataset it
+is an ordinary `collate_fn` for a list of (image, target) pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from fastload.device.normalize import PixelFormat
+from fastload.errors import ArgumentError, PlanError
+from fastload.plan.batch_plan import BatchPlan
+
+IMAGENET_MEAN = (124, 116, 104)  # zero once normalized with ImageNet's mean, as published recipes pad
+UNIT = PixelFormat(torch.float32)  # 0 to 1
+
+Canvas = tuple[int, int] | NDArray[np.int32]  # height, width: one, or one an image (B, 2)
+
+
+def spans_batches(offsets: Any) -> Any:
+    """Says of a collator's `offsets` that it treats each image by itself: it may then be given the images of several
+    batches at once, with the canvas of each. Whoever overrides it need not know."""
+    offsets.spans_batches = True
+    return offsets
+
+
+class Collator:
+    """Base class: pads a batch to one canvas. To write one, override `offsets`, `canvas`, or both.
+
+    The canvas is as large as the batch needs, rounded up to a multiple of `divisor` pixels; or the smallest of
+    `canvas_sizes` that fits, if one or several are given: (height, width) in pixels, or an edge of squares. `fill` is
+    the padding's RGB.
+    """
+
+    def __init__(
+        self,
+        divisor: int = 32,
+        fill: int | Sequence[int] = IMAGENET_MEAN,
+        canvas_sizes: int | tuple[int, int] | Sequence[tuple[int, int]] | None = None,
+    ) -> None:
+        if divisor < 1:
+            raise ArgumentError(f"{type(self).__name__} needs a divisor of at least 1, not {divisor}")
+        self.divisor = divisor
+        self.fill = _rgb(fill)
+        self.canvas_sizes = None if canvas_sizes is None else _ascending(canvas_sizes)
+
+    @property
+    def spans_batches(self) -> bool:
+        """Whether `place` treats each image, and each batch, by itself: it may then be given several batches."""
+        return type(self).canvas is Collator.canvas and hasattr(self.offsets, "spans_batches")
+
+    def canvas(self, sizes: NDArray[np.int32]) -> tuple[int, int]:
+        """The canvas (height, width) for images of `sizes` (B, 2) width, height, in pixels."""
+        height, width = self._canvases(sizes.max(0)[None])[0].tolist()
+        return height, width
+
+    def _canvases(self, largest: NDArray[np.int32]) -> NDArray[np.int32]:
+        """The canvases (n, 2) height, width for batches that need (n, 2) width, height."""
+        needed = largest[:, ::-1]
+        if self.canvas_sizes is None:
+            rounded: NDArray[np.int32] = -(-needed // self.divisor) * self.divisor
+            return rounded
+        fits: NDArray[np.bool_] = np.all(needed[:, None] <= np.array(self.canvas_sizes), axis=2)
+        lost = needed[~np.any(fits, axis=1)]
+        if len(lost):
+            height, width = lost[0].tolist()
+            raise PlanError(
+                f"a batch with images up to {height} high and {width} wide fits none of the canvas sizes "
+                f"{self.canvas_sizes} (height, width): add a larger one, or shrink the images with "
+                "ShortestEdge(..., max_size=...)"
+            )
+        chosen: NDArray[np.int32] = np.array(self.canvas_sizes, np.int32).take(fits.argmax(1), 0)
+        return chosen
+
+    def offsets(self, sizes: NDArray[np.int32], canvas: Any, rng: np.random.Generator) -> NDArray[np.int32]:
+        """Where the top-left corner of each image lies on the canvas: (B, 2) x, y in pixels.
+
+        `sizes` (B, 2) is the images' width, height, `canvas` (height, width). Draw chance from `rng` only.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not override offsets(sizes, canvas, rng)")
+
+    def place(self, plan: BatchPlan, rng: np.random.Generator, ends: Sequence[int] | None = None) -> None:
+        """Put the images of `plan` on their canvases. Those up to each of `ends` are a batch; None: all are one.
+
+        Several batches only if `spans_batches`.
+        """
+        fill = np.array(self.fill, np.uint8)
+        if not self.spans_batches:
+            assert ends is None or len(ends) == 1
+            canvas = self.canvas(plan.size)
+            plan.place(canvas, self.offsets(plan.size, canvas, rng), fill)
+            return
+        edges = np.array([0, *(ends or [len(plan.size)])])
+        canvases = self._canvases(np.maximum.reduceat(plan.size, edges[:-1])).repeat(np.diff(edges), 0)
+        plan.place(canvases, self.offsets(plan.size, canvases, rng), fill)
+
+    def __call__(self, samples: Sequence[tuple[Any, Any]]) -> tuple[Tensor, list[Any]]:
+        """Batch (image, target) pairs like any `collate_fn`; chance comes from torch's generator. See `collate`."""
+        seed = int(torch.randint(2**63 - 1, ()).item())
+        return self.collate(samples, np.random.default_rng(seed))
+
+    def collate(
+        self, samples: Sequence[tuple[Any, Any]], rng: np.random.Generator, floats: PixelFormat = UNIT
+    ) -> tuple[Tensor, list[Any]]:
+        """Pad images to (B, 3, H, W) and shift their targets along.
+
+        Images are (3, H, W) tensors, whose dtype is kept, or PIL images, which become uint8. In floating-point images
+        the padding is `fill` in the format `floats`, which is `fill` / 255 by default, for values in 0 to 1; as an
+        ordinary `collate_fn` of images that are normalized otherwise give `fill=0`. Of a target that is a dict, `boxes`
+        (n, 4) xyxy and `keypoints` (n, k, 2 or 3) are shifted, `masks` (n, H, W) padded, and `offset` (x, y) is added,
+        in a copy; any other target passes unchanged.
+        """
+        images = [_as_tensor(image) for image, _ in samples]
+        sizes = np.array([(image.shape[-1], image.shape[-2]) for image in images], np.int32)
+        canvas = self.canvas(sizes)
+        offsets = np.asarray(self.offsets(sizes, canvas, rng)).tolist()
+        batch = _blank(images[0], len(images), canvas, self.fill, floats)
+        for slot, image, (x, y) in zip(batch, images, offsets, strict=True):
+            slot[:, y : y + image.shape[1], x : x + image.shape[2]] = image
+        targets = [_shifted(target, x, y, canvas) for (_, target), (x, y) in zip(samples, offsets, strict=True)]
+        return batch, targets
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
+
+
+class TopLeftAlign(Collator):
+    """Images in the top-left corner, padding right and below: what torchvision and detectron2 do."""
+
+    @spans_batches
+    def offsets(self, sizes: NDArray[np.int32], canvas: Canvas, rng: np.random.Generator) -> NDArray[np.int32]:
+        return np.zeros(sizes.shape, np.int32)
+
+
+class _GridCollator(Collator):
+    def __init__(
+        self,
+        divisor: int = 32,
+        grid: int = 1,
+        fill: int | Sequence[int] = IMAGENET_MEAN,
+        canvas_sizes: int | tuple[int, int] | Sequence[tuple[int, int]] | None = None,
+    ) -> None:
+        super().__init__(divisor, fill, canvas_sizes)
+        if grid < 1:
+            raise ArgumentError(f"{type(self).__name__} needs a grid of at least 1, not {grid}")
+        self.grid = grid
+
+
+class CenterAlign(_GridCollator):
+    """Images in the middle; offsets are rounded down to multiples of `grid` pixels."""
+
+    @spans_batches
+    def offsets(self, sizes: NDArray[np.int32], canvas: Canvas, rng: np.random.Generator) -> NDArray[np.int32]:
+        return _slack(sizes, canvas) // 2 // self.grid * self.grid
+
+
+class RandomAlign(_GridCollator):
+    """Images anywhere on the canvas; offsets are multiples of `grid` pixels, all equally likely."""
+
+    @spans_batches
+    def offsets(self, sizes: NDArray[np.int32], canvas: Canvas, rng: np.random.Generator) -> NDArray[np.int32]:
+        choices = _slack(sizes, canvas) // self.grid + 1
+        return (rng.random(sizes.shape) * choices).astype(np.int32) * self.grid
+
+
+def _slack(sizes: NDArray[np.int32], canvas: Canvas) -> NDArray[np.int32]:
+    """How far each image can move right and down: (B, 2) pixels."""
+    return np.asarray(canvas, np.int32)[..., ::-1] - sizes
+
+
+def _rgb(fill: int | Sequence[int]) -> tuple[int, int, int]:
+    values = [fill] * 3 if isinstance(fill, int) else list(fill)
+    if len(values) != 3 or not all(0 <= value <= 255 for value in values):
+        raise ArgumentError(f"fill must be one value or three (red, green, blue) from 0 to 255, not {fill!r}")
+    return int(values[0]), int(values[1]), int(values[2])
+
+
+def _ascending(canvas_sizes: Any) -> list[tuple[int, int]]:
+    """One (height, width) or several, smallest area first."""
+    sizes = np.atleast_2d(np.asarray([canvas_sizes] * 2 if isinstance(canvas_sizes, int) else canvas_sizes))
+    if sizes.ndim != 2 or sizes.shape[1] != 2 or sizes.dtype.kind not in "iu" or sizes.min() < 1:
+        raise ArgumentError(
+            f"canvas_sizes must be one (height, width) in pixels or a list of them, not {canvas_sizes!r}"
+        )
+    return sorted(((int(height), int(width)) for height, width in sizes), key=lambda size: size[0] * size[1])
+
+
+def _as_tensor(image: Any) -> Tensor:
+    if isinstance(image, Image.Image):
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    if isinstance(image, Tensor) and image.ndim == 3 and image.shape[0] == 3:
+        return image
+    shape = f" of shape {tuple(image.shape)}" if isinstance(image, Tensor) else ""
+    raise ArgumentError(f"fastload's collators take (3, H, W) tensors or PIL images, not {type(image).__name__}{shape}")
+
+
+def _blank(
+    like: Tensor, count: int, canvas: tuple[int, int], fill: tuple[int, int, int], floats: PixelFormat
+) -> Tensor:
+    """(count, 3, H, W) of the padding's color, in the dtype and memory format of `like`."""
+    packed = torch.channels_last if like.stride(0) == 1 else torch.contiguous_format
+    batch = torch.empty((count, 3, *canvas), dtype=like.dtype, device=like.device, memory_format=packed)
+    color = torch.tensor(fill, dtype=torch.float32)
+    if like.is_floating_point():
+        color = (color - torch.tensor(floats.mean)) / torch.tensor(floats.std)
+    return batch.copy_(color.to(batch)[:, None, None].expand_as(batch))
+
+
+def _shifted(target: Any, x: int, y: int, canvas: tuple[int, int]) -> Any:
+    if not isinstance(target, Mapping):
+        return target
+    moved = {**target, "offset": torch.tensor([x, y])}
+    if "boxes" in moved:
+        moved["boxes"] = moved["boxes"] + torch.tensor([x, y, x, y]).to(moved["boxes"])
+    if "keypoints" in moved:
+        shift = torch.tensor([x, y, 0][: moved["keypoints"].shape[-1]])
+        moved["keypoints"] = moved["keypoints"] + shift.to(moved["keypoints"])
+    if "masks" in moved:
+        masks = moved["masks"]
+        padded = masks.new_zeros((len(masks), *canvas))
+        padded[:, y : y + masks.shape[1], x : x + masks.shape[2]] = masks
+        moved["masks"] = padded
+    return moved

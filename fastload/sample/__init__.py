@@ -1,5 +1,0 @@
-"""The sample set: pictures with COCO annotations that fastload makes itself, for demos and tests."""
-
-from fastload.sample.dataset import make_sample
-
-__all__ = ["make_sample"]

@@ -1,0 +1,1 @@
+"""What the commands do beside building caches: advice, pictures, the demo, the sample set."""

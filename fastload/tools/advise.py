@@ -1,0 +1,224 @@
+"""What each way of storing a dataset costs and gives, measured on a sample of it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from math import inf, log10
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+import fastload._core as _core
+from fastload.annotations import Column
+from fastload.cache.format.layout import Encoding
+from fastload.cache.read.cache_file import CacheFile
+from fastload.cache.write.build import BuildOptions, build_cache
+from fastload.cache.write.checked_image import checked_jpeg
+from fastload.cache.write.resize import Reduction
+from fastload.errors import SourceError
+from fastload.sources.base import Category, Problem, Sample, Source
+
+REDUCTIONS = {
+    "lossless": Reduction(),
+    "q90 4:2:0": Reduction(quality=90, subsampling="420"),
+    "short 512": Reduction(short=512),
+    "short 512, q90 4:2:0": Reduction(short=512, quality=90, subsampling="420"),
+    "short 320, q90 4:2:0": Reduction(short=320, quality=90, subsampling="420"),
+}
+# The job that is timed: the usual one of a detector's training.
+SHORT_EDGE, LONG_EDGE, BATCH_SIZE = 512, 736, 16
+SECONDS = 1.0  # of timing an option
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way of storing the dataset. Everything but `images_per_second` and `psnr` is of the whole set."""
+
+    encoding: str
+    reduction: str  # of REDUCTIONS
+    bytes: int
+    build_seconds: float
+    images_per_second: float
+    psnr: float | None  # dB, in RGB at the original's size; None: not a bit is lost
+    fits_disk: bool
+    fits_memory: bool  # so that after an epoch nothing is read from disk
+
+    @property
+    def command(self) -> str:
+        """The arguments of build-cache that ask for it."""
+        settings = REDUCTIONS[self.reduction].describe().items()
+        dial = "".join(f" --{name.replace('_', '-')} {value}" for name, value in settings if value is not None)
+        return f"--encoding {self.encoding}{dial}"
+
+
+@dataclass(frozen=True)
+class Advice:
+    """The options of a dataset."""
+
+    images: int
+    sampled: int  # so many of them were measured
+    threads: int
+    free_disk: int  # bytes, where the caches would go
+    free_memory: int  # bytes that could hold a cache
+    options: tuple[Option, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as plain lists and dicts."""
+        options = [asdict(option) | {"command": option.command} for option in self.options]
+        return asdict(self) | {"options": options}
+
+
+class SampleOf:
+    """A source of some images of several others."""
+
+    format, location = "sample", "a sample"
+
+    def __init__(self, sources: Sequence[Source], count: int, seed: int) -> None:
+        total = sum(map(len, sources))
+        chosen = np.random.default_rng(seed).choice(total, min(count, total), replace=False)
+        self._samples = list(_pick(sources, set(chosen.tolist())))
+        known: dict[int, Category] = {category.id: category for source in sources for category in source.categories}
+        self.categories: tuple[Category, ...] = tuple(known[id] for id in sorted(known))
+        self.problems: tuple[Problem, ...] = ()
+        self.columns: tuple[Column, ...] = ()
+        self.digest = f"{seed} {count}"
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def samples(self, start: int = 0) -> Iterator[Sample]:
+        """As every source's."""
+        return iter(self._samples[start:])
+
+
+def advise(
+    sources: Sequence[Source],
+    home: Path,
+    count: int = 64,
+    threads: int = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Advice:
+    """Measure every option on `count` random images of `sources`, whose caches would go to the folder `home`.
+
+    Caches are built and read as ever, with `threads` threads, in a temporary folder; what is built and read is in
+    memory, so a slow disk does not show. `SourceError` when there are no images, `CacheError` when none can go in.
+    """
+    total = sum(map(len, sources))
+    if not total:
+        raise SourceError("there are no images to plan for.")
+    sample = SampleOf(sources, count, seed=0)
+    free_disk, free_memory = shutil.disk_usage(_existing(home)).free, available_memory()
+    options: list[Option] = []
+    with tempfile.TemporaryDirectory(prefix="fastload-plan-") as folder:
+        original = Path(folder) / "original.lmdb"
+        build_cache(sample, original, BuildOptions(Encoding.ORIGINAL, workers=threads))
+        todo = list(_combinations(CacheFile(original)))
+        for done, (reduction, encoding, psnr) in enumerate(todo):
+            progress(done, len(todo))
+            path = Path(folder) / "option.lmdb"
+            built = BuildOptions(encoding, REDUCTIONS[reduction], workers=threads, overwrite=True)
+            report = build_cache(sample, path, built)
+            size = round(report.bytes / len(sample) * total)
+            options.append(
+                Option(
+                    encoding.label,
+                    reduction,
+                    bytes=size,
+                    build_seconds=report.seconds / len(sample) * total,
+                    images_per_second=_speed(path, threads),
+                    psnr=None if psnr == inf else psnr,
+                    fits_disk=size <= free_disk,
+                    fits_memory=size <= free_memory,
+                )
+            )
+        progress(len(todo), len(todo))
+    return Advice(total, len(sample), threads, free_disk, free_memory, tuple(options))
+
+
+def available_memory() -> int:
+    """Bytes of memory that are free or could be freed, the cache of files included; 0 if the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        (line,) = (line for line in lines if line.startswith("MemAvailable:"))
+        return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        return 0
+
+
+def _combinations(original: CacheFile) -> Iterator[tuple[str, Encoding, float]]:
+    """Each reduction that changes something others do not, in each encoding, with its PSNR to `original`."""
+    seen: set[tuple[tuple[int, int], ...]] = set()
+    for name, reduction in REDUCTIONS.items():
+        sizes = tuple(reduction.size_of((int(width), int(height))) for width, height in original.sizes)
+        key = (*sizes, (reduction.quality or 0, 0))
+        if key in seen:  # all pictures are smaller than it asks for
+            continue
+        seen.add(key)
+        psnr = _psnr(original, reduction)
+        for encoding in Encoding:
+            if encoding != Encoding.ORIGINAL or not reduction:
+                yield name, encoding, psnr
+
+
+def _psnr(original: CacheFile, reduction: Reduction) -> float:
+    """Peak signal-to-noise ratio in dB of all RGB samples together, shrunk pictures enlarged again (bicubic)."""
+    squares, samples = 0.0, 0
+    for record in original.records():
+        before = checked_jpeg(bytes(record.data))
+        after = reduction.apply(before)
+        if after is before:
+            samples += 3 * before.size[0] * before.size[1]
+            continue
+        pixels, image = _core.decode_rgb(before.jpeg)[0], Image.fromarray(_core.decode_rgb(after.jpeg)[0])
+        restored = np.asarray(image.resize(before.size, Image.Resampling.BICUBIC))
+        squares += float(np.square(pixels.astype(np.float32) - restored).sum(dtype=np.float64))
+        samples += pixels.size
+    return inf if squares == 0 else 10 * log10(255**2 * samples / squares)
+
+
+def _speed(path: Path, threads: int) -> float:
+    """Images/s of FastLoader over the cache at `path`: the median epoch, after one to warm up."""
+    from fastload.loader.fast_loader import FastLoader  # takes two seconds, for torch
+    from fastload.plan.transforms import RandomFlip, ShortestEdge
+
+    loader = FastLoader(
+        path,
+        BATCH_SIZE,
+        shuffle=True,
+        num_workers=threads,
+        transforms=[ShortestEdge(SHORT_EDGE, LONG_EDGE), RandomFlip()],
+    )
+    epochs = [_epoch(loader)]
+    end = time.perf_counter() + SECONDS
+    while len(epochs) < 2 or time.perf_counter() < end:
+        epochs.append(_epoch(loader))
+    return len(loader.dataset) / median(epochs[1:])  # type: ignore[arg-type]
+
+
+def _epoch(loader: Iterable[Any]) -> float:
+    """Seconds that an epoch takes."""
+    start = time.perf_counter()
+    for _ in loader:
+        pass
+    return time.perf_counter() - start
+
+
+def _pick(sources: Sequence[Source], chosen: set[int]) -> Iterator[Sample]:
+    position = 0
+    for source in sources:
+        for sample in source.samples():
+            if position in chosen:
+                yield sample
+            position += 1
+
+
+def _existing(folder: Path) -> Path:
+    """The nearest folder above that is there."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())

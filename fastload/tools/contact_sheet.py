@@ -1,0 +1,286 @@
+"""Contact sheets: images of a batch or a cache with their boxes and class names, to look at."""
+
+from __future__ import annotations
+
+import colorsys
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from math import ceil, sqrt
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from fastload.errors import FastloadError
+
+if TYPE_CHECKING:
+    from fastload.cache.read.cache import Cache
+    from fastload.plan.align import Collator
+
+SHEET_WIDTH = 1680  # pixels, about: what a screen shows
+LARGEST_TILE = 736
+GAP = 12
+BACKGROUND, TEXT = (22, 24, 29), (196, 200, 208)
+FONT_SIZE = 13
+DASH = 6
+Color = tuple[int, int, int]
+Rectangle = tuple[float, float, float, float]  # x0, y0, x1, y1
+
+
+class NamedCategory(Protocol):
+    """What `draw` needs of a category: `Cache.categories` are such."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+
+
+def draw(
+    images: Iterable[Any],
+    targets: Iterable[Mapping[str, Any]],
+    categories: Sequence[NamedCategory],
+    captions: Sequence[str] | None = None,
+) -> Image.Image:
+    """Draw images with their boxes and class names, side by side on one sheet.
+
+        images, targets = next(iter(loader))
+        draw(images, targets, cache.categories).save("batch.png")
+
+    Args:
+        images: (B, 3, H, W) uint8, or B of (3, h, w) of any sizes; tensors on any device, or arrays.
+        targets: `Targets`, or a dict for each image with `boxes` (n, 4) xyxy in pixels of the image and `labels` (n)
+            category ids; possibly `iscrowd` (n), drawn dashed, `scores` (n), written behind the name, and `image_id`.
+        categories: what has an `id` and a `name`, such as `Cache.categories`.
+        captions: a line under each image. Default: its id.
+
+    Returns:
+        A Pillow image.
+
+    Raises:
+        ValueError: there is no image, the counts differ, or an image is not uint8 (3, h, w).
+    """
+    pictures = [_picture(image) for image in images]
+    notes = [{name: _array(value) for name, value in target.items()} for target in targets]
+    if captions is None:
+        captions = [f"image {note['image_id']}" if "image_id" in note else "" for note in notes]
+    if not len(pictures) == len(notes) == len(captions):
+        raise ValueError(f"{len(pictures)} images, {len(notes)} targets and {len(captions)} captions: give one of each")
+    if not pictures:
+        raise ValueError("nothing to draw: there is no image")
+    colors = class_colors(categories)
+    columns, long_edge, width = _layout([picture.size for picture in pictures])
+    tiles = []
+    for picture, note, caption in zip(pictures, notes, captions, strict=True):
+        tile = _annotated(picture, note, long_edge, categories, colors)
+        tiles.append(_captioned(tile, caption, width))
+    present = {int(label) for note in notes for label in note["labels"]}
+    return _sheet(tiles, columns, [(c.name, colors[c.id]) for c in categories if c.id in present])
+
+
+def class_colors(categories: Sequence[NamedCategory]) -> dict[int, Color]:
+    """A bright colour for each category id: hues a golden angle apart, so that neighbours differ most."""
+    colors = {}
+    for number, category in enumerate(categories):
+        hue, saturation = (0.02 + number * 0.381966) % 1, (0.85, 0.6)[number // 8 % 2]
+        red, green, blue = colorsys.hsv_to_rgb(hue, saturation, 1.0)
+        colors[category.id] = (round(255 * red), round(255 * green), round(255 * blue))
+    return colors
+
+
+def view(cache: Cache, indices: Sequence[int], collator: Collator | None = None) -> Image.Image:
+    """A sheet of images of a cache: as they are stored, or as the loader batches them if `collator` is given
+    (short edge 512, long edge at most 736, padded to one canvas)."""
+    from fastload.loader.fast_loader import FastLoader
+    from fastload.plan.transforms import ShortestEdge
+
+    subset = cache.subset(indices)
+    captions = [_caption(cache, position) for position in subset.indices]
+    if collator is None:
+        pairs = [subset[i] for i in range(len(subset))]
+        return draw([image for image, _ in pairs], [target for _, target in pairs], cache.categories, captions)
+    loader = FastLoader(subset, len(subset), collate_fn=collator, transforms=[ShortestEdge(512, max_size=736)])
+    ((images, targets),) = loader
+    return draw(images, targets, cache.categories, captions)
+
+
+def choose(
+    cache: Cache, index: Sequence[int], image_id: Sequence[int], name: Sequence[str], images: int, seed: int | None
+) -> list[int]:
+    """Positions in the cache: those named by position, id or file name; if none is, `images` of them at random."""
+    if not (index or image_id or name):
+        rng = np.random.default_rng(seed)
+        return sorted(rng.choice(len(cache), min(images, len(cache)), replace=False).tolist())
+    chosen = []
+    for position in index:
+        if not -len(cache) <= position < len(cache):
+            raise FastloadError(f"{cache.where} holds images 0 to {len(cache) - 1}: there is no image {position}")
+        chosen.append(position)
+    chosen += cache.index_of(image_id).tolist()
+    names = {cache.name(i): i for i in range(len(cache))} if name else {}
+    for wanted in name:
+        if wanted not in names:
+            raise FastloadError(f"{cache.where} holds no image {wanted}; it does hold {next(iter(names))}, for one")
+        chosen.append(names[wanted])
+    return chosen
+
+
+def save(sheet: Image.Image, file: Path) -> None:
+    """Write a sheet in the format of the file's suffix, whole or not at all."""
+    if file.suffix.lower() not in Image.registered_extensions():
+        raise FastloadError(f"{file}: a picture's name ends in .png, .jpg or another such suffix.")
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}{file.suffix}")
+    try:
+        sheet.save(unfinished)
+        os.replace(unfinished, file)
+    except (OSError, ValueError) as error:
+        raise FastloadError(f"{file} cannot be written: {error}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _caption(cache: Cache, index: int) -> str:
+    width, height = cache.sizes[index]
+    boxes = int(cache.box_offsets[index + 1] - cache.box_offsets[index])
+    return f"{index}: {cache.name(index)}, {width} x {height}, {boxes} box{'' if boxes == 1 else 'es'}"
+
+
+def _array(value: Any) -> NDArray[Any]:
+    """A tensor of any device, an array or a number as an array."""
+    return np.asarray(value.cpu() if hasattr(value, "cpu") else value)
+
+
+def _picture(image: Any) -> Image.Image:
+    pixels = _array(image)
+    if pixels.ndim != 3 or pixels.shape[0] != 3 or pixels.dtype != np.uint8:
+        raise ValueError(f"draw needs uint8 images (3, H, W), not {pixels.dtype} {pixels.shape}")
+    return Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+
+
+def _layout(sizes: Sequence[tuple[int, int]]) -> tuple[int, float, int]:
+    """How many columns make a sheet about square, and the long edge of a shown picture and the width of a column."""
+    shapes = np.array([(width / max(width, height), height / max(width, height)) for width, height in sizes])
+    wide, high = shapes.max(0)
+    columns = min(ceil(sqrt(len(sizes) * high / wide)), len(sizes))
+    long_edge = min((SHEET_WIDTH // columns - GAP) / wide, LARGEST_TILE)
+    return columns, float(long_edge), ceil(long_edge * wide)
+
+
+def _annotated(
+    picture: Image.Image,
+    note: dict[str, NDArray[Any]],
+    long_edge: float,
+    categories: Sequence[NamedCategory],
+    colors: dict[int, Color],
+) -> Image.Image:
+    """A picture scaled to a long edge, with its boxes."""
+    scale = long_edge / max(picture.size)
+    small = picture.resize((round(picture.width * scale) or 1, round(picture.height * scale) or 1), reducing_gap=2)
+    pen = ImageDraw.Draw(small)
+    names = {category.id: category.name for category in categories}
+    boxes = note["boxes"].reshape(-1, 4) * scale
+    labels = note["labels"].astype(int).tolist()
+    crowd = note.get("iscrowd", np.zeros(len(boxes))).astype(bool)
+    largest_first = np.argsort(-(boxes[:, 2:] - boxes[:, :2]).prod(1), kind="stable")
+    for i in largest_first:
+        _box(pen, tuple(boxes[i].tolist()), colors.get(labels[i], TEXT), dashed=bool(crowd[i]))
+    taken: list[Rectangle] = []
+    for i in largest_first:
+        text = names.get(labels[i], str(labels[i])) + (" (crowd)" if crowd[i] else "")
+        if "scores" in note:
+            text += f" {note['scores'][i]:.2f}"
+        _label(pen, small.size, tuple(boxes[i].tolist()), text, colors.get(labels[i], TEXT), taken)
+    return small
+
+
+def _captioned(picture: Image.Image, caption: str, width: int) -> Image.Image:
+    """In the middle of a column, with the caption below."""
+    tile = Image.new("RGB", (width, picture.height + FONT_SIZE + 8), BACKGROUND)
+    tile.paste(picture, ((width - picture.width) // 2, 0))
+    ImageDraw.Draw(tile).text((2, picture.height + 4), caption, TEXT, _font())
+    return tile
+
+
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(FONT_SIZE)
+
+
+def _box(pen: ImageDraw.ImageDraw, box: Rectangle, color: Color, dashed: bool) -> None:
+    """A frame two pixels wide with a dark line around, to be seen on any picture."""
+    x0, y0, x1, y1 = box
+    if not dashed:
+        pen.rectangle((x0 - 1, y0 - 1, max(x1, x0) + 1, max(y1, y0) + 1), outline=(0, 0, 0))
+        pen.rectangle((x0, y0, max(x1, x0), max(y1, y0)), outline=color, width=2)
+        return
+    for start in np.arange(x0, x1, 2 * DASH):
+        for y in (y0, y1):
+            pen.line((start, y, min(start + DASH, x1), y), color, 2)
+    for start in np.arange(y0, y1, 2 * DASH):
+        for x in (x0, x1):
+            pen.line((x, start, x, min(start + DASH, y1)), color, 2)
+
+
+def _label(
+    pen: ImageDraw.ImageDraw,
+    size: tuple[int, int],
+    box: Rectangle,
+    text: str,
+    color: Color,
+    taken: list[Rectangle],
+) -> None:
+    """The class name beside or in its box, at the first place where it hides no other; nowhere if there is none (the
+    legend explains the colours)."""
+    width, height = pen.textlength(text, _font()) + 6, FONT_SIZE + 3
+    x0, y0, x1, y1 = box
+    for x, y in ((x0, y0 - height), (x0, y0), (x0, y1), (x0, y1 - height), (x1 - width, y0 - height), (x1 - width, y0)):
+        x = min(max(x, 0), size[0] - width)
+        spot = (x, y, x + width, y + height)
+        if y < 0 or spot[3] > size[1] or any(_overlap(spot, other) for other in taken):
+            continue
+        pen.rectangle(spot, fill=color)
+        red, green, blue = color
+        light = 0.3 * red + 0.59 * green + 0.11 * blue > 110
+        pen.text((x + 3, y), text, (0, 0, 0) if light else (255, 255, 255), _font())
+        taken.append(spot)
+        return
+
+
+def _overlap(a: Rectangle, b: Rectangle) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _sheet(tiles: list[Image.Image], columns: int, legend: list[tuple[str, Color]]) -> Image.Image:
+    """Tiles row by row, each row as high as its highest, and the legend below."""
+    rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
+    heights = [max(tile.height for tile in row) for row in rows]
+    width = columns * (tiles[0].width + GAP) + GAP
+    lines = _legend_lines(legend, width - 2 * GAP)
+    sheet = Image.new("RGB", (width, sum(heights) + GAP * (len(rows) + 1) + len(lines) * (FONT_SIZE + 8)), BACKGROUND)
+    y = GAP
+    for row, height in zip(rows, heights, strict=True):
+        for column, tile in enumerate(row):
+            sheet.paste(tile, (GAP + column * (tile.width + GAP), y))
+        y += height + GAP
+    pen = ImageDraw.Draw(sheet)
+    for line in lines:
+        for x, name, color in line:
+            pen.rectangle((GAP + x, y - 2, GAP + x + FONT_SIZE, y + FONT_SIZE - 2), fill=color)
+            pen.text((GAP + x + FONT_SIZE + 5, y - 3), name, TEXT, _font())
+        y += FONT_SIZE + 8
+    return sheet
+
+
+def _legend_lines(legend: list[tuple[str, Color]], width: int) -> list[list[tuple[float, str, Color]]]:
+    """Entries broken into lines, each with its x."""
+    lines: list[list[tuple[float, str, Color]]] = []
+    x = float(width)
+    for name, color in legend:
+        advance = _font().getlength(name) + FONT_SIZE + 24
+        if x + advance > width:
+            lines.append([])
+            x = 0
+        lines[-1].append((x, name, color))
+        x += advance
+    return lines
