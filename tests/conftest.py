@@ -14,9 +14,9 @@ from fastload.cache.write.build import BuildOptions, build_cache
 from fastload.engines.auto import ENGINES
 from fastload.sources.detect import find_datasets
 from fastload.tools.sample import make_sample
-from tests.datasets import box, many_jpegs, write_coco
-from tests.loaders import loader
-from tests.memory_cache import MemoryCache
+from tests.support.datasets import box, many_jpegs, write_coco
+from tests.support.loaders import loader
+from tests.support.memory_cache import MemoryCache
 
 settings.register_profile("fastload", deadline=None)  # a busy machine must not fail a test
 settings.load_profile("fastload")

@@ -16,7 +16,7 @@ from fastload import Batch, Mosaic, PlanError, RandomAlign, RandomFlip, ScaleJit
 from fastload.batch import Targets, targets_of
 from fastload.plan.batch_plan import BatchPlan
 from fastload.plan.image_index import ImageIndex
-from tests.memory_cache import MemoryCache
+from tests.support.memory_cache import MemoryCache
 
 CACHE = MemoryCache(24)
 RECORDS = ImageIndex(np.arange(24), CACHE.sizes)

@@ -13,7 +13,7 @@ import torch
 from fastload import Cache, FastLoader, SourceError
 from fastload.annotations import Column
 from fastload.cache.write.build import build_cache
-from tests.datasets import jpeg, write_coco
+from tests.support.datasets import jpeg, write_coco
 
 PAGE = Path(__file__).parents[1] / "docs/extending.md"
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE.read_text(), re.MULTILINE | re.DOTALL))

@@ -20,7 +20,7 @@ from fastload import FastLoader
 from fastload.cache.write.build import BuildOptions, build_cache
 from fastload.sources.detect import find_datasets
 from fastload.tools.baseline import BaselineDataset
-from tests.test_cli import fastload_command
+from tests.cli.test_cli import fastload_command
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -23,7 +23,7 @@ from detector.model.fcos import FCOS
 from detector.preprocess import Preprocess
 from detector.train import train
 from fastload import BuildOptions, CenterAlign, RandomAlign, build_cache, find_datasets
-from tests.datasets import encoded, pixels
+from tests.support.datasets import encoded, pixels
 
 CPU = torch.device("cpu")
 QUIET = Console(quiet=True)

@@ -18,7 +18,7 @@ from detector.model.backbone import make_backbone
 from detector.model.fcos import FCOS, Predictions
 from detector.preprocess import canvas_sizes
 from fastload import CenterAlign, FastLoader, RandomFlip, ShortestEdge
-from tests.memory_cache import MemoryCache
+from tests.support.memory_cache import MemoryCache
 
 CPU = torch.device("cpu")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
