@@ -37,8 +37,9 @@ class Annotations:
         slot: NDArray[np.int32],
         source: NDArray[np.int32],
         crop: NDArray[np.float32],
-        rect: NDArray[np.int32],
+        clip: NDArray[np.int32],
         flip: NDArray[np.bool_],
+        warp: NDArray[np.float32] | None,
         size: NDArray[np.int32],
         slot_index: NDArray[np.int64],
         min_visible: float,
@@ -47,7 +48,7 @@ class Annotations:
         objects: bool = False,
     ) -> tuple[
         tuple[NDArray[Any], ...],
-        tuple[list[Any], list[Any], NDArray[np.bool_], NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]],
+        tuple[NDArray[Any], ...],
         NDArray[np.int64],
         NDArray[np.int64],
     ]: ...
@@ -86,7 +87,7 @@ class Engine:
         index: NDArray[np.int64],
         slot: NDArray[np.int32],
         crop: NDArray[np.float32],
-        rect: NDArray[np.int32],
+        clip: NDArray[np.int32],
         flip: NDArray[np.bool_],
         color: NDArray[np.float32],
         fill: NDArray[np.uint8],
@@ -138,6 +139,12 @@ class testing:  # a submodule: what only tests and benchmarks call
     def jpeg_transform(data: _Bytes) -> bytes: ...
     @staticmethod
     def record_checksum(record: _Bytes) -> int: ...
+    @staticmethod
+    def aligned_matrix(crop: NDArray[np.float32], clip: NDArray[np.int32], flip: bool) -> NDArray[np.float32]: ...
+    @staticmethod
+    def map_boxes(matrix: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDArray[np.float32]: ...
+    @staticmethod
+    def unmap_boxes(matrix: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDArray[np.float32]: ...
     @staticmethod
     def simd_levels() -> list[str]: ...
     @staticmethod

@@ -46,7 +46,7 @@ def expected_boxes(plan: BatchPlan, slot: int) -> list[tuple[list[float], int, b
     """The rules of the documentation, box by box."""
     kept = []
     for row in np.flatnonzero(plan.slot == slot):
-        x, y, w, h = plan.rect[row].tolist()
+        x, y, w, h = plan.clip[row].tolist()
         for k in range(CACHE.box_offsets[plan.index[row]], CACHE.box_offsets[plan.index[row] + 1]):
             whole = plan.map_boxes(CACHE.boxes[k : k + 1], np.array([row]))[0].astype(float)
             box = [max(whole[0], x), max(whole[1], y), min(whole[2], x + w), min(whole[3], y + h)]
@@ -133,7 +133,7 @@ def test_area_is_in_canvas_pixels_and_shrinks_with_what_is_cut():
     for cut_at, share in ((plan.size[0, 0], 1.0), (middle, (middle - x0) / (x1 - x0))):
         part = RECORDS.plan(np.array([1]))
         part.resize(part.size * 2)
-        part.window(np.array([[0, 0, cut_at, part.size[0, 1]]]))
+        part.crop_to(np.array([[0, 0, cut_at, part.size[0, 1]]]))
         part.place((256, 256), np.zeros((1, 2), int), np.zeros(3, np.uint8))
         assert float(only_targets(part, np.array([1])).area[0, 0]) == pytest.approx(whole * 4 * share, rel=0.1)
 
@@ -204,8 +204,6 @@ def test_batches_move_and_pickle_whole():
     for again in (pickle.loads(pickle.dumps(batch)).targets, copy.copy(targets), Targets(**asdict(targets))):
         assert torch.equal(again.boxes, targets.boxes) and torch.equal(again.area, targets.area)
         assert again.num_sources == (1, 1)
-    with pytest.raises(AttributeError, match="Targets have no 'area'"):
-        _ = Targets.__new__(Targets).area
 
 
 def core_place(annotations=None, **changes):
@@ -217,8 +215,9 @@ def core_place(annotations=None, **changes):
         "slot": np.zeros(1, np.int32),
         "source": CACHE.sizes[1:2],
         "crop": np.array([[0, 0, 9, 9]], np.float32),
-        "rect": np.array([[0, 0, 9, 9]], np.int32),
+        "clip": np.array([[0, 0, 9, 9]], np.int32),
         "flip": np.zeros(1, np.bool_),
+        "warp": None,
         "size": np.array([[9, 9]], np.int32),
         "slot_index": np.array([1]),
         "min_visible": 0.0,
@@ -233,7 +232,7 @@ def test_the_core_refuses_arrays_that_do_not_fit():
     core_place()
     for changes in (
         {"row_index": np.array([24])},
-        {"row_index": np.array([-1])},
+        {"row_index": np.array([-2])},
         {"row_index": np.zeros(0, np.int64)},
         {"slot_index": np.array([24])},
         {"slot_index": np.array([-1])},
@@ -241,8 +240,9 @@ def test_the_core_refuses_arrays_that_do_not_fit():
         {"slot": -np.ones(1, np.int32)},
         {"source": np.zeros((0, 2), np.int32)},
         {"crop": np.zeros((0, 4), np.float32)},
-        {"rect": np.zeros((0, 4), np.int32)},
+        {"clip": np.zeros((0, 4), np.int32)},
         {"flip": np.zeros(0, np.bool_)},
+        {"warp": np.zeros((0, 2, 3), np.float32)},
         {"size": np.zeros((0, 2), np.int32)},
         {"ends": [2]},
         {"ends": [1, 0]},
@@ -273,14 +273,14 @@ def test_the_core_places_boxes_as_the_plan_does(seed, count):
     index = rng.integers(0, len(CACHE), count)
     plan = BatchPlan.of(index, CACHE.sizes[index])
     plan.resize(rng.integers(8, 90, (count, 2)).astype(np.int32))
-    plan.mirror(rng.random(count) < 0.5)
-    plan.window(np.concatenate([rng.integers(0, 4, (count, 2)), rng.integers(4, 60, (count, 2))], 1).astype(np.int32))
+    plan.flip_horizontally(rng.random(count) < 0.5)
+    plan.crop_to(np.concatenate([rng.integers(0, 4, (count, 2)), rng.integers(4, 60, (count, 2))], 1).astype(np.int32))
     plan.place((99, 99), np.zeros((count, 2), np.int32), np.zeros(3, np.uint8))
     targets = only_targets(plan, index)
     for row in range(count):
         first, last = CACHE.box_offsets[index[row] : index[row] + 2]
         mapped = plan.map_boxes(CACHE.boxes[first:last], np.full(last - first, row))
-        low, high = plan.rect[row, :2], plan.rect[row, :2] + plan.rect[row, 2:]
+        low, high = plan.clip[row, :2], plan.clip[row, :2] + plan.clip[row, 2:]
         uncut = (mapped[:, :2] >= low).all(1) & (mapped[:, 2:] <= high).all(1)
         shown = [box.tobytes() for box in targets.boxes[row].numpy()]
         assert all(box.tobytes() in shown for box in mapped[uncut])

@@ -51,8 +51,7 @@ def images_per_second(engine: Engine, cache: Cache, seconds: float = SECONDS) ->
     """How fast an engine makes batches of images from all over the cache, at their own size, for so many seconds."""
     index = np.linspace(0, len(cache) - 1, BATCH).astype(np.int64)
     plan = BatchPlan.of(index, cache.sizes[index])
-    width, height = plan.size.max(0).tolist()
-    plan.place((height, width), np.zeros_like(plan.size), np.zeros(3, np.uint8))
+    plan.place(plan.size.max(0), np.zeros_like(plan.size), np.zeros(3, np.uint8))
     engine.wait(engine.submit(plan, [BATCH]), 0)  # what is done once is not counted
     tickets = deque(engine.submit(plan, [BATCH]) for _ in range(AHEAD))
     batches, start = 0, time.perf_counter()

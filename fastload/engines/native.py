@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+from torch._C import _from_dlpack
 
 from fastload import _core
-from fastload.batch import from_capsule
 from fastload.device.normalize import DTYPES, PixelFormat
+from fastload.engines.validate import check_aligned
 from fastload.errors import PlanError
 from fastload.loader.stats import ThreadTimes
 from fastload.plan.batch_plan import BatchPlan
@@ -58,10 +59,11 @@ class NativeEngine:
 
     def submit(self, plan: BatchPlan, ends: Sequence[int]) -> _core.Ticket:
         """See `Engine.submit`."""
+        check_aligned(plan)
         self._cache.ensure(plan.index)
         try:
             return self.core.submit(
-                plan.index, plan.slot, plan.crop, plan.rect, plan.flip, plan.color, plan.fill, plan.canvases, ends
+                plan.index, plan.slot, plan.crop, plan.clip, plan.flip, plan.color, plan.fill, plan.canvases, ends
             )
         except ValueError as error:
             raise PlanError(f"this plan cannot be executed: {error}") from None
@@ -73,7 +75,9 @@ class NativeEngine:
     def images(self, ticket: _core.Ticket, number: int) -> Tensor | None:
         """See `Engine.images`. They are there as soon as there is memory for them, and then written."""
         capsule = self.core.images(ticket, number)
-        return None if capsule is None else from_capsule(capsule)
+        return (
+            None if capsule is None else _from_dlpack(capsule)
+        )  # what torch.from_dlpack calls, without its look at the argument
 
     def times(self) -> ThreadTimes:
         """Seconds that all threads together have spent since the engine began: see `stats.Stats`."""

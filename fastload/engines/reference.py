@@ -19,7 +19,8 @@ from torch import Tensor
 from fastload import _core
 from fastload.device.normalize import PixelFormat
 from fastload.engines.validate import check_plan
-from fastload.plan.batch_plan import BatchPlan
+from fastload.plan.batch_plan import FILL, BatchPlan
+from fastload.plan.geometry import unmap_points
 
 if TYPE_CHECKING:
     from fastload.cache.read.cache import Cache
@@ -46,34 +47,92 @@ def resampling_matrix(source: int, size: int, start: float, extent: float) -> ND
     return weights
 
 
-def render(
-    planes: list[NDArray[np.uint8]],
-    subsampling: int,
-    rgb: bool,
-    crop: NDArray[np.float32],
-    size: tuple[int, int],
-    flip: bool,
-    color: NDArray[np.float32],
-) -> NDArray[np.uint8]:
-    """Show `crop` (x, y, w, h) of decoded planes as (h, w, 3) pixels; `size` is width, height."""
+@dataclass(frozen=True)
+class Source:
+    """A decoded image: its planes, as `_core.decode_record` gives them."""
+
+    planes: list[NDArray[np.uint8]]
+    subsampling: int
+    rgb: bool
+
+    def divisor(self, c: int) -> tuple[int, int]:
+        """By how much plane `c` is smaller than the image, in x and y."""
+        return CHROMA_DIVISOR[self.subsampling] if c else (1, 1)
+
+    def to_rgb(self, samples: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+        """RGB (h, w, 3) of samples (h, w) of each plane."""
+        if len(samples) == 1:
+            return np.repeat(samples[0][..., None], 3, 2)
+        pixels = np.stack(samples, -1)
+        return pixels if self.rgb else (pixels - (0, 128, 128)) @ YCBCR_TO_RGB.T
+
+
+BLACK = Source([np.zeros((1, 1), np.uint8)], 0, False)  # of a row without a source
+
+
+def draw_aligned(source: Source, crop: NDArray[np.float32], size: tuple[int, int], flip: bool) -> NDArray[np.float64]:
+    """RGB (h, w, 3) of `crop` (x, y, w, h) of a source; `size` is width, height."""
     width, height = size
-    resampled = []
-    for c, plane in enumerate(planes):
-        divisor = CHROMA_DIVISOR[subsampling] if c else (1, 1)
-        x, y, w, h = crop.astype(np.float64) / np.array(divisor * 2)
+    samples = []
+    for c, plane in enumerate(source.planes):
+        x, y, w, h = crop.astype(np.float64) / np.array(source.divisor(c) * 2)
         across = resampling_matrix(plane.shape[1], width, x, w)
         down = resampling_matrix(plane.shape[0], height, y, h)
-        resampled.append(down @ plane @ across.T)
-    if len(planes) == 1:
-        pixels = np.repeat(resampled[0][..., None], 3, 2)
-    else:
-        pixels = np.stack(resampled, -1)
-        if not rgb:
-            pixels = (pixels - (0, 128, 128)) @ YCBCR_TO_RGB.T
-    if flip:
-        pixels = pixels[:, ::-1]
-    pixels = pixels @ color[:, :3].T.astype(np.float64) + color[:, 3]
-    return np.floor(np.clip(pixels, 0, 255) + 0.5).astype(np.uint8)
+        samples.append(down @ plane @ across.T)
+    pixels = source.to_rgb(samples)
+    return pixels[:, ::-1] if flip else pixels
+
+
+def draw_warped(
+    source: Source, crop: NDArray[np.float32], matrix: NDArray[np.float32], clip: NDArray[np.int32]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """RGB (h, w, 3) of the pixels of `clip` (x, y, w, h), and which of them (h, w) lie in the source's crop.
+
+    A plane that is shrunk along an axis is first resampled along it, by the triangle filter, to the size at which one
+    of its samples is a canvas pixel. Samples are then interpolated linearly; the outermost are repeated beyond edges.
+    """
+    x, y, w, h = clip.tolist()
+    centers = np.stack(np.meshgrid(x + np.arange(w) + 0.5, y + np.arange(h) + 0.5), -1)
+    points = unmap_points(matrix.astype(np.float64), centers)
+    inside: NDArray[np.bool_] = ((points >= crop[:2]) & (points < crop[:2] + crop[2:])).all(-1)
+    scale = np.hypot(*matrix[:, :2].astype(np.float64))  # canvas pixels a source pixel, along the source's x and y
+    samples = []
+    for c, plane in enumerate(source.planes):
+        divisor = np.array(source.divisor(c))
+        across, x_of = _shrunk(
+            plane.shape[1], crop[0::2] / divisor[0], scale[0] * divisor[0], points[..., 0] / divisor[0]
+        )
+        down, y_of = _shrunk(
+            plane.shape[0], crop[1::2] / divisor[1], scale[1] * divisor[1], points[..., 1] / divisor[1]
+        )
+        samples.append(_interpolated(down @ plane @ across.T, x_of, y_of))
+    return source.to_rgb(samples), inside
+
+
+def _shrunk(
+    length: int, extent: NDArray[np.float64], scale: float, position: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How an axis of a plane is resampled before it is interpolated, and where positions on it are then.
+
+    `extent` is the start and length of what is shown of the axis's `length` samples.
+    """
+    if scale >= 1:
+        return np.eye(length), position
+    start, shown = extent.tolist()
+    size = max(round(shown * scale), 1)
+    return resampling_matrix(length, size, start, shown), (position - start) * size / shown
+
+
+def _interpolated(plane: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Samples of a plane at positions x, y."""
+    height, width = plane.shape
+    x, y = np.clip(x - 0.5, 0, width - 1), np.clip(y - 0.5, 0, height - 1)
+    left, top = np.floor(x).astype(int), np.floor(y).astype(int)
+    right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
+    upper = plane[top, left] * (left + 1 - x) + plane[top, right] * (x - left)
+    lower = plane[bottom, left] * (left + 1 - x) + plane[bottom, right] * (x - left)
+    values: NDArray[np.float64] = upper * (top + 1 - y) + lower * (y - top)
+    return values
 
 
 def in_format(canvases: NDArray[np.uint8], pixels: PixelFormat) -> Tensor:
@@ -116,21 +175,34 @@ class ReferenceEngine:
         """See `Engine.wait`."""
         job = ticket[number]
         plan = job.plan
-        out = job.canvases = np.empty((len(plan.size), *plan.canvas, 3), np.uint8)
+        width, height = plan.canvas
+        out = job.canvases = np.empty((len(plan.size), height, width, 3), np.uint8)
         out[:] = plan.fill
         failures: dict[int, str] = {}
         for row in range(len(plan.index)):
             try:
-                planes, subsampling, rgb = _core.decode_record(self._cache.record_bytes(int(plan.index[row])))
+                self._draw(plan, row, out[plan.slot[row]])
             except ValueError as error:
                 failures[row] = str(error)
-                continue
-            x, y, w, h = plan.rect[row]
-            pixels = render(planes, subsampling, rgb, plan.crop[row], (w, h), bool(plan.flip[row]), plan.color[row])
-            out[plan.slot[row], y : y + h, x : x + w] = pixels
         for row in failures:
             out[plan.slot[row]] = plan.fill
         return failures
+
+    def _draw(self, plan: BatchPlan, row: int, canvas: NDArray[np.uint8]) -> None:
+        """Draw a row over what is on a canvas (H, W, 3) already. ValueError if its record does not decode."""
+        x, y, w, h = plan.clip[row].tolist()
+        under, inside = canvas[y : y + h, x : x + w], np.ones((h, w), np.bool_)
+        aligned = plan.warp is None or plan.is_aligned[row]
+        index = int(plan.index[row])
+        source = BLACK if index == FILL else Source(*_core.decode_record(self._cache.record_bytes(index)))
+        if aligned:
+            pixels = draw_aligned(source, plan.crop[row], (w, h), bool(plan.flip[row]))
+        else:
+            pixels, inside = draw_warped(source, plan.crop[row], plan.matrix[row], plan.clip[row])
+        color, alpha = plan.color[row], 1.0 if plan.alpha is None else float(plan.alpha[row])
+        pixels = np.clip(pixels @ color[:, :3].T.astype(np.float64) + color[:, 3], 0, 255)
+        blended = np.floor(alpha * pixels + (1 - alpha) * under + 0.5).astype(np.uint8)
+        np.copyto(under, blended, where=inside[..., None])
 
     def images(self, ticket: list[ReferenceJob], number: int) -> Tensor | None:
         """See `Engine.images`."""

@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from fastload.errors import PlanError
-from fastload.plan.batch_plan import BatchPlan
+from fastload.plan.batch_plan import FILL, BatchPlan
 
 COLOR_LIMIT, OFFSET_LIMIT, CROP_LIMIT = 8, 2048, 1e6
 
 
 def check_plan(plan: BatchPlan, records: int) -> None:
-    """PlanError unless the plan reads some of `records` records and writes within its canvases."""
+    """Check that a plan reads some of `records` records and draws within its canvases.
+
+    Raises:
+        PlanError: it does not.
+    """
     slots = len(plan.canvases)
-    limit = plan.canvases[:, ::-1].take(plan.slot, 0, mode="clip")
-    corner, size = plan.rect[:, :2].astype(np.int64), plan.rect[:, 2:].astype(np.int64)
+    limit = plan.canvases.take(plan.slot, 0, mode="clip")
+    corner, size = plan.clip[:, :2].astype(np.int64), plan.clip[:, 2:].astype(np.int64)
     position, extent = plan.crop[:, :2], plan.crop[:, 2:]
     conditions = {
-        "no record of that index": _within(plan.index, records),
+        "no record of that index": _within(plan.index[plan.index != FILL], records),
         "rows must be sorted by slot, and slots be those of the plan": _within(plan.slot, slots)
         and bool((np.diff(plan.slot) >= 0).all()),
-        "a row's rect is empty or reaches beyond its canvas": bool(
+        "a row's clip is empty or reaches beyond its canvas": bool(
             (corner >= 0).all() and (size >= 1).all() and (corner + size <= limit).all()
         ),
         "a row's crop is empty, not finite or absurdly large": bool(
             np.isfinite(position).all() and (extent > 0).all() and (extent <= CROP_LIMIT).all()
         ),
-        f"a row's colour matrix exceeds +-{COLOR_LIMIT}, or its offset +-{OFFSET_LIMIT}": bool(
+        "a row's matrix is not finite or has no inverse": _invertible(plan.matrix),
+        "a row's alpha is not from 0 to 1": plan.alpha is None or bool(((plan.alpha >= 0) & (plan.alpha <= 1)).all()),
+        f"a row's color matrix exceeds +-{COLOR_LIMIT}, or its offset +-{OFFSET_LIMIT}": bool(
             (np.abs(plan.color[:, :, :3]) <= COLOR_LIMIT).all() and (np.abs(plan.color[:, :, 3]) <= OFFSET_LIMIT).all()
         ),
     }
@@ -34,5 +43,40 @@ def check_plan(plan: BatchPlan, records: int) -> None:
         raise PlanError(f"this plan cannot be executed: {broken[0]}")
 
 
-def _within(values: np.ndarray, end: int) -> bool:
+def check_aligned(plan: BatchPlan) -> None:
+    """Check that a plan has axis-aligned and opaque rows only: most engines draw no others.
+
+    Raises:
+        PlanError: it has others. The message names an engine that draws them.
+    """
+    if plan.warp is not None and not plan.is_aligned.all():
+        raise PlanError(f"this plan rotates or shears an image. {REMEDY}")
+    if plan.alpha is not None and not (plan.alpha == 1).all():
+        raise PlanError(f"this plan blends images. {REMEDY}")
+
+
+def check_apart(plan: BatchPlan) -> None:
+    """Check that every row has a source and that no row is drawn over another.
+
+    Raises:
+        PlanError: a row has none, or covers another. The message names an engine that draws such rows.
+    """
+    if (plan.index == FILL).any():
+        raise PlanError(f"this plan has a row without a source. {REMEDY}")
+    low, high = plan.clip[:, :2], plan.clip[:, :2] + plan.clip[:, 2:]
+    for distance in range(1, int(np.bincount(plan.slot).max(initial=1))):
+        one, other = slice(distance, None), slice(None, -distance)
+        common = (np.maximum(low[one], low[other]) < np.minimum(high[one], high[other])).all(1)
+        if (common & (plan.slot[one] == plan.slot[other])).any():
+            raise PlanError(f"this plan draws an image over another. {REMEDY}")
+
+
+REMEDY = 'Only engine="reference" draws that: use it, or leave out the transform.'
+
+
+def _within(values: NDArray[Any], end: int) -> bool:
     return bool(((values >= 0) & (values < end)).all())
+
+
+def _invertible(matrix: NDArray[np.float32]) -> bool:
+    return bool(np.isfinite(matrix).all() and (np.linalg.det(matrix[:, :, :2]) != 0).all())

@@ -22,7 +22,7 @@ from fastload.plan.batch_plan import BatchPlan
 IMAGENET_MEAN = (124, 116, 104)  # zero once normalized with ImageNet's mean, as published recipes pad
 UNIT = PixelFormat(torch.float32)  # 0 to 1
 
-Canvas = tuple[int, int] | NDArray[np.int32]  # height, width: one, or one an image (B, 2)
+Canvas = tuple[int, int] | NDArray[np.int32]  # width, height: one, or one for each image (B, 2)
 
 
 def spans_batches(offsets: Any) -> Any:
@@ -58,32 +58,32 @@ class Collator:
         return type(self).canvas is Collator.canvas and hasattr(self.offsets, "spans_batches")
 
     def canvas(self, sizes: NDArray[np.int32]) -> tuple[int, int]:
-        """The canvas (height, width) for images of `sizes` (B, 2) width, height, in pixels."""
-        height, width = self._canvases(sizes.max(0)[None])[0].tolist()
-        return height, width
+        """The canvas (width, height) for images of `sizes` (B, 2) width, height, in pixels."""
+        width, height = self._canvases(sizes.max(0)[None])[0].tolist()
+        return width, height
 
     def _canvases(self, largest: NDArray[np.int32]) -> NDArray[np.int32]:
-        """The canvases (n, 2) height, width for batches that need (n, 2) width, height."""
-        needed = largest[:, ::-1]
+        """The canvases (n, 2) width, height for batches that need (n, 2) width, height."""
         if self.canvas_sizes is None:
-            rounded: NDArray[np.int32] = -(-needed // self.divisor) * self.divisor
+            rounded: NDArray[np.int32] = -(-largest // self.divisor) * self.divisor
             return rounded
-        fits: NDArray[np.bool_] = np.all(needed[:, None] <= np.array(self.canvas_sizes), axis=2)
-        lost = needed[~np.any(fits, axis=1)]
+        choices = np.array(self.canvas_sizes, np.int32)[:, ::-1]
+        fits: NDArray[np.bool_] = np.all(largest[:, None] <= choices, axis=2)
+        lost = largest[~np.any(fits, axis=1)]
         if len(lost):
-            height, width = lost[0].tolist()
+            width, height = lost[0].tolist()
             raise PlanError(
                 f"a batch with images up to {height} high and {width} wide fits none of the canvas sizes "
                 f"{self.canvas_sizes} (height, width): add a larger one, or shrink the images with "
                 "ShortestEdge(..., max_size=...)"
             )
-        chosen: NDArray[np.int32] = np.array(self.canvas_sizes, np.int32).take(fits.argmax(1), 0)
+        chosen: NDArray[np.int32] = choices.take(fits.argmax(1), 0)
         return chosen
 
     def offsets(self, sizes: NDArray[np.int32], canvas: Any, rng: np.random.Generator) -> NDArray[np.int32]:
         """Where the top-left corner of each image lies on the canvas: (B, 2) x, y in pixels.
 
-        `sizes` (B, 2) is the images' width, height, `canvas` (height, width). Draw chance from `rng` only.
+        `sizes` (B, 2) is the images' width, height, `canvas` (2), or (B, 2), likewise. Draw chance from `rng` only.
         """
         raise NotImplementedError(f"{type(self).__name__} does not override offsets(sizes, canvas, rng)")
 
@@ -120,9 +120,9 @@ class Collator:
         """
         images = [_as_tensor(image) for image, _ in samples]
         sizes = np.array([(image.shape[-1], image.shape[-2]) for image in images], np.int32)
-        canvas = self.canvas(sizes)
+        width, height = canvas = self.canvas(sizes)
         offsets = np.asarray(self.offsets(sizes, canvas, rng)).tolist()
-        batch = _blank(images[0], len(images), canvas, self.fill, floats)
+        batch = _blank(images[0], (len(images), 3, height, width), self.fill, floats)
         for slot, image, (x, y) in zip(batch, images, offsets, strict=True):
             slot[:, y : y + image.shape[1], x : x + image.shape[2]] = image
         targets = [_shifted(target, x, y, canvas) for (_, target), (x, y) in zip(samples, offsets, strict=True)]
@@ -173,7 +173,7 @@ class RandomAlign(_GridCollator):
 
 def _slack(sizes: NDArray[np.int32], canvas: Canvas) -> NDArray[np.int32]:
     """How far each image can move right and down: (B, 2) pixels."""
-    return np.asarray(canvas, np.int32)[..., ::-1] - sizes
+    return np.asarray(canvas, np.int32) - sizes
 
 
 def _rgb(fill: int | Sequence[int]) -> tuple[int, int, int]:
@@ -202,12 +202,10 @@ def _as_tensor(image: Any) -> Tensor:
     raise ArgumentError(f"fastload's collators take (3, H, W) tensors or PIL images, not {type(image).__name__}{shape}")
 
 
-def _blank(
-    like: Tensor, count: int, canvas: tuple[int, int], fill: tuple[int, int, int], floats: PixelFormat
-) -> Tensor:
-    """(count, 3, H, W) of the padding's color, in the dtype and memory format of `like`."""
+def _blank(like: Tensor, shape: tuple[int, ...], fill: tuple[int, int, int], floats: PixelFormat) -> Tensor:
+    """Images of `shape` (B, 3, H, W) in the padding's color, in the dtype and memory format of `like`."""
     packed = torch.channels_last if like.stride(0) == 1 else torch.contiguous_format
-    batch = torch.empty((count, 3, *canvas), dtype=like.dtype, device=like.device, memory_format=packed)
+    batch = torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=packed)
     color = torch.tensor(fill, dtype=torch.float32)
     if like.is_floating_point():
         color = (color - torch.tensor(floats.mean)) / torch.tensor(floats.std)
@@ -225,7 +223,7 @@ def _shifted(target: Any, x: int, y: int, canvas: tuple[int, int]) -> Any:
         moved["keypoints"] = moved["keypoints"] + shift.to(moved["keypoints"])
     if "masks" in moved:
         masks = moved["masks"]
-        padded = masks.new_zeros((len(masks), *canvas))
+        padded = masks.new_zeros((len(masks), *canvas[::-1]))
         padded[:, y : y + masks.shape[1], x : x + masks.shape[2]] = masks
         moved["masks"] = padded
     return moved

@@ -1,13 +1,12 @@
 """BatchPlan: what a batch will be, before a pixel is touched.
 
 A plan is a struct of arrays, so planning costs much the same for one batch and for several in a row, which `split`
-takes apart. One *row* is one source image (N rows); one *slot* is one image of the batch (B slots,
-N >= B when a mosaic puts several sources on one). Transforms change numbers in it through the edits below;
-`place` puts the slots on the canvas; an engine then executes it. Its geometry is exact in both directions, so
-boxes follow by the same numbers.
+separates. A *row* (N) shows a part of one source image; a *slot* (B) is one image of the batch. A mosaic puts several
+rows on one slot, so N may exceed B. Transforms change the plan through the edits below; `place` puts the slots on
+their canvases; an engine then executes the plan. Pixels, boxes and points go through the same matrices.
 
-Columns that hold geometry are x before y, width before height. Edits go through them axis by axis where NumPy would
-otherwise go through pairs, which takes it four times as long.
+Arrays have x before y and width before height. Edits go through them axis by axis where NumPy would otherwise go
+through pairs, which takes four times as long.
 """
 
 from __future__ import annotations
@@ -21,32 +20,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastload.errors import PlanError
+from fastload.plan import geometry
 
-ROW_COLUMNS = ("index", "slot", "source", "crop", "rect", "flip", "color")
+ROW_COLUMNS = ("index", "slot", "source", "crop", "clip", "flip", "color")
+OPTIONAL_ROW_COLUMNS = ("warp", "alpha")  # None in most plans
 IDENTITY_COLOR = np.eye(3, 4, dtype=np.float32)
+FILL = -1  # the index of a row without a source
+CLIP_LIMIT = 1 << 20  # pixels
 
 
 @dataclass
 class BatchPlan:
     """A batch as numbers.
 
-    Shapes: N rows (sorted by slot), B slots. A row shows `crop` of its source in `rect` of its slot: the centre of
-    destination pixel (u, v) of the rectangle samples the source at crop.x + (u + .5) * crop.w / rect.w - .5, mirrored
-    when `flip` is set, likewise in y. Rows of one slot do not overlap.
+    Rows are sorted by slot. Those of one slot are drawn in their order, each over the ones before it.
+
+    An axis-aligned row shows `crop` of its source in `clip` of its slot: the center of the pixel (u, v) of the clip
+    samples the source at crop.x + (u + .5) * crop.w / clip.w - .5, mirrored if `flip` is set, and likewise in y. A row
+    with a `warp` shows what that matrix maps from `crop` into `clip`. `matrix` is the map of either kind. A row whose
+    index is FILL has no source: it shows black, changed by `color`, in its clip.
     """
 
     index: NDArray[np.int64]  # (N) record in the cache
     slot: NDArray[np.int32]  # (N) which image of the batch
     source: NDArray[np.int32]  # (N, 2) width, height of the record's image
     crop: NDArray[np.float32]  # (N, 4) x, y, w, h in source pixels
-    rect: NDArray[np.int32]  # (N, 4) x, y, w, h in the slot's image; on the canvas once placed
+    clip: NDArray[np.int32]  # (N, 4) x, y, w, h in the slot's image; on the canvas once placed
     flip: NDArray[np.bool_]  # (N)
     color: NDArray[np.float32]  # (N, 3, 4) RGB in 0..255 -> color[:, :3] @ rgb + color[:, 3]
     size: NDArray[np.int32]  # (B, 2) width, height of the slot's image
     offset: NDArray[np.int32]  # (B, 2) x, y of the slot's image on the canvas
-    canvases: NDArray[np.int32]  # (B, 2) height, width of the slot's canvas: of one batch the same
+    canvases: NDArray[np.int32]  # (B, 2) width, height of the slot's canvas: the same for all slots of a batch
     fill: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(3, np.uint8))  # RGB of what no row covers
     min_visible: float = 0.0  # a box cut to less than this share of its area is dropped
+    warp: NDArray[np.float32] | None = None  # (N, 2, 3) source -> slot's image; NaN in axis-aligned rows
+    alpha: NDArray[np.float32] | None = None  # (N) opacity from 0 to 1; None: all rows are opaque
 
     @classmethod
     def of(cls, index: NDArray[np.int64], source: NDArray[np.int32]) -> BatchPlan:
@@ -59,7 +67,7 @@ class BatchPlan:
             slot=np.arange(n, dtype=np.int32),
             source=np.asarray(source, np.int32),
             crop=whole.astype(np.float32),
-            rect=whole,
+            clip=whole,
             flip=np.zeros(n, np.bool_),
             color=IDENTITY_COLOR[None].repeat(n, 0),
             size=np.array(source, np.int32),
@@ -72,58 +80,102 @@ class BatchPlan:
         size = _at_least_one_pixel(size)
         scale = (size / self.size).take(self.slot, 0)
         for axis in (0, 1):
-            near, extent = self.rect[:, axis], self.rect[:, axis + 2]
+            near, extent = self.clip[:, axis], self.clip[:, axis + 2]
             far = np.rint((near + extent) * scale[:, axis])
             near[:] = np.rint(near * scale[:, axis])
             extent[:] = far - near
+        if self.warp is not None:
+            self.warp *= scale[:, :, None]
         self.size = size
         self._drop_hidden()
 
-    def window(self, box: NDArray[np.int32]) -> None:
+    def crop_to(self, box: NDArray[np.int32]) -> None:
         """Keep only `box` (B, 4) x, y, w, h of each slot's image. It may reach beyond the image: that is padding."""
         box = np.asarray(box, np.int32)
         size = _at_least_one_pixel(box[:, 2:])
         corner, extent = box[:, :2].take(self.slot, 0), box[:, 2:].take(self.slot, 0)
+        aligned = self.is_aligned
         for axis in (0, 1):
-            start, length = self.rect[:, axis], self.rect[:, axis + 2]
+            start, length = self.clip[:, axis], self.clip[:, axis + 2]
             near = np.maximum(start, corner[:, axis])
             far = np.minimum(start + length, corner[:, axis] + extent[:, axis])
             cut = near - start
             if axis == 0:
                 cut = np.where(self.flip, start + length - far, cut)
             step = self.crop[:, axis + 2] / length
-            self.crop[:, axis] += cut * step
-            self.crop[:, axis + 2] = (far - near) * step
+            np.add(self.crop[:, axis], cut * step, out=self.crop[:, axis], where=aligned, casting="same_kind")
+            np.copyto(self.crop[:, axis + 2], (far - near) * step, where=aligned, casting="same_kind")
             start[:] = near - corner[:, axis]
             length[:] = far - near
+        if self.warp is not None:
+            self.warp[:, :, 2] -= corner
         self.size = size
         self._drop_hidden()
 
-    def mirror(self, mask: NDArray[np.bool_]) -> None:
-        """Flip the slots of `mask` (B) left to right."""
+    def flip_horizontally(self, mask: NDArray[np.bool_]) -> None:
+        """Mirror the slots of `mask` (B) left to right."""
         rows = mask.take(self.slot)
-        mirrored = self.size[:, 0].take(self.slot) - self.rect[:, 0] - self.rect[:, 2]
-        np.copyto(self.rect[:, 0], mirrored, where=rows)
-        self.flip ^= rows
+        width = self.size[:, 0].take(self.slot)
+        np.copyto(self.clip[:, 0], width - self.clip[:, 0] - self.clip[:, 2], where=rows)
+        self.flip ^= rows & self.is_aligned
+        if self.warp is not None:
+            self.warp[rows, 0] *= -1
+            self.warp[rows, 0, 2] += width[rows]
+
+    def transform(self, matrix: NDArray[np.floating[Any]], size: NDArray[np.int32]) -> None:
+        """Map each slot's image by `matrix` (B, 2, 3), in pixels, onto an image of `size` (B, 2) width, height.
+
+        Rows of a slot whose matrix is the identity stay axis-aligned. What an earlier matrix had moved out of its
+        image comes into view again if this one moves it back.
+        """
+        matrix = np.asarray(matrix, np.float64).take(self.slot, 0)
+        moved = (matrix != np.eye(2, 3)).any((1, 2))
+        warp = geometry.compose(matrix, self.matrix)
+        reach = geometry.map_boxes(warp, np.concatenate([self.crop[:, :2], self.crop[:, :2] + self.crop[:, 2:]], 1))
+        reach = reach.clip(-CLIP_LIMIT, CLIP_LIMIT)
+        corner = np.floor(reach[:, :2])
+        bounds = np.concatenate([corner, np.ceil(reach[:, 2:]) - corner], 1).astype(np.int32)
+        if self.warp is None and moved.any():
+            self.warp = np.full(warp.shape, np.nan, np.float32)
+        if self.warp is not None:
+            np.copyto(self.warp, warp, where=moved[:, None, None])
+        np.copyto(self.clip, bounds, where=moved[:, None])
+        self.flip &= ~moved
+        self.crop_to(np.concatenate([np.zeros_like(size), size], 1))
 
     def recolor(self, color: NDArray[np.float32]) -> None:
-        """Apply `color` (B, 3, 4) after the colours already planned."""
+        """Apply `color` (B, 3, 4) after the colors already planned."""
         after = color[self.slot]
         self.color = after[:, :, :3] @ self.color
         self.color[:, :, 3] += after[:, :, 3]
+
+    def fade(self, alpha: NDArray[np.float32]) -> None:
+        """Multiply the opacity of each slot's rows by `alpha` (B), from 0 to 1."""
+        opacity = np.ones(len(self.index), np.float32) if self.alpha is None else self.alpha
+        self.alpha = opacity * np.asarray(alpha, np.float32).take(self.slot)
+
+    def cover(self, slot: NDArray[np.int32], box: NDArray[np.int32], rgb: NDArray[np.float32]) -> None:
+        """Draw rectangles `box` (S, 4) x, y, w, h of colors `rgb` (S, 3), 0 to 255, over the images of `slot` (S)."""
+        count = len(slot)
+        more = BatchPlan.of(np.full(count, FILL), np.ones((count, 2), np.int32))
+        more.slot, more.clip = np.asarray(slot, np.int32), np.array(box, np.int32)
+        more.color[:, :, 3] = rgb
+        self._append(more)
+        self._keep(np.argsort(self.slot, kind="stable"))
 
     def extend(self, index: NDArray[np.int64], source: NDArray[np.int32]) -> None:
         """Add a slot for each of these records (S), `source` (S, 2) width, height, shown whole at its own size."""
         more = BatchPlan.of(index, source)
         more.slot += np.int32(len(self.size))
-        for name in (*ROW_COLUMNS, "size", "offset"):
+        self._append(more)
+        for name in ("size", "offset"):
             setattr(self, name, np.concatenate([getattr(self, name), getattr(more, name)]))
 
-    def merge(self, into: NDArray[np.int32], corner: NDArray[np.int32], size: NDArray[np.int32]) -> None:
+    def compose(self, into: NDArray[np.int32], corner: NDArray[np.int32], size: NDArray[np.int32]) -> None:
         """Assemble the slots on larger images: slot s goes to `corner[s]` (x, y) of the new slot `into[s]`.
 
-        `size` (B, 2) is the new slots' width, height; `into` (S) and `corner` (S, 2) have an entry a present slot. What
-        they put on one new slot must lie within it and not overlap.
+        `size` (B, 2) is the new slots' width, height; `into` (S) and `corner` (S, 2) have an entry for each present
+        slot, which must lie within its new slot. Later slots are drawn over earlier ones.
         """
         self._move(corner)
         self.slot = np.asarray(into, np.int32).take(self.slot)
@@ -134,17 +186,17 @@ class BatchPlan:
     def place(
         self, canvas: tuple[int, int] | NDArray[np.int32], offset: NDArray[np.int32], fill: NDArray[np.uint8]
     ) -> None:
-        """Put the slots at `offset` (B, 2) x, y on canvases of `canvas` (height, width). The last edit of a plan.
+        """Put the slots at `offset` (B, 2) x, y on canvases of `canvas` (width, height). The last edit of a plan.
 
         In a plan of several batches, `canvas` (B, 2) is that of each slot.
         """
         self.canvases = np.array(np.broadcast_to(canvas, self.size.shape), np.int32, order="C")
         self.offset = np.asarray(offset, np.int32)
-        room = [self.canvases[:, 1 - axis] - self.offset[:, axis] - self.size[:, axis] for axis in (0, 1)]
+        room = [self.canvases[:, axis] - self.offset[:, axis] - self.size[:, axis] for axis in (0, 1)]
         if min(room[0].min(), room[1].min(), self.offset.min()) < 0:
             raise PlanError(
                 f"images of {self.size.tolist()} (width, height) at {self.offset.tolist()} (x, y) do not lie within "
-                f"canvases of {self.canvases.tolist()} (height, width): check the collator's canvas() and offsets()"
+                f"canvases of {self.canvases.tolist()} (width, height): check the collator's canvas() and offsets()"
             )
         self._move(self.offset)
         self.fill = fill
@@ -161,7 +213,7 @@ class BatchPlan:
             self.slot[rows] - np.int32(begin),
             self.source[rows],
             self.crop[rows],
-            self.rect[rows],
+            self.clip[rows],
             self.flip[rows],
             self.color[rows],
             self.size[slots],
@@ -169,51 +221,62 @@ class BatchPlan:
             self.canvases[slots],
             self.fill,
             self.min_visible,
+            None if self.warp is None else self.warp[rows],
+            None if self.alpha is None else self.alpha[rows],
         )
 
     @property
     def canvas(self) -> tuple[int, int]:
-        """Height and width of the canvases of a placed plan of one batch."""
-        height, width = self.canvases[0].tolist()
-        return height, width
+        """Width and height of the canvases of a placed plan of one batch."""
+        width, height = self.canvases[0].tolist()
+        return width, height
 
-    def affine(self) -> NDArray[np.float32]:
-        """How source pixels become canvas pixels, (N, 4): x -> a[0] * x + a[2], y -> a[1] * y + a[3].
+    @property
+    def is_aligned(self) -> NDArray[np.bool_]:
+        """Which rows (N) are axis-aligned; a single True if all are."""
+        return np.array(True) if self.warp is None else np.isnan(self.warp[:, 0, 0])
 
-        a[0] is negative for a flipped row.
-        """
-        affine = np.empty((len(self.rect), 4), np.float32)
-        scale, start = affine[:, :2], affine[:, 2:]
-        scale[:] = self.rect[:, 2:] / self.crop[:, 2:]
-        np.copyto(scale[:, 0], -scale[:, 0], where=self.flip)
-        start[:] = self.rect[:, :2] - self.crop[:, :2] * scale
-        start[:, 0] += self.flip * self.rect[:, 2]
-        return affine
+    @property
+    def matrix(self) -> NDArray[np.float32]:
+        """The maps (N, 2, 3) from source pixels to pixels of the slot's image, or of the canvas once placed."""
+        aligned = geometry.aligned_matrix(self.crop, self.clip, self.flip)
+        return aligned if self.warp is None else np.where(np.isnan(self.warp), aligned, self.warp)
 
     def map_boxes(self, boxes: NDArray[np.float32], row: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Source boxes (M, 4) x0, y0, x1, y1 of rows `row` (M), on the canvas; not clipped."""
-        affine = self.affine().take(row, 0)[:, None]
-        return _in_order(boxes.reshape(-1, 2, 2) * affine[..., :2] + affine[..., 2:])
+        """The smallest canvas boxes around source boxes (M, 4) x0, y0, x1, y1 of rows `row` (M); not clipped."""
+        return geometry.map_boxes(self.matrix.take(row, 0), boxes)
 
     def unmap_boxes(self, boxes: NDArray[np.float32], row: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The inverse of `map_boxes`."""
-        affine = self.affine().take(row, 0)[:, None]
-        return _in_order((boxes.reshape(-1, 2, 2) - affine[..., 2:]) / affine[..., :2])
+        """The smallest source boxes around canvas boxes (M, 4) of rows `row` (M)."""
+        return geometry.unmap_boxes(self.matrix.take(row, 0), boxes)
+
+    def _append(self, more: BatchPlan) -> None:
+        """Add the rows of another plan; all opaque and axis-aligned."""
+        count = len(more.index)
+        for name in ROW_COLUMNS:
+            setattr(self, name, np.concatenate([getattr(self, name), getattr(more, name)]))
+        if self.warp is not None:
+            self.warp = np.concatenate([self.warp, np.full((count, 2, 3), np.nan, np.float32)])
+        if self.alpha is not None:
+            self.alpha = np.concatenate([self.alpha, np.ones(count, np.float32)])
 
     def _move(self, by: NDArray[np.int32]) -> None:
         """Shift what each slot shows `by` (B, 2) x, y."""
         by = by.take(self.slot, 0)
         for axis in (0, 1):
-            self.rect[:, axis] += by[:, axis]
+            self.clip[:, axis] += by[:, axis]
+        if self.warp is not None:
+            self.warp[:, :, 2] += by
 
     def _drop_hidden(self) -> None:
-        width, height = self.rect[:, 2], self.rect[:, 3]
+        width, height = self.clip[:, 2], self.clip[:, 3]
         if min(width.min(initial=1), height.min(initial=1)) < 1:
             self._keep((width > 0) & (height > 0))
 
     def _keep(self, rows: NDArray[Any]) -> None:
-        for name in ROW_COLUMNS:
-            setattr(self, name, getattr(self, name)[rows])
+        for name in (*ROW_COLUMNS, *OPTIONAL_ROW_COLUMNS):
+            if (column := getattr(self, name)) is not None:
+                setattr(self, name, column[rows])
 
 
 def _at_least_one_pixel(size: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -221,11 +284,3 @@ def _at_least_one_pixel(size: NDArray[np.int32]) -> NDArray[np.int32]:
     if size.min(initial=1) < 1:
         raise PlanError(f"a transform asks for images of {size.tolist()} (width, height): each needs a pixel at least")
     return size
-
-
-def _in_order(corners: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Boxes (M, 4) x0 <= x1, y0 <= y1 of two opposite corners (M, 2, 2) each."""
-    boxes = np.empty((len(corners), 4), np.float32)
-    np.minimum(corners[:, 0], corners[:, 1], out=boxes[:, :2])
-    np.maximum(corners[:, 0], corners[:, 1], out=boxes[:, 2:])
-    return boxes

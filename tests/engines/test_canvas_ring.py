@@ -48,7 +48,7 @@ def engine(in_flight: int = 2, threads: int = 2) -> tuple[NativeEngine, Memory]:
 
 def plan_of(slots: int = 1, width: int = 32, fill: int = 0) -> BatchPlan:
     plan = BatchPlan.of(np.arange(slots) % 3, np.full((slots, 2), (32, 24), np.int32))
-    plan.place((24, width), np.zeros((slots, 2), np.int32), np.full(3, fill, np.uint8))
+    plan.place((width, 24), np.zeros((slots, 2), np.int32), np.full(3, fill, np.uint8))
     return plan
 
 

@@ -188,7 +188,7 @@ def test_plans_that_need_different_pipelines_may_be_mixed():
     for count, fill, gain in ((2, 0, 1), (9, 0, 1), (1, 90, 1), (3, 90, 1.3), (2, 0, 1), (9, 7, 0.5)):
         plan = whole([(80, 60)] * count)
         plan.recolor(np.full((count, 1, 1), gain) * np.eye(3, 4))  # float64, as a transform of one's own may be
-        plan.place((64, 96), np.zeros((count, 2), np.int32), np.full(3, fill, np.uint8))
+        plan.place((96, 64), np.zeros((count, 2), np.int32), np.full(3, fill, np.uint8))
         plans.append(plan)
     alone = [execute(DaliEngine(cache, 1), plan) for plan in plans]
     engine = DaliEngine(cache, 2)

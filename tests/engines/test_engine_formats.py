@@ -63,7 +63,7 @@ def test_what_fails_holds_the_fill(engine: str, pixels: PixelFormat) -> None:
     (levels, _) = images(engine, cache_of(records), plan, BYTES)
     records[1] = records[1][:-9]
     found, failed = images(engine, cache_of(records), plan, pixels)
-    fill = torch.tensor(plan.fill.tolist(), dtype=torch.uint8).view(3, 1, 1).expand(3, *plan.canvas)
+    fill = torch.tensor(plan.fill.tolist(), dtype=torch.uint8).view(3, 1, 1).expand(3, *plan.canvas[::-1])
     levels = torch.stack([levels[0], fill, levels[2]])
     assert failed == [1] and equal_bits(found, expected_of(levels, pixels))
 
@@ -75,7 +75,7 @@ def test_rows_may_begin_anywhere(width: int, pixels: PixelFormat) -> None:
     data = record(jpeg(smooth(9, 131)))
     plan = BatchPlan.of(np.zeros(2, np.int64), np.full((2, 2), (131, 9), np.int32))
     plan.resize(np.full((2, 2), (width, 9), np.int32))
-    plan.place((11, width), np.zeros((2, 2), np.int32), np.array([1, 2, 3], np.uint8))
+    plan.place((width, 11), np.zeros((2, 2), np.int32), np.array([1, 2, 3], np.uint8))
     (levels, _), (found, _) = (images("native", cache_of([data]), plan, each) for each in (BYTES, pixels))
     assert equal_bits(found, expected_of(levels, pixels))
 

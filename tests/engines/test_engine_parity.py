@@ -41,8 +41,7 @@ def plan_of(records: tuple[bytes, ...]) -> BatchPlan:
 def placed(plan: BatchPlan, margin: int = 0) -> BatchPlan:
     """On the smallest canvas and `margin`, each image elsewhere on it."""
     room = plan.size.max(0) + margin - plan.size
-    width, height = (plan.size.max(0) + margin).tolist()
-    plan.place((height, width), (room * np.linspace(0, 1, len(room))[:, None]).astype(np.int32), FILL)
+    plan.place(plan.size.max(0) + margin, (room * np.linspace(0, 1, len(room))[:, None]).astype(np.int32), FILL)
     return plan
 
 
@@ -53,11 +52,11 @@ def scaled(share: float) -> Callable[[BatchPlan], None]:
 def cropped(plan: BatchPlan) -> None:
     """The window of a scaled image, so that crops are fractions of source pixels, beyond its edge in part."""
     scaled(0.77)(plan)
-    plan.window(np.concatenate([plan.size // 5, plan.size], 1))
+    plan.crop_to(np.concatenate([plan.size // 5, plan.size], 1))
 
 
 def mirrored(plan: BatchPlan) -> None:
-    plan.mirror(np.arange(len(plan.size)) % 2 == 0)
+    plan.flip_horizontally(np.arange(len(plan.size)) % 2 == 0)
 
 
 def recolored(plan: BatchPlan) -> None:
@@ -70,7 +69,7 @@ def mosaic(plan: BatchPlan) -> None:
     """All four on the second of three slots; the others stay empty."""
     plan.resize(np.array([[200, 150], [90, 150], [210, 60], [80, 70]], np.int32))
     corner = np.array([[0, 0], [200, 0], [10, 150], [220, 150]], np.int32)
-    plan.merge(np.ones(4, np.int32), corner, np.array([[300, 225]] * 3, np.int32))
+    plan.compose(np.ones(4, np.int32), corner, np.array([[300, 225]] * 3, np.int32))
 
 
 EDITS = {
@@ -105,8 +104,8 @@ def case(name: str) -> tuple[tuple[bytes, ...], BatchPlan]:
 
 def by_pillow(images: tuple[bytes, ...], plan: BatchPlan) -> np.ndarray:
     """What a plan means, by Pillow: it converts to RGB, crops and scales in one step, then the rest is put on top."""
-    canvases = np.full((len(plan.size), *plan.canvas, 3), plan.fill, np.uint8)
-    for row, (x, y, w, h) in enumerate(plan.rect.tolist()):
+    canvases = np.full((len(plan.size), *plan.canvas[::-1], 3), plan.fill, np.uint8)
+    for row, (x, y, w, h) in enumerate(plan.clip.tolist()):
         left, top, width, height = plan.crop[row].tolist()
         with Image.open(io.BytesIO(images[plan.index[row]])) as image:
             box = (left, top, min(left + width, image.width), min(top + height, image.height))
@@ -119,8 +118,8 @@ def by_pillow(images: tuple[bytes, ...], plan: BatchPlan) -> np.ndarray:
 
 def covered(plan: BatchPlan) -> np.ndarray:
     """(B, H, W) where pictures are."""
-    mask = np.zeros((len(plan.size), *plan.canvas), bool)
-    for slot, (x, y, w, h) in zip(plan.slot, plan.rect.tolist(), strict=True):
+    mask = np.zeros((len(plan.size), *plan.canvas[::-1]), bool)
+    for slot, (x, y, w, h) in zip(plan.slot, plan.clip.tolist(), strict=True):
         mask[slot, y : y + h, x : x + w] = True
     return mask
 

@@ -169,7 +169,7 @@ class Halve(Transform):
 
     def __call__(self, plan, rng, images):
         plan.resize(np.maximum(plan.size // 2, 1))
-        plan.mirror(rng.random(len(plan.size)) < 0.5)
+        plan.flip_horizontally(rng.random(len(plan.size)) < 0.5)
 
 
 def test_a_transform_of_ones_own():

@@ -30,16 +30,16 @@ def test_images_lie_within_the_smallest_canvas_of_the_divisor(size, collator, se
     """The canvas is the batch's largest extent rounded up, and every image is on it, on the grid."""
     plan = BatchPlan.of(np.arange(len(size)), size)
     collator.place(plan, np.random.default_rng(seed))
-    for extent, needed in zip(plan.canvas[::-1], size.max(0).tolist(), strict=True):
+    for extent, needed in zip(plan.canvas, size.max(0).tolist(), strict=True):
         assert extent % collator.divisor == 0 and needed <= extent < needed + collator.divisor
-    assert (plan.offset >= 0).all() and (plan.offset + plan.size <= plan.canvas[::-1]).all()
+    assert (plan.offset >= 0).all() and (plan.offset + plan.size <= plan.canvas).all()
     assert (plan.offset % getattr(collator, "grid", 1) == 0).all()
     assert plan.fill.tolist() == [124, 116, 104]
 
 
 def test_where_each_collator_puts_an_image():
     """Top-left is the corner, centre the middle, and random reaches every offset of the grid about equally often."""
-    size, canvas, rng = np.array([[10, 20]] * 3000, np.int32), (32, 34), np.random.default_rng(0)
+    size, canvas, rng = np.array([[10, 20]] * 3000, np.int32), (34, 32), np.random.default_rng(0)
     assert (TopLeftAlign().offsets(size, canvas, rng) == 0).all()
     assert (CenterAlign().offsets(size, canvas, rng) == (12, 6)).all()
     assert (CenterAlign(grid=8).offsets(size, canvas, rng) == (8, 0)).all()
@@ -50,12 +50,12 @@ def test_where_each_collator_puts_an_image():
 
 
 def test_the_smallest_canvas_that_fits_is_taken():
-    """Of several canvas sizes, (height, width), the smallest by area that holds every image."""
+    """Of several canvas_sizes, (height, width), the smallest by area that holds every image."""
     collator = TopLeftAlign(canvas_sizes=[(100, 100), (40, 80), (80, 40)])
-    assert collator.canvas(np.array([[70, 30]])) == (40, 80)
-    assert collator.canvas(np.array([[30, 70]])) == (80, 40)
+    assert collator.canvas(np.array([[70, 30]])) == (80, 40)
+    assert collator.canvas(np.array([[30, 70]])) == (40, 80)
     assert collator.canvas(np.array([[30, 70], [70, 30]])) == (100, 100)
-    assert TopLeftAlign(canvas_sizes=(64, 96)).canvas(np.array([[3, 3]])) == (64, 96)
+    assert TopLeftAlign(canvas_sizes=(64, 96)).canvas(np.array([[3, 3]])) == (96, 64)
     assert TopLeftAlign(canvas_sizes=64).canvas(np.array([[3, 3]])) == (64, 64)
     with pytest.raises(PlanError, match=r"up to 101 high and 20 wide fits none .* max_size"):
         collator.canvas(np.array([[20, 101]]))
@@ -145,14 +145,14 @@ def test_a_collator_of_ones_own_needs_two_methods():
 
     class BottomRight(Collator):
         def canvas(self, sizes):
-            return 100, 120
+            return 120, 100
 
         def offsets(self, sizes, canvas, rng):
-            return np.array([canvas[1], canvas[0]]) - sizes
+            return np.array(canvas) - sizes
 
     plan = BatchPlan.of(np.arange(1), np.array([[50, 40]], np.int32))
     BottomRight().place(plan, np.random.default_rng(0))
-    assert plan.canvas == (100, 120) and plan.rect.tolist() == [[70, 60, 50, 40]]
+    assert plan.canvas == (120, 100) and plan.clip.tolist() == [[70, 60, 50, 40]]
     assert BottomRight()([(torch.ones(3, 4, 5), {})])[1][0]["offset"].tolist() == [115, 96]
 
 

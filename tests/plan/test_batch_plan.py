@@ -34,11 +34,11 @@ def edit_at_random(plan: BatchPlan, rng: np.random.Generator, inside: bool) -> n
     elif kind == 1:
         extent = rng.integers(1, before + 1 if inside else 400, size=(count, 2))
         corner = rng.integers(0, before - extent + 1) if inside else rng.integers(-50, 50, (count, 2))
-        plan.window(np.concatenate([corner, extent], 1))
+        plan.crop_to(np.concatenate([corner, extent], 1))
         shift = -corner.astype(np.float64)
     else:
         mask = rng.random(count) < 0.5
-        plan.mirror(mask)
+        plan.flip_horizontally(mask)
         factor[mask, 0], shift[mask, 0] = -1, before[mask, 0]
     return np.stack([factor, shift], 2)
 
@@ -65,12 +65,11 @@ def test_unmapping_is_the_inverse_of_mapping(size, edits, seed):
     for _ in range(edits):
         edit_at_random(plan, rng, inside=False)
     offset = rng.integers(0, 64, plan.size.shape)
-    height, width = (plan.size + offset).max(0)[::-1].tolist()
-    plan.place((height, width), offset, np.zeros(3, np.uint8))
+    plan.place((plan.size + offset).max(0), offset, np.zeros(3, np.uint8))
     rows = np.arange(len(plan.index))
     mine = boxes[plan.index]
     mapped = plan.map_boxes(mine, rows)
-    tolerance = 1e-5 * (1 + np.abs(mapped).max(initial=0)) / np.abs(plan.affine()[:, :2]).min(initial=1)
+    tolerance = 1e-5 * (1 + np.abs(mapped).max(initial=0)) / np.abs(plan.matrix[:, [0, 1], [0, 1]]).min(initial=1)
     np.testing.assert_allclose(plan.unmap_boxes(mapped, rows), mine, atol=tolerance)
 
 
@@ -80,8 +79,8 @@ def test_rows_stay_within_slot_and_source(size, edits, seed):
     rng, plan = np.random.default_rng(seed), plan_of(size)
     for _ in range(edits):
         edit_at_random(plan, rng, inside=False)
-    far = plan.rect[:, :2] + plan.rect[:, 2:]
-    assert (plan.rect[:, :2] >= 0).all() and (plan.rect[:, 2:] >= 1).all()
+    far = plan.clip[:, :2] + plan.clip[:, 2:]
+    assert (plan.clip[:, :2] >= 0).all() and (plan.clip[:, 2:] >= 1).all()
     assert (far <= plan.size[plan.slot]).all()
     assert (plan.crop[:, :2] >= -1e-3).all() and (plan.crop[:, :2] + plan.crop[:, 2:] <= plan.source + 1e-3).all()
 
@@ -90,10 +89,10 @@ def test_map_boxes_is_the_sampling_formula_at_pixel_edges():
     """Mapping agrees with the class's statement of which source point a destination pixel samples."""
     plan = plan_of([(100, 50)])
     plan.resize(np.array([[40, 30]]))
-    plan.window(np.array([[10, 5, 20, 15]]))
-    plan.mirror(np.array([True]))
+    plan.crop_to(np.array([[10, 5, 20, 15]]))
+    plan.flip_horizontally(np.array([True]))
     u = 3.0  # the left edge of the third pixel; its mirror image counts from the right
-    source_x = plan.crop[0, 0] + (plan.rect[0, 2] - u) * plan.crop[0, 2] / plan.rect[0, 2]
+    source_x = plan.crop[0, 0] + (plan.clip[0, 2] - u) * plan.crop[0, 2] / plan.clip[0, 2]
     box = np.array([[source_x, 20, source_x + 1, 21]], np.float32)
     assert plan.map_boxes(box, np.array([0]))[0, 2] == pytest.approx(u, abs=1e-4)
 
@@ -101,7 +100,7 @@ def test_map_boxes_is_the_sampling_formula_at_pixel_edges():
 def test_a_row_outside_the_window_is_dropped_and_its_slot_stays():
     """A window that shows nothing of an image leaves a slot of padding."""
     plan = plan_of([(20, 20), (20, 20)])
-    plan.window(np.array([[30, 30, 10, 10], [0, 0, 10, 10]]))
+    plan.crop_to(np.array([[30, 30, 10, 10], [0, 0, 10, 10]]))
     assert plan.index.tolist() == [1] and plan.slot.tolist() == [1] and len(plan.size) == 2
 
 
@@ -110,9 +109,9 @@ def test_merge_assembles_slots_in_order():
     plan = plan_of([(10, 10), (20, 20)])
     plan.extend(np.array([7, 8]), np.array([[5, 6], [7, 8]], np.int32))
     corner = np.array([[0, 0], [0, 0], [10, 0], [20, 0]], np.int32)
-    plan.merge(np.array([0, 1, 0, 1]), corner, np.array([[30, 30], [40, 40]]))
+    plan.compose(np.array([0, 1, 0, 1]), corner, np.array([[30, 30], [40, 40]]))
     assert plan.index.tolist() == [0, 7, 1, 8] and plan.slot.tolist() == [0, 0, 1, 1]
-    assert plan.rect.tolist() == [[0, 0, 10, 10], [10, 0, 5, 6], [0, 0, 20, 20], [20, 0, 7, 8]]
+    assert plan.clip.tolist() == [[0, 0, 10, 10], [10, 0, 5, 6], [0, 0, 20, 20], [20, 0, 7, 8]]
     assert plan.size.tolist() == [[30, 30], [40, 40]]
 
 
@@ -132,8 +131,8 @@ def test_recolor_composes():
 @pytest.mark.parametrize("offset", [(-1, 0), (0, 11)])
 def test_place_refuses_images_beyond_the_canvas(offset):
     """A collator's wrong offset is an error, not a write outside the canvas."""
-    with pytest.raises(PlanError, match=r"do not lie within canvases of \[\[20, 32\]\]"):
-        plan_of([(10, 10)]).place((20, 32), np.array([offset]), np.zeros(3, np.uint8))
+    with pytest.raises(PlanError, match=r"do not lie within canvases of \[\[32, 20\]\]"):
+        plan_of([(10, 10)]).place((32, 20), np.array([offset]), np.zeros(3, np.uint8))
 
 
 def test_sizes_below_one_pixel_are_refused():
@@ -141,4 +140,4 @@ def test_sizes_below_one_pixel_are_refused():
     with pytest.raises(PlanError, match="each needs a pixel"):
         plan_of([(10, 10)]).resize(np.array([[0, 5]]))
     with pytest.raises(PlanError, match="each needs a pixel"):
-        plan_of([(10, 10)]).window(np.array([[0, 0, 5, 0]]))
+        plan_of([(10, 10)]).crop_to(np.array([[0, 0, 5, 0]]))

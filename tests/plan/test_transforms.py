@@ -72,7 +72,7 @@ def test_scale_jitter_crop_stays_within_its_size_and_covers_its_range():
     """Crops never exceed the size; scales span the range; crops of enlarged images reach all their parts."""
     plan = planned(ScaleJitterCrop((200, 300), (0.1, 2.0)), size=[(600, 400)] * 2000)
     assert (plan.size <= (300, 200)).all()
-    scale = plan.affine()[:, 0] * 600 / 300
+    scale = plan.matrix[:, 0, 0] * 600 / 300
     assert scale.min() < 0.15 and scale.max() > 1.95 and 0.9 < np.median(scale) < 1.2
     large = scale > 1.8
     left, right = plan.crop[large, 0] / 600, (plan.crop[large, 0] + plan.crop[large, 2]) / 600
@@ -90,11 +90,11 @@ def test_mosaic_shows_four_images_around_a_point(size):
     assert plan.index[::4].tolist() == list(range(6)) and (plan.index[1::4] >= 1000).all()
     for slot in range(6):
         covered = np.zeros((height, width), int)
-        for x, y, w, h in plan.rect[plan.slot == slot]:
+        for x, y, w, h in plan.clip[plan.slot == slot]:
             covered[y : y + h, x : x + w] += 1
             assert x >= 0 and y >= 0 and x + w <= width and y + h <= height
         assert covered.max() == 1
-        upper_left, lower_right = plan.rect[slot * 4], plan.rect[slot * 4 + 3]
+        upper_left, lower_right = plan.clip[slot * 4], plan.clip[slot * 4 + 3]
         assert (upper_left[:2] + upper_left[2:] == lower_right[:2]).all()
         assert (np.abs(lower_right[:2] / (width, height) - 0.5) <= 0.26).all()
 
@@ -103,8 +103,8 @@ def test_mosaic_follows_other_edits():
     """Flip and crop of a mosaic move its parts together."""
     plan = planned(Mosaic(128), 3)
     mirrored = copy.deepcopy(plan)
-    mirrored.mirror(np.ones(3, bool))
-    assert (mirrored.rect[:, 0] == 128 - plan.rect[:, 0] - plan.rect[:, 2]).all() and mirrored.flip.all()
+    mirrored.flip_horizontally(np.ones(3, bool))
+    assert (mirrored.clip[:, 0] == 128 - plan.clip[:, 0] - plan.clip[:, 2]).all() and mirrored.flip.all()
 
 
 def apply_color(plan: BatchPlan, rgb) -> np.ndarray:
@@ -174,7 +174,7 @@ def test_transforms_print_and_pickle(transform):
     """A transform's repr is how it is written, and it survives pickling."""
     assert eval(repr(transform)) == transform
     same = planned(pickle.loads(pickle.dumps(transform)), seed=4)
-    assert np.array_equal(same.rect, planned(transform, seed=4).rect)
+    assert np.array_equal(same.clip, planned(transform, seed=4).clip)
 
 
 def test_the_base_class_asks_to_be_overridden():

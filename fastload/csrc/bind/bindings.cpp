@@ -28,6 +28,7 @@ PYBIND11_MODULE(_core, m) {
 
     py::module_ testing = m.def_submodule("testing", "What only tests and benchmarks call.");
     bind_encodings(testing);
+    bind_geometry(testing);
     bind_kernels(testing);
     bind_stages(testing);
 }

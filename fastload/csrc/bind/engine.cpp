@@ -10,10 +10,10 @@ namespace {
 constexpr float color_limit = 8, offset_limit = 2048;  // beyond these the kernels' fixed point would saturate
 
 void check(const Placement& row, const Canvas& canvas) {
-    const int32_t* rect = row.rect;
-    require(rect[0] >= 0 && rect[1] >= 0 && rect[2] >= 1 && rect[3] >= 1 && rect[2] <= canvas.width - rect[0] &&
-                rect[3] <= canvas.height - rect[1],
-            "a row's rect is empty or reaches beyond its canvas");
+    const int32_t* clip = row.clip;
+    require(clip[0] >= 0 && clip[1] >= 0 && clip[2] >= 1 && clip[3] >= 1 && clip[2] <= canvas.width - clip[0] &&
+                clip[3] <= canvas.height - clip[1],
+            "a row's clip is empty or reaches beyond its canvas");
     bool sound = std::isfinite(row.crop[0]) && std::isfinite(row.crop[1]) && row.crop[2] > 0 && row.crop[3] > 0 &&
                  row.crop[2] <= 1e6f && row.crop[3] <= 1e6f;
     require(sound, "a row's crop is empty, not finite or absurdly large");
@@ -24,21 +24,26 @@ void check(const Placement& row, const Canvas& canvas) {
     require(sound, "a row's colour matrix exceeds +-8, or its offset +-2048");
 }
 
+// Whether two rectangles x, y, w, h have no pixel in common. Both lie within a canvas.
+bool apart(const int32_t* a, const int32_t* b) {
+    return a[0] + a[2] <= b[0] || b[0] + b[2] <= a[0] || a[1] + a[3] <= b[1] || b[1] + b[3] <= a[1];
+}
+
 // The arrays of a plan of several batches.
 struct PlanArrays {
     const Array<int64_t>& index;     // (N)
     const Array<int32_t>& slot;      // (N)
     const Array<float>& crop;        // (N, 4)
-    const Array<int32_t>& rect;      // (N, 4)
+    const Array<int32_t>& clip;      // (N, 4)
     const Array<bool>& flip;         // (N)
     const Array<float>& color;       // (N, 3, 4)
     const Array<uint8_t>& fill;      // (3)
-    const Array<int32_t>& canvases;  // (B, 2) height, width
+    const Array<int32_t>& canvases;  // (B, 2) width, height
 
     void check_lengths() const {
         const py::ssize_t n = index.size();
         require(index.ndim() == 1 && slot.size() == n && flip.size() == n && crop.size() == 4 * n &&
-                    rect.size() == 4 * n && color.size() == 12 * n && fill.size() == 3 && canvases.ndim() == 2 &&
+                    clip.size() == 4 * n && color.size() == 12 * n && fill.size() == 3 && canvases.ndim() == 2 &&
                     canvases.shape(1) == 2,
                 "the plan's arrays disagree in length");
     }
@@ -52,14 +57,18 @@ struct PlanArrays {
                 "a canvas has 1 to 65535 pixels a side");
         for (py::ssize_t s = begin; s < end; ++s)
             require(std::equal(size, size + 2, canvases.data() + 2 * s), "a batch has canvases of one size");
-        job->canvas = {size[0], size[1], {fill.data()[0], fill.data()[1], fill.data()[2]}, format};
+        job->canvas = {size[1], size[0], {fill.data()[0], fill.data()[1], fill.data()[2]}, format};
         job->first_row.assign(size_t(end - begin) + 1, 0);
         for (; row < index.size() && slot.data()[row] < end; ++row) {
+            require(index.data()[row] != -1, "a row has no source: only engine=\"reference\" draws that");
             require(index.data()[row] >= 0 && size_t(index.data()[row]) < records, "no record of that index");
             require(slot.data()[row] >= (row ? slot.data()[row - 1] : 0), "rows must be sorted by slot");
             job->index.push_back(index.data()[row]);
             job->placements.push_back(placement(row));
             check(job->placements.back(), job->canvas);
+            for (py::ssize_t other = row; other-- > 0 && slot.data()[other] == slot.data()[row];)
+                require(apart(clip.data() + 4 * row, clip.data() + 4 * other),
+                        "an image is drawn over another: only engine=\"reference\" does that");
             ++job->first_row[slot.data()[row] - begin + 1];
         }
         for (size_t s = 1; s < job->first_row.size(); ++s) job->first_row[s] += job->first_row[s - 1];
@@ -70,7 +79,7 @@ private:
     Placement placement(py::ssize_t row) const {
         Placement result;
         std::copy_n(crop.data() + 4 * row, 4, result.crop);
-        std::copy_n(rect.data() + 4 * row, 4, result.rect);
+        std::copy_n(clip.data() + 4 * row, 4, result.clip);
         std::copy_n(color.data() + 12 * row, 12, result.color[0]);
         result.flip = flip.data()[row];
         return result;
@@ -142,11 +151,11 @@ void Engine::close() {
 }
 
 std::unique_ptr<Ticket> Engine::submit(const Array<int64_t>& index, const Array<int32_t>& slot, const Array<float>& crop,
-                                       const Array<int32_t>& rect, const Array<bool>& flip, const Array<float>& color,
+                                       const Array<int32_t>& clip, const Array<bool>& flip, const Array<float>& color,
                                        const Array<uint8_t>& fill, const Array<int32_t>& canvases,
                                        const std::vector<py::ssize_t>& ends) {
     const std::shared_ptr<Pool> pool = open_pool();
-    const PlanArrays plan{index, slot, crop, rect, flip, color, fill, canvases};
+    const PlanArrays plan{index, slot, crop, clip, flip, color, fill, canvases};
     plan.check_lengths();
     std::vector<std::shared_ptr<Job>> jobs;
     {

@@ -47,7 +47,7 @@ public:
 
     // These are as in `engines.engine.Engine`. Errors of the user's are std::invalid_argument.
     std::unique_ptr<Ticket> submit(const Array<int64_t>& index, const Array<int32_t>& slot, const Array<float>& crop,
-                                   const Array<int32_t>& rect, const Array<bool>& flip, const Array<float>& color,
+                                   const Array<int32_t>& clip, const Array<bool>& flip, const Array<float>& color,
                                    const Array<uint8_t>& fill, const Array<int32_t>& canvases,
                                    const std::vector<py::ssize_t>& ends);
     std::vector<Failure> wait(const std::shared_ptr<Job>& job);

@@ -42,7 +42,7 @@ void Picture::open(const Planes& planes, const Placement& placement, TableCache&
     placement_ = placement;
     count_ = planes.count;
     matrix_ = color_matrix(planes, placement.color);
-    const int width = placement.rect[2], height = placement.rect[3];
+    const int width = placement.clip[2], height = placement.clip[3];
     stride_ = size_t(width + row_padding - 1) / row_padding * row_padding;
 
     size_t slots = 0;
@@ -87,7 +87,7 @@ int Picture::draw(int y, uint8_t* rgb, uint8_t* canvas) {
             channel.wanted[k] = row(channel, std::min(channel.vertical->first[y] + k, channel.plane.height - 1));
         planes[c] = {channel.wanted.data(), &channel.vertical->weight[size_t(y) * taps], taps, channel.blended};
     }
-    return kernels_->blend(planes, count_, matrix_, placement_.rect[2], rgb, canvas);
+    return kernels_->blend(planes, count_, matrix_, placement_.clip[2], rgb, canvas);
 }
 
 namespace {
@@ -123,17 +123,17 @@ void render(const Canvas& canvas, std::vector<Picture>& pictures, size_t count, 
     for (int y = 0; y < canvas.height; ++y) {
         int shown = 0;
         for (size_t i = 0; i < count; ++i) {
-            const int32_t* rect = pictures[i].placement().rect;
-            if (y == rect[1] + rect[3]) std::memcpy(row + 3 * rect[0], blank, size_t(3) * rect[2]);
-            shown += y >= rect[1] && y < rect[1] + rect[3];
+            const int32_t* clip = pictures[i].placement().clip;
+            if (y == clip[1] + clip[3]) std::memcpy(row + 3 * clip[0], blank, size_t(3) * clip[2]);
+            shown += y >= clip[1] && y < clip[1] + clip[3];
         }
         uint8_t* const to = packed ? out + size * y : nullptr;  // the row, where it is to be stored as it is
         size_t begin = 0, end = 0;                              // what is there already
         for (size_t i = 0; i < count; ++i) {
-            const int32_t* rect = pictures[i].placement().rect;
-            if (y < rect[1] || y >= rect[1] + rect[3]) continue;
-            const size_t left = size_t(3) * rect[0];
-            const int direct = pictures[i].draw(y - rect[1], row + left, to && shown == 1 ? to + left : nullptr);
+            const int32_t* clip = pictures[i].placement().clip;
+            if (y < clip[1] || y >= clip[1] + clip[3]) continue;
+            const size_t left = size_t(3) * clip[0];
+            const int direct = pictures[i].draw(y - clip[1], row + left, to && shown == 1 ? to + left : nullptr);
             if (direct) begin = left, end = left + size_t(3) * direct;
         }
         const uint8_t* const from = shown ? row : blank;

@@ -16,7 +16,7 @@ namespace fastload {
 // One row of a plan (see fastload/plan/batch_plan.py).
 struct Placement {
     float crop[4];  // x, y, w, h in source pixels
-    int32_t rect[4];  // x, y, w, h on the canvas
+    int32_t clip[4];  // x, y, w, h on the canvas
     bool flip;
     float color[3][4];
 };
@@ -34,7 +34,7 @@ public:
     explicit Picture(const Kernels& chosen = kernels()) : kernels_(&chosen) {}
 
     void open(const Planes& planes, const Placement& placement, TableCache& tables);
-    // Row y of the rectangle, placement.rect[2] pixels. The first of them may have been stored at `canvas` instead of
+    // Row y of the clip, placement.clip[2] pixels. The first of them may have been stored at `canvas` instead of
     // `rgb`, unless that is null: returns how many.
     int draw(int y, uint8_t* rgb, uint8_t* canvas);
     const Placement& placement() const { return placement_; }

@@ -28,7 +28,7 @@ from fastload.cache.format.record import HEADER_SIZE, check_payload, read_header
 from fastload.device.normalize import Normalize, PixelFormat
 from fastload.engines.dali.pipeline import DaliPipeline, Graph, TileError, Tiles, import_dali
 from fastload.engines.native import Check
-from fastload.engines.validate import check_plan
+from fastload.engines.validate import check_aligned, check_apart, check_plan
 from fastload.errors import EngineError, PlanError
 from fastload.plan.batch_plan import IDENTITY_COLOR, BatchPlan
 
@@ -110,6 +110,8 @@ class DaliEngine:
         """See `Engine.submit`."""
         self._check_open()
         check_plan(plan, len(self._sound))
+        check_aligned(plan)
+        check_apart(plan)
         self._cache.ensure(plan.index)
         return [self._submit(batch) for batch in plan.split(ends)]
 
@@ -209,18 +211,18 @@ class DaliEngine:
 
     def _tiles(self, job: DaliJob) -> Tiles:
         plan, rows = job.plan, job.rows
-        crop, rect, flip = plan.crop[rows].astype(np.float32), plan.rect[rows], plan.flip[rows]
+        crop, clip, flip = plan.crop[rows].astype(np.float32), plan.clip[rows], plan.flip[rows]
         near, far = crop[:, 1::-1], (crop[:, :2] + crop[:, 2:])[:, ::-1]
         mirrored = np.stack([np.zeros_like(flip), flip], 1)
-        size = rect[:, :1:-1]
+        size = clip[:, :1:-1]
         return Tiles(
             [np.frombuffer(self._cache.record_bytes(i), np.uint8)[HEADER_SIZE:] for i in plan.index[rows].tolist()],
             start=np.where(mirrored, far, near),
             end=np.where(mirrored, near, far),
             size=size.astype(np.float32),
             color=plan.color[rows].astype(np.float32),
-            corner=-rect[:, 1::-1] if job.whole else np.zeros_like(size),
-            window=np.full_like(size, plan.canvas) if job.whole else np.ascontiguousarray(size),
+            corner=-clip[:, 1::-1] if job.whole else np.zeros_like(size),
+            window=np.full_like(size, plan.canvas[::-1]) if job.whole else np.ascontiguousarray(size),
         )
 
     def _collect(self) -> None:
@@ -284,7 +286,7 @@ class DaliEngine:
         canvases, fill, show = self._memory(plan)
         canvases[:] = fill
         for tile, row in enumerate(job.rows.tolist()):
-            x, y, w, h = (0, 0, *plan.canvas[::-1]) if job.whole else plan.rect[row].tolist()
+            x, y, w, h = (0, 0, *plan.canvas) if job.whole else plan.clip[row].tolist()
             canvases[int(plan.slot[row]), y : y + h, x : x + w] = show(tiles[tile])
         return torch.as_tensor(canvases)
 
@@ -293,7 +295,7 @@ class DaliEngine:
 
         (On the CPU torch would copy by threads of its own, which a forked child has not got and waits for.)
         """
-        shape = (len(plan.size), *plan.canvas, 3)
+        shape = (len(plan.size), *plan.canvas[::-1], 3)
         if self._device_id is None:
             return np.empty(shape, np.uint8), plan.fill, np.asarray
         device = f"cuda:{self._device_id}"

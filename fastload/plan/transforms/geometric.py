@@ -77,7 +77,7 @@ class RandomFlip(Transform):
             raise ArgumentError(f"RandomFlip needs a probability from 0 to 1, not {self.p}")
 
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
-        plan.mirror(rng.random(len(plan.size)) < self.p)
+        plan.flip_horizontally(rng.random(len(plan.size)) < self.p)
 
 
 @dataclass
@@ -105,5 +105,5 @@ class ScaleJitterCrop(Transform):
         plan.resize(scaled(plan.size, jitter * (self._extent / plan.size).min(1)))
         window = np.minimum(plan.size, self._extent)
         corner = np.floor(rng.random(window.shape) * (plan.size - window + 1))
-        plan.window(np.concatenate([corner, window], 1).astype(np.int32))
+        plan.crop_to(np.concatenate([corner, window], 1).astype(np.int32))
         plan.min_visible = max(plan.min_visible, self.min_visible)

@@ -41,6 +41,6 @@ class Mosaic(Transform):
         point = np.rint(self._extent * rng.uniform(0.25, 0.75, (count, 2))).astype(np.int32)[into]
         quadrant = np.repeat([[0, 0], [1, 0], [0, 1], [1, 1]], count, 0) == 1  # (4 B, 2) right, lower
         shown = np.minimum(plan.size, np.where(quadrant, self._extent - point, point))
-        plan.window(np.concatenate([np.where(quadrant, 0, plan.size - shown), shown], 1))
-        plan.merge(into, np.where(quadrant, point, point - shown), np.tile(self._extent, (count, 1)))
+        plan.crop_to(np.concatenate([np.where(quadrant, 0, plan.size - shown), shown], 1))
+        plan.compose(into, np.where(quadrant, point, point - shown), np.tile(self._extent, (count, 1)))
         plan.min_visible = max(plan.min_visible, self.min_visible)

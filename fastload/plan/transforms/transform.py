@@ -20,7 +20,8 @@ class Transform:
     spans_batches = False
 
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
-        """Change `plan` (B images) through its edits: `resize`, `window`, `mirror`, `recolor`, `extend`, `merge`.
+        """Change `plan` (B images) through its edits: `resize`, `crop_to`, `flip_horizontally`,
+        `transform`, `recolor`, `fade`, `cover`, `extend`, `compose`.
 
         `plan.size` (B, 2) has the images' width and height as they are so far. Draw all chance from `rng`, which is
         seeded by (seed, epoch, step): that is what makes runs repeatable. `images` are all images of the loader, for

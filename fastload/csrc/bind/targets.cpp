@@ -2,10 +2,11 @@
 // source lies. NumPy would spend more on these than on all the rest of planning.
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <vector>
 
 #include "bindings.h"
-#include "tensor.h"
+#include "geometry.h"
 
 #include <pybind11/stl.h>
 
@@ -14,37 +15,6 @@ namespace {
 
 constexpr float uncut = 1.f / 64;  // pixels a side may move by rounding and still count as not cut
 constexpr float nan = std::numeric_limits<float>::quiet_NaN();
-
-struct Box {
-    float x0, y0, x1, y1;
-    float area() const { return (x1 - x0) * (y1 - y0); }
-};
-
-// A row of the plan: x -> affine[0] * x + affine[2], y -> affine[1] * y + affine[3], shown within rect x, y, w, h.
-// affine[0] is negative for a flipped row; the steps of the calculation are those of `BatchPlan.affine`.
-struct Row {
-    float affine[4];
-    const int32_t* rect;
-
-    Row(const float* crop, const int32_t* rect, bool flip) : rect(rect) {
-        affine[0] = float(double(rect[2]) / crop[2]);
-        affine[1] = float(double(rect[3]) / crop[3]);
-        if (flip) affine[0] = -affine[0];
-        for (int axis = 0; axis < 2; ++axis)
-            affine[2 + axis] = float(double(rect[axis]) - double(crop[axis] * affine[axis]));
-        if (flip) affine[2] = float(double(affine[2]) + rect[2]);
-    }
-    Box map(const Box& box) const {
-        const float x0 = affine[0] * box.x0 + affine[2], x1 = affine[0] * box.x1 + affine[2];
-        const float y0 = affine[1] * box.y0 + affine[3], y1 = affine[1] * box.y1 + affine[3];
-        return {std::min(x0, x1), std::min(y0, y1), std::max(x0, x1), std::max(y0, y1)};
-    }
-    Box clip(const Box& box) const {
-        const float left = rect[0], top = rect[1], right = left + rect[2], bottom = top + rect[3];
-        return {std::clamp(box.x0, left, right), std::clamp(box.y0, top, bottom), std::clamp(box.x1, left, right),
-                std::clamp(box.y1, top, bottom)};
-    }
-};
 
 struct Shown {
     Box box;
@@ -56,6 +26,7 @@ struct Shown {
 struct Slot {
     size_t first_box = 0, boxes = 0;
     int sources = 0;
+    Affine matrix{{{nan, nan, nan}, {nan, nan, nan}}};
     float scale[2] = {nan, nan}, offset[2] = {nan, nan};
     bool flip = false;
 };
@@ -63,12 +34,13 @@ struct Slot {
 // What `Targets` has for each slot of a plan.
 struct Columns {
     explicit Columns(py::ssize_t b)
-        : image_id(b), size({b, py::ssize_t(2)}), original_size({b, py::ssize_t(2)}), scale({b, py::ssize_t(2)}),
-          offset({b, py::ssize_t(2)}), flip(b), num_boxes(b), num_sources(b) {}
-    py::tuple result() const { return py::make_tuple(image_id, scale, offset, flip, size, original_size); }
+        : image_id(b), size({b, py::ssize_t(2)}), original_size({b, py::ssize_t(2)}),
+          matrix({b, py::ssize_t(2), py::ssize_t(3)}), scale({b, py::ssize_t(2)}), offset({b, py::ssize_t(2)}), flip(b),
+          num_boxes(b), num_sources(b) {}
+    py::tuple result() const { return py::make_tuple(image_id, matrix, scale, offset, flip, size, original_size); }
 
     Array<int64_t> image_id, size, original_size;
-    Array<float> scale, offset;
+    Array<float> matrix, scale, offset;
     Array<bool> flip;
     Array<int64_t> num_boxes, num_sources;
 };
@@ -89,8 +61,8 @@ public:
             ++start;
             begin = end;
         }
-        boxes_.reset(new Box[*start]);
-        labels_.reset(new int64_t[*start]);
+        boxes_ = Array<float>(4 * *start);
+        labels_ = Array<int64_t>(*start);
         crowd_ = Array<bool>(*start);
         area_ = Array<float>(*start);
         objects_ = Array<int64_t>(objects ? *start : 0);
@@ -99,8 +71,8 @@ public:
     // `labels` and `crowds` are those of all objects.
     void fill(const std::vector<Slot>& slots, const std::vector<Shown>& shown, const int32_t* labels,
               const bool* crowds) {
-        Box* box = boxes_.get();
-        int64_t* label = labels_.get();
+        auto* box = reinterpret_cast<Box*>(boxes_.mutable_data());
+        int64_t* label = labels_.mutable_data();
         bool* crowd = crowd_.mutable_data();
         float* area = area_.mutable_data();
         for (size_t k = 0, s = 0; k < ends_.size(); ++k) {
@@ -123,17 +95,7 @@ public:
         if (objects_.size()) fill_objects(slots, shown);
     }
 
-    // What training always looks at comes as a tensor a batch, the rest as arrays of all.
-    py::tuple result() const {
-        py::list boxes(ends_.size()), labels(ends_.size());
-        for (size_t k = 0; k < ends_.size(); ++k) {
-            const int64_t b = slots(k), g = width(k), start = starts_.data()[k];
-            auto* const first = reinterpret_cast<float*>(boxes_.get() + start);
-            boxes[k] = to_capsule<3>(first, element_type<float>, {b, g, 4}, {4 * g, 4, 1}, boxes_);
-            labels[k] = to_capsule<2>(labels_.get() + start, element_type<int64_t>, {b, g}, {g, 1}, labels_);
-        }
-        return py::make_tuple(boxes, labels, crowd_, area_, objects_, starts_);
-    }
+    py::tuple result() const { return py::make_tuple(boxes_, labels_, crowd_, area_, objects_, starts_); }
 
 private:
     void fill_objects(const std::vector<Slot>& slots, const std::vector<Shown>& shown) {
@@ -154,32 +116,51 @@ private:
 
     const std::vector<size_t>& ends_;
     Array<int64_t> starts_;  // of each batch's boxes
-    std::shared_ptr<Box[]> boxes_;
-    std::shared_ptr<int64_t[]> labels_;
+    Array<float> boxes_;
+    Array<int64_t> labels_;
     Array<bool> crowd_;
     Array<float> area_;
     Array<int64_t> objects_;
 };
 
+// A placed plan: see fastload/plan/batch_plan.py.
 struct Plan {
     const Array<int32_t>& slot;    // (N)
     const Array<int32_t>& source;  // (N, 2)
     const Array<float>& crop;      // (N, 4)
-    const Array<int32_t>& rect;    // (N, 4)
+    const Array<int32_t>& clip;    // (N, 4)
     const Array<bool>& flip;       // (N)
-    const Array<int32_t>& size;    // (B, 2)
-    const Array<int64_t>& row_index;   // (N) each row's image
+    const std::optional<Array<float>>& warp;  // (N, 2, 3), NaN in axis-aligned rows
+    const Array<int32_t>& size;        // (B, 2)
+    const Array<int64_t>& row_index;   // (N) each row's image; -1: it has none
     const Array<int64_t>& slot_index;  // (B) each slot's first or only image
     float min_visible;
 
     void check() const {
         const py::ssize_t n = slot.size(), b = slot_index.size();
-        require(source.size() == 2 * n && crop.size() == 4 * n && rect.size() == 4 * n && flip.size() == n &&
-                    row_index.size() == n && size.size() == 2 * b,
+        require(source.size() == 2 * n && crop.size() == 4 * n && clip.size() == 4 * n && flip.size() == n &&
+                    row_index.size() == n && size.size() == 2 * b && (!warp || warp->size() == 6 * n),
                 "the plan's arrays disagree in length");
         for (py::ssize_t i = 0; i < n; ++i)
             require(slot.data()[i] >= (i ? slot.data()[i - 1] : 0) && slot.data()[i] < b,
                     "rows must be sorted by slot, and slots be those of the batch");
+    }
+
+    // A row's map, and what may be seen of its source.
+    struct Row {
+        Affine map;
+        Box crop, clip;
+        bool aligned, flip;
+
+        // What of a box is shown. An axis-aligned row's crop is its clip.
+        Box shown(const Box& box) const { return map.map(aligned ? box : box.clipped_to(crop)).clipped_to(clip); }
+    };
+    Row row(py::ssize_t i) const {
+        const float *const c = crop.data() + 4 * i, *const w = warp ? warp->data() + 6 * i : nullptr;
+        const int32_t* const k = clip.data() + 4 * i;
+        Row row{Affine::aligned(c, k, flip.data()[i]), box_of(c), box_of(k), !w || std::isnan(*w), flip.data()[i]};
+        if (!row.aligned) std::copy_n(w, 6, row.map.m[0]);
+        return row;
     }
 };
 
@@ -198,10 +179,11 @@ public:
 
     // The slots up to each of `ends` are a batch; those of `failed` keep no boxes. With `objects`, says whose boxes they are.
     py::tuple place(const Array<int64_t>& row_index, const Array<int32_t>& slot, const Array<int32_t>& source,
-                    const Array<float>& crop, const Array<int32_t>& rect, const Array<bool>& flip,
-                    const Array<int32_t>& size, const Array<int64_t>& slot_index, float min_visible,
+                    const Array<float>& crop, const Array<int32_t>& clip, const Array<bool>& flip,
+                    const std::optional<Array<float>>& warp, const Array<int32_t>& size,
+                    const Array<int64_t>& slot_index, float min_visible,
                     const std::vector<size_t>& ends, const std::vector<size_t>& failed, bool objects) const {
-        const Plan plan{slot, source, crop, rect, flip, size, row_index, slot_index, min_visible};
+        const Plan plan{slot, source, crop, clip, flip, warp, size, row_index, slot_index, min_visible};
         std::vector<Slot> slots(slot_index.size());
         std::vector<Shown> shown;
         {
@@ -242,46 +224,49 @@ private:
             Slot& slot = slots[s];
             if (s != last) slot.first_box = shown.size();
             last = s;
-            const Row row(plan.crop.data() + 4 * i, plan.rect.data() + 4 * i, plan.flip.data()[i]);
+            const int64_t index = plan.row_index.data()[i];
+            if (index == -1) continue;  // a row without a source
+            const Plan::Row row = plan.row(i);
             locate(plan, i, row, slot);
-            const int64_t index = image(plan.row_index.data()[i]);
             if (std::find(failed.begin(), failed.end(), size_t(s)) == failed.end())
-                show(row, index, plan.min_visible, shown);
+                show(row, image(index), plan.min_visible, shown);
             slot.boxes = shown.size() - slot.first_box;
         }
     }
 
-    // Where the corner of the whole source lies and how large one of its pixels is; NaN where that is not the slot's
-    // own image, and it alone.
-    void locate(const Plan& plan, py::ssize_t i, const Row& row, Slot& slot) const {
+    // How the pixels of the annotated image become those of the canvas; NaN where the slot shows another image, or
+    // several. Scale and offset are those of an axis-aligned row.
+    void locate(const Plan& plan, py::ssize_t i, const Plan::Row& row, Slot& slot) const {
         const int64_t index = plan.slot_index.data()[plan.slot.data()[i]];
         if (slot.sources++ || plan.row_index.data()[i] != index) {
             slot = {slot.first_box, slot.boxes, slot.sources};
             return;
         }
-        slot.flip = plan.flip.data()[i];
+        slot.matrix = row.map;
         for (int axis = 0; axis < 2; ++axis) {
-            const float of_stored = std::abs(row.affine[axis]);  // canvas pixels a pixel of the stored image
-            const bool mirrored = axis == 0 && slot.flip;
+            const double stored = sizes_.data()[2 * index + axis], annotated = source_sizes_.data()[2 * index + axis];
+            for (auto& to : slot.matrix.m) to[axis] = float(double(to[axis]) * stored / annotated);
+            if (!row.aligned) continue;
+            const bool mirrored = axis == 0 && row.flip;
+            const float of_stored = std::abs(row.map.m[axis][axis]);  // canvas pixels a pixel of the stored image
             const double whole = mirrored ? double(plan.source.data()[2 * i]) * of_stored : 0;
-            slot.offset[axis] = float(row.affine[2 + axis] - whole);
-            slot.scale[axis] = float(double(of_stored) * sizes_.data()[2 * index + axis] /
-                                     source_sizes_.data()[2 * index + axis]);
+            slot.offset[axis] = float(row.map.m[axis][2] - whole);
+            slot.scale[axis] = float(double(of_stored) * stored / annotated);
         }
+        slot.flip = row.flip;
     }
 
-    // The rules of plan/transforms.py: an uncut box stays; a cut one must keep enough of itself.
-    void show(const Row& row, int64_t index, float min_visible, std::vector<Shown>& shown) const {
+    // The rules of plan/transforms: an uncut box stays; a cut one must keep enough of itself.
+    void show(const Plan::Row& row, int64_t index, float min_visible, std::vector<Shown>& shown) const {
         const int64_t begin = offsets_.data()[index], end = offsets_.data()[index + 1];
         require(0 <= begin && begin <= end && end <= count_, "box offsets beyond the boxes");
         for (int64_t k = begin; k < end; ++k) {
-            const Box whole = row.map(reinterpret_cast<const Box*>(boxes_.data())[k]), box = row.clip(whole);
-            const bool cut = std::abs(whole.x0 - box.x0) > uncut || std::abs(whole.x1 - box.x1) > uncut ||
-                             std::abs(whole.y0 - box.y0) > uncut || std::abs(whole.y1 - box.y1) > uncut;
+            const Box& source = reinterpret_cast<const Box*>(boxes_.data())[k];
+            const Box whole = row.map.map(source), box = row.shown(source);
+            const bool cut = whole.differs_from(box, uncut);
             const float visible = cut ? box.area() / whole.area() : 1;
-            if (cut && !(visible >= min_visible && box.x1 - box.x0 >= 1 && box.y1 - box.y0 >= 1)) continue;
-            const float area = area_.data()[k] * std::abs(row.affine[0] * row.affine[1]) * visible;
-            shown.push_back({box, area, k});
+            if (cut && !(visible >= min_visible && box.width() >= 1 && box.height() >= 1)) continue;
+            shown.push_back({box, area_.data()[k] * std::abs(row.map.determinant()) * visible, k});
         }
     }
 
@@ -292,6 +277,7 @@ private:
             to.flip.mutable_data()[s] = slots[s].flip;
             to.num_boxes.mutable_data()[s] = int64_t(slots[s].boxes);
             to.num_sources.mutable_data()[s] = slots[s].sources;
+            std::copy_n(slots[s].matrix.m[0], 6, to.matrix.mutable_data() + 6 * s);
             for (int axis = 0; axis < 2; ++axis) {
                 to.scale.mutable_data()[2 * s + axis] = slots[s].scale[axis];
                 to.offset.mutable_data()[2 * s + axis] = slots[s].offset[axis];
@@ -322,14 +308,15 @@ void bind_targets(py::module_& m) {
              py::arg("crowd").noconvert(), py::arg("area").noconvert(), py::arg("image_ids").noconvert(),
              py::arg("sizes").noconvert(), py::arg("source_sizes").noconvert())
         .def("place", &Annotations::place, py::arg("row_index").noconvert(), py::arg("slot").noconvert(),
-             py::arg("source").noconvert(), py::arg("crop").noconvert(), py::arg("rect").noconvert(),
-             py::arg("flip").noconvert(), py::arg("size").noconvert(), py::arg("slot_index").noconvert(),
+             py::arg("source").noconvert(), py::arg("crop").noconvert(), py::arg("clip").noconvert(),
+             py::arg("flip").noconvert(), py::arg("warp").noconvert().none(true), py::arg("size").noconvert(),
+             py::arg("slot_index").noconvert(),
              py::arg("min_visible"), py::arg("ends"), py::arg("failed"), py::arg("objects") = false,
-             "The targets of a placed plan, whose slots show the images `slot_index`: image_id, scale, offset, flip, size, "
-             "original_size as in `Targets`; boxes and labels likewise, DLPack capsules for each batch, which are the slots "
-             "up to each of `ends`; crowd and area of all batches, with `objects` also the row of the annotations that each "
-             "box is of (-1: padding), and where each batch's begin; for each slot the number of boxes and of sources. Slots "
-             "of `failed` get no boxes.");
+             "The targets of a placed plan, whose slots show the images `slot_index`: image_id, matrix, scale, offset, flip, "
+             "size, original_size as in `Targets`, a row a slot; boxes, labels, crowd and area of the batches, which are the "
+             "slots up to each of `ends`, padded and one after another; with `objects` also the row of the annotations that "
+             "each box is of (-1: padding); where each batch's boxes begin; for each slot the number of boxes and of "
+             "sources. Slots of `failed` get no boxes.");
 }
 
 }  // namespace fastload
