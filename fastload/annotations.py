@@ -1,14 +1,15 @@
 """The annotation schema: the columns of values that images and objects have.
 
 Those that every cache has are declared in SCHEMA and nowhere else; a source may declare further ones. Sources yield
-columns, `cache.fitting` filters and moves them, a cache stores those that are there, and `Targets` shows them.
+columns, `cache.write.fitting` filters and moves them, a cache stores those that are there, and `Targets` shows them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain, pairwise
 from math import prod
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -20,6 +21,7 @@ import fastload._core as _core
 Columns: TypeAlias = Mapping[str, NDArray[Any]]  # values by the name of their column, or its key
 
 Per = Literal["image", "object"]
+Moves = Literal["box", "area", "points", "polygon", "none"]
 DTYPES = {  # those that NumPy and torch both have, and how caches write them
     "bool": "b1",
     "uint8": "u1",
@@ -31,22 +33,33 @@ DTYPES = {  # those that NumPy and torch both have, and how caches write them
     "float64": "<f8",
 }
 MAX_VALUES = 1 << 16  # numbers in one value
+OFFSETS_DTYPE = "<i8"
+COORDINATES: dict[Moves, tuple[int, ...]] = {"box": (4,), "points": (2, 3), "polygon": (2,)}  # how many a value ends in
+_OFFSETS = ("offsets", "inner_offsets")  # the arrays of a ragged column beside its values, from the outside in
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
 @dataclass(frozen=True)
 class Column:
-    """One kind of annotation: a value of `shape` for each image or each object.
+    """One kind of annotation: a value of `shape` for each image or each object, or any number of them if it is ragged.
+
+    Polygons of several rings are lists of lists of points, so `ragged` counts levels. A second array of offsets holds
+    the inner level, since it stores any rings, empty ones too, and is filtered, joined and checked by the same code as
+    the first. A second column of ring lengths would have to be kept in step with the points by whoever uses it.
 
     Args:
         name: of the column.
         dtype: of the numbers: one of DTYPES.
         per: what has such a value.
         shape: of one value; () is a number.
-        moves: what becomes of a value when its image is turned, clipped or made smaller: "box" is x0, y0, x1, y1 in
-            pixels, "area" square pixels, "none" stays as it is.
-        default: of what a source does not give. None: the source has to.
+        moves: how a value changes when its image is turned or resized. "box": (..., 4) x0, y0, x1, y1 in pixels.
+            "area": square pixels. "points": (..., 2) x, y in pixels, or (..., 3) x, y, visibility; a point of
+            visibility 0 is unlabeled and is (0, 0, 0). "polygon": (..., 2) the points of a ring. "none": it stays as
+            it is. Boxes are clipped to the image; points and polygons may lie outside of it, and keep their
+            coordinates: clipping is up to the loader.
+        default: of what a source does not give. None: the source has to. Ragged columns have no values there.
         required: every cache has it.
+        ragged: the levels of lists. 0: one value. 1 or True: a list of values. 2: a list of lists of values.
 
     Raises:
         ValueError: it cannot have such a name, type or shape.
@@ -56,9 +69,10 @@ class Column:
     dtype: str
     per: Per = "object"
     shape: tuple[int, ...] = ()
-    moves: Literal["box", "area", "none"] = "none"
+    moves: Moves = "none"
     default: float | None = 0
     required: bool = False
+    ragged: int = 0
 
     def __post_init__(self) -> None:
         if not self.required and (not _NAME.fullmatch(self.name) or self.name in _IN_USE):
@@ -68,11 +82,34 @@ class Column:
         sound = all(type(side) is int and side > 0 for side in self.shape)
         if not sound or len(self.shape) > 2 or prod(self.shape) > MAX_VALUES:
             raise ValueError(f"`{self.name}` has values of shape {self.shape}")
+        if self.moves != "none" and not self.dtype.startswith("float"):
+            raise ValueError(f"`{self.name}` moves with its image: it is float32 or float64, not {self.dtype}")
+        last = COORDINATES.get(self.moves)
+        if self.moves not in get_args(Moves) or (last and not {*self.shape[-1:]} & {*last}):
+            raise ValueError(f"`{self.name}` moves as {self.moves}, which values of shape {self.shape} cannot")
+        if self.ragged not in range(len(_OFFSETS) + 1):
+            raise ValueError(f"`{self.name}` has {self.ragged} levels of lists: there are at most {len(_OFFSETS)}")
 
     @property
     def key(self) -> str:
         """The name of its array in a cache. That of a further column says what it is of: `object/difficult`."""
         return self.name if self.required else f"{self.per}/{self.name}"
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The names of all its arrays: that of its values, and those of the offsets of a ragged column, outer first."""
+        return self.key, *(f"{self.key}/{name}" for name in _OFFSETS[: self.ragged])
+
+    @property
+    def traits(self) -> dict[str, Any]:
+        """What a manifest says of it beside type and shape: `moves` and `ragged`, if it does or is."""
+        moves = {"moves": self.moves} if self.moves != "none" else {}
+        return {**moves, "ragged": int(self.ragged)} if self.ragged else moves
+
+    @property
+    def kind(self) -> str | dict[str, Any]:
+        """What decides the arrays that a build makes of it: its type, with its traits if it has any. For JSON."""
+        return {"dtype": self.dtype, **self.traits} if self.traits else self.dtype
 
     @classmethod
     def of_array(cls, key: str, described: Mapping[str, Any], counts: Mapping[Per, int]) -> Column | None:
@@ -88,22 +125,36 @@ class Column:
         """
         prefix, _, name = key.partition("/")
         per = next((per for per in counts if per == prefix), None)
-        if per is None or not _NAME.fullmatch(name) or described.keys() != {"dtype", "shape", "checksum"}:
+        if per is None or not _NAME.fullmatch(name):
+            return None
+        if described.keys() - {"moves", "ragged"} != {"dtype", "shape", "checksum"}:
             return None
         dtype = next((dtype for dtype, written in DTYPES.items() if written == described["dtype"]), None)
-        if dtype is None:
+        moves = next((moves for moves in get_args(Moves) if moves == described.get("moves", "none")), None)
+        ragged = described.get("ragged", 0)
+        if dtype is None or moves is None or type(ragged) is not int or ragged not in range(len(_OFFSETS) + 1):
             return None
         length, *shape = described["shape"]
-        if type(length) is not int or length != counts[per]:
+        if type(length) is not int or length < 0 or (length != counts[per] and not ragged):
             raise ValueError(key)
-        return cls(name, dtype, per, tuple(shape))
+        return cls(name, dtype, per, tuple(shape), moves, ragged=ragged)
 
-    def given(self, values: Any, count: int) -> NDArray[Any]:
+    def of(self, arrays: Columns) -> Any:
+        """Its values among the arrays of an index or of an image: an array, or `Ragged`."""
+        values, *offsets = (arrays[key] for key in self.keys)
+        return Ragged(self, values, tuple(offsets)) if self.ragged else values
+
+    def given(self, values: Any, count: int) -> Any:
         """What a source gives for `count` objects, or for an image, as an array: (count, *shape), or (*shape).
+
+        A ragged column is given as a list for each object, or one for the image, where None is an empty list. It
+        becomes `Ragged`, of length `count` or 1.
 
         Raises:
             ValueError: it is missing, has another shape, or is not made of numbers.
         """
+        if self.ragged:
+            return self._given_lists(values, count)
         shape = (count, *self.shape) if self.per == "object" else self.shape
         if values is None:
             if self.default is None and count:
@@ -116,6 +167,27 @@ class Column:
             raise ValueError(f"`{self.name}` is {array.dtype} of shape {array.shape}, not numbers of shape {shape}")
         return array
 
+    def _given_lists(self, values: Any, count: int) -> Ragged:
+        if values is None and self.default is None and count:
+            raise ValueError(f"`{self.name}` is missing")
+        rows = [values] if self.per == "image" else [None] * count if values is None else values
+        if self.per == "object" and len(rows) != count:
+            raise ValueError(f"`{self.name}` has {len(rows)} lists for {count} objects")
+        lists: list[Any] = [() if row is None else row for row in rows]
+        offsets = []
+        for _ in range(self.ragged - 1):
+            offsets.append(offsets_of(map(len, lists)))
+            lists = list(chain.from_iterable(lists))
+        parts = [np.asarray(each) for each in lists]
+        for part in parts:
+            numbers = part.ndim > 0 and part.shape[1:] == self.shape and part.dtype.kind in "buif"
+            if not numbers and part.shape[:1] != (0,):
+                shape = ("n", *self.shape)
+                raise ValueError(f"`{self.name}` has a list of {part.dtype} of shape {part.shape}, not numbers {shape}")
+        offsets.append(offsets_of(map(len, parts)))
+        filled = [part for part in parts if len(part)]
+        return Ragged(self, np.concatenate(filled or [np.zeros((0, *self.shape), self.dtype)]), tuple(offsets))
+
     def stored(self, values: NDArray[Any]) -> NDArray[Any]:
         """`values` in the type that caches have. ValueError when that cannot hold them."""
         with np.errstate(all="ignore"):
@@ -123,6 +195,65 @@ class Column:
         if stored.dtype.kind in "bui" and not np.array_equal(stored, values):
             raise ValueError(f"`{self.name}` holds numbers that {stored.dtype} cannot")
         return stored
+
+
+@dataclass(frozen=True, eq=False)
+class Ragged:
+    """The values of a ragged column for several objects or images, which are its rows.
+
+    Indexed by a slice it gives views, indexed by a mask or by row numbers (k, none negative) copies.
+
+    Args:
+        column: whose values they are.
+        values: (total, *shape) of all rows, one after the other.
+        offsets: (rows + 1) row i has the values offsets[0][i] to offsets[0][i + 1]; of two levels, these are lists, and
+            list k has the values offsets[1][k] to offsets[1][k + 1]. Each begins with 0.
+    """
+
+    column: Column
+    values: NDArray[Any]
+    offsets: tuple[NDArray[np.int64], ...]
+
+    def __len__(self) -> int:
+        return len(self.offsets[0]) - 1
+
+    def __getitem__(self, rows: slice | NDArray[np.bool_] | NDArray[np.int64]) -> Ragged:
+        offsets = []
+        if isinstance(rows, slice):
+            start, end, step = rows.indices(len(self))
+            if step != 1:
+                return self[np.arange(start, end, step)]
+            for steps in self.offsets:
+                steps = steps[start : max(start, end) + 1]
+                start, end = int(steps[0]), int(steps[-1])
+                offsets.append(steps - start if start else steps)
+            return Ragged(self.column, self.values[start:end], tuple(offsets))
+        rows = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
+        for steps in self.offsets:
+            first, lengths = steps[rows], steps[rows + 1] - steps[rows]
+            offsets.append(offsets_of(lengths))
+            rows = np.repeat(first - offsets[-1][:-1], lengths) + np.arange(offsets[-1][-1])
+        return Ragged(self.column, self.values.take(rows, 0), tuple(offsets))
+
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Its arrays by key, as `Column.of` takes them."""
+        return dict(zip(self.column.keys, (self.values, *self.offsets), strict=True))
+
+    def lists(self) -> list[Any]:
+        """A view (k, *shape) of the values of each row, or a list of such views if there are two levels."""
+        lists: Any = self.values
+        for steps in reversed(self.offsets):
+            lists = [lists[start:end] for start, end in pairwise(steps.tolist())]
+        return list(lists)
+
+
+def offsets_of(lengths: Iterable[int]) -> NDArray[np.int64]:
+    """Where each of several lists begins when one follows the other, and where the last one ends."""
+    counts = lengths if isinstance(lengths, np.ndarray) else np.fromiter(lengths, np.int64)
+    offsets = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=offsets[1:])
+    return offsets
 
 
 SCHEMA = (
@@ -143,12 +274,14 @@ class Annotations:
         boxes: what the core puts on canvases.
         objects: further columns by name, a value an object.
         images: further columns by name, a value an image.
+        ragged: ragged columns by name, with a row an object or an image: see its `column.per`.
         check: raises unless the columns are still what they were when the cache was opened.
     """
 
     boxes: _core.Annotations
     objects: Columns
     images: Columns
+    ragged: Mapping[str, Ragged]
     check: Callable[[], None]
 
     def of_objects(self, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:

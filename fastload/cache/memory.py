@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from fastload.annotations import Column
 from fastload.cache.format.index import Entry, build_index
 from fastload.cache.format.layout import Encoding
 from fastload.cache.format.manifest import Manifest, describe_arrays
@@ -41,11 +42,17 @@ class MemoryCache(Cache):
     Args:
         images: the record and the index entry of each image, as `make_record` makes them.
         categories: of the boxes, in the order of their labels.
+        columns: the further columns that are ragged or move; the others are found in the entries.
     """
 
-    def __init__(self, images: Iterable[tuple[bytes, Entry]], categories: Sequence[Category] = ()) -> None:
-        self._images, self._categories = tuple(images), tuple(categories)
-        self._mapping = _Records(self._images, self._categories)
+    def __init__(
+        self,
+        images: Iterable[tuple[bytes, Entry]],
+        categories: Sequence[Category] = (),
+        columns: Sequence[Column] = (),
+    ) -> None:
+        self._images, self._categories, self._columns = tuple(images), tuple(categories), tuple(columns)
+        self._mapping = _Records(self._images, self._categories, self._columns)
         self._path = self._mapping.path
 
     @classmethod
@@ -63,13 +70,15 @@ class MemoryCache(Cache):
         return cls(read)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return MemoryCache, (self._images, self._categories)
+        return MemoryCache, (self._images, self._categories, self._columns)
 
 
 class _Records(Mapping):
     """What a `Mapping` has of a file, of records in memory."""
 
-    def __init__(self, images: Sequence[tuple[bytes, Entry]], categories: tuple[Category, ...]) -> None:
+    def __init__(
+        self, images: Sequence[tuple[bytes, Entry]], categories: tuple[Category, ...], columns: tuple[Column, ...]
+    ) -> None:
         self.path = Path("(in memory)")
         self.index = build_index([entry for _, entry in images])
         self.manifest = Manifest(
@@ -78,7 +87,7 @@ class _Records(Mapping):
             boxes=len(self.index["boxes"]),
             categories=categories,
             source={},
-            arrays=describe_arrays(self.index),
+            arrays=describe_arrays(self.index, columns),
         )
         self._records = [record for record, _ in images]
         self.addresses = np.array([np.frombuffer(r, np.uint8).ctypes.data for r in self._records], np.uint64)

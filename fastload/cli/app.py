@@ -52,7 +52,7 @@ def info(cache: CachePath) -> None:
     opened = CacheFile(cache)
     summary = summarize(opened)
     source = opened.manifest.source
-    columns = ", ".join(f"{name} ({values.dtype})" for name, values in opened.columns.items())
+    columns = ", ".join(f"{column.name} ({column.dtype})" for column in opened.store.columns)
     print_table(
         str(cache),
         ("", ""),

@@ -53,7 +53,7 @@ class Sample:
     columns: Mapping[str, Any] = field(default_factory=dict)
     size: tuple[int, int] | None = None  # width, height, when the source states them
     left_out: str | None = None  # why this image cannot go in at all
-    relative: bool = False  # boxes are in 0..1 of the image's width and height, not in pixels
+    relative: bool = False  # boxes, points and polygons are in 0..1 of the image's width and height, not in pixels
 
 
 def box_columns(rows: list[tuple[list[float], int]], first_id: int = 0) -> dict[str, NDArray[Any]]:

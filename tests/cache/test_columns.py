@@ -275,7 +275,11 @@ def with_array(cache: Path, copy: Path, key: str, content: bytes, **described) -
     [
         ("polygons", {"dtype": "<f4", "shape": [7, 2], "offsets": "polygons_offset", "per": "object"}),
         ("ragged/polygons", {"dtype": "<f4", "shape": [7, 2]}),
-        ("object/points", {"dtype": "<f4", "shape": [28, 2], "moves": "points"}),
+        ("object/masks", {"dtype": "<f4", "shape": [28, 2], "moves": "mask"}),
+        ("object/lists", {"dtype": "<f4", "shape": [7, 2], "moves": ["points"]}),
+        ("object/deep", {"dtype": "<f4", "shape": [7, 2], "ragged": 3}),
+        ("object/deep", {"dtype": "<f4", "shape": [7, 2], "ragged": True}),
+        ("object/deep/offsets", {"dtype": "<i8", "shape": [7]}),
         ("object/half", {"dtype": "<f2", "shape": [28]}),
         ("object/text", {"dtype": "|S4", "shape": [28]}),
         ("object/pickled", {"dtype": "|O", "shape": [28]}),
@@ -284,7 +288,7 @@ def with_array(cache: Path, copy: Path, key: str, content: bytes, **described) -
     ],
 )
 def test_an_array_of_an_unknown_kind_is_skipped(plain, tmp_path, key, described):
-    """Ragged columns, other moves, types and keys of a later version: the rest is read as ever, to the same batches."""
+    """Deeper lists, other moves, types and keys of a later version: the rest is read as ever, to the same batches."""
     copy = Cache(with_array(plain.path, tmp_path / "x.lmdb", key, b"?" * 56, **described))
     assert not copy.columns and copy.fingerprint != plain.fingerprint
     copy.check_unchanged()
@@ -316,6 +320,12 @@ def test_a_known_kind_added_by_hand_is_a_column(plain, tmp_path):
         ("object/x", {"dtype": "b1", "shape": [28]}),
         ("image/x", {"dtype": "u1", "shape": [28]}),
         ("object/labels", {"dtype": "u1", "shape": [28]}),
+        ("object/x", {"dtype": "u1", "shape": [28], "moves": "area"}),
+        ("object/x", {"dtype": "<f4", "shape": [7], "moves": "box"}),
+        ("object/x", {"dtype": "<f4", "shape": [28, 5], "moves": "points"}),
+        ("object/x", {"dtype": "u1", "shape": [28], "ragged": 1}),
+        ("object/x", {"dtype": "u1", "shape": [-1], "ragged": 1}),
+        ("object/x", {"dtype": "u1", "shape": [28.0], "ragged": 1}),
     ],
 )
 def test_a_column_that_does_not_fit_is_refused(plain, tmp_path, key, described):

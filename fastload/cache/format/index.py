@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 import fastload._core as _core
-from fastload.annotations import SCHEMA, Columns
+from fastload.annotations import SCHEMA, Column, Columns, offsets_of
 from fastload.cache.format.layout import INDEX
 
 Index: TypeAlias = dict[str, NDArray[Any]]
@@ -28,7 +29,7 @@ class Entry:
     source_size: tuple[int, int]  # of the annotated picture
     encoding: int
     checksum: int
-    columns: Columns  # by key: (G, ...) of objects, (...) of the image
+    columns: Columns  # by key: (G, ...) of objects, (...) of the image; of ragged ones the arrays of their `keys`
 
 
 def shape_of(name: str, images: int, boxes: int, name_bytes: int) -> tuple[int, ...]:
@@ -41,15 +42,17 @@ def build_index(entries: Sequence[Entry]) -> Index:
     """The index of images in the order given, all of the same columns."""
     names = [entry.name.encode("utf-8", "surrogateescape") for entry in entries]
     arrays: dict[str, Any] = {
-        "name_offset": _offsets(map(len, names)),
+        "name_offset": offsets_of(map(len, names)),
         "names": np.frombuffer(b"".join(names), np.uint8),
-        "box_offset": _offsets(len(entry.columns["boxes"]) for entry in entries),
+        "box_offset": offsets_of(len(entry.columns["boxes"]) for entry in entries),
     }
     for name in ("image_id", "size", "source_size", "encoding", "checksum"):
         arrays[name] = [getattr(entry, name) for entry in entries]
-    for key in entries[0].columns if entries else (column.key for column in SCHEMA):
-        gather = np.stack if key.startswith("image/") else np.concatenate
-        arrays[key] = gather([entry.columns[key] for entry in entries]) if entries else []
+    keys = list(entries[0].columns) if entries else [column.key for column in SCHEMA]
+    for key in keys:
+        single = key.startswith("image/") and f"{key}/offsets" not in keys and not _is_offsets(key)
+        parts = [entry.columns[key][None] if single else entry.columns[key] for entry in entries]
+        arrays[key] = join_arrays(key, parts) if parts else []
     further = sorted(arrays.keys() - INDEX.keys())
     return {name: _as_array(name, arrays[name]) for name in INDEX} | {key: arrays[key] for key in further}
 
@@ -64,14 +67,19 @@ def join_indices(parts: Iterable[Index]) -> Index:
 
 def join_arrays(name: str, parts: list[NDArray[Any]]) -> NDArray[Any]:
     """The array `name` of the images of several indices, in order."""
-    return _join_offsets(parts) if name in _OFFSETS else np.concatenate(parts)
+    return _join_offsets(parts) if _is_offsets(name) else np.concatenate(parts)
 
 
-def check_index(index: Index, categories: int) -> None:
-    """ValueError when the arrays, each sound by itself, do not fit one another."""
-    for offsets, values in _OFFSETS.items():
+def check_index(index: Index, categories: int, columns: Iterable[Column] = ()) -> None:
+    """ValueError when the arrays, each sound by itself, do not fit one another. `columns` are the further ones."""
+    ends = {offsets: len(index[values]) for offsets, values in _OFFSETS.items()}
+    for column in columns:
+        values, *levels = column.keys
+        for outer, inner in pairwise([*levels, values]):
+            ends[outer] = len(index[inner]) - (inner in levels)
+    for offsets, end in ends.items():
         steps = index[offsets]
-        if steps[0] != 0 or steps[-1] != len(index[values]) or (steps[1:] < steps[:-1]).any():
+        if steps[0] != 0 or steps[-1] != end or (steps[1:] < steps[:-1]).any():
             raise ValueError(f"its {offsets} is wrong")
     if index["label"].min(initial=0) < 0 or index["label"].max(initial=-1) >= categories:
         raise ValueError("its labels are not among its categories")
@@ -93,12 +101,12 @@ def _check_pixels(index: Index) -> None:
         raise ValueError(f"image {image_id} is {width} x {height} pixels, more than FASTLOAD_MAX_PIXELS allows")
 
 
-def _offsets(lengths: Iterable[int]) -> NDArray[np.int64]:
-    return np.cumsum([0, *lengths], dtype=np.int64)
+def _is_offsets(name: str) -> bool:
+    return name in _OFFSETS or name.count("/") == 2  # as `Column.keys` names them
 
 
 def _join_offsets(parts: list[NDArray[Any]]) -> NDArray[Any]:
-    return _offsets(np.concatenate([np.diff(part) for part in parts]))
+    return offsets_of(np.concatenate([np.diff(part) for part in parts]))
 
 
 def _as_array(name: str, values: Any) -> NDArray[Any]:

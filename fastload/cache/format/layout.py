@@ -2,7 +2,7 @@
 
 Keys, in LMDB's (byte) order:
 
-    b"index/" + name      a flat little-endian array over all images or boxes (see INDEX and `annotations.Column.key`)
+    b"index/" + name      a flat little-endian array over all images or boxes (see INDEX and `annotations.Column.keys`)
     b"manifest"           b"xxh64=" + 16 hex digits of the JSON's checksum + b"\\n" + JSON (see manifest keys below)
     b"record/" + position the image at this position of the source; position is 8 bytes, big-endian
 
@@ -12,7 +12,8 @@ missing: the n records in key order are images 0 .. n-1 of the index.
 
 The manifest is written last, in the transaction that completes the cache: a file without one is a build that
 was interrupted. Manifest keys: version, encoding, images, boxes, categories [{id, name, supercategory}], source,
-arrays {name: {dtype, shape, checksum}}, fingerprint (hex; changes whenever images or annotations do).
+arrays {name: {dtype, shape, checksum}} (with the `traits` of an `annotations.Column` that has some), fingerprint (hex;
+changes whenever images or annotations do).
 
 All of it is read as untrusted bytes by `reader` and by the C++ core; nothing is ever unpickled.
 """

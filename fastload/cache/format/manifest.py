@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 import fastload._core as _core
-from fastload.annotations import Column, Per
+from fastload.annotations import OFFSETS_DTYPE, Column, Per
 from fastload.cache.format.index import Index, shape_of
 from fastload.cache.format.layout import INDEX, VERSION
 from fastload.sources.base import Category
@@ -24,13 +25,13 @@ class Manifest:
     boxes: int
     categories: tuple[Category, ...]
     source: dict[str, Any]  # where it was built from and how
-    arrays: dict[str, dict[str, Any]]  # name: dtype, shape, checksum (hex); those of kinds unknown to this version too
+    # name: dtype, shape, checksum (hex), and a column's traits; those of kinds unknown to this version too
+    arrays: dict[str, dict[str, Any]]
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
         """The columns beside those that every cache has. ValueError when the manifest says what cannot be of them."""
-        counts: dict[Per, int] = {"image": self.images, "object": self.boxes}
-        found = (Column.of_array(key, array, counts) for key, array in sorted(self.arrays.items()))
+        found = (Column.of_array(key, array, self._counts) for key, array in sorted(self.arrays.items()))
         columns = tuple(column for column in found if column is not None)
         if len({column.name for column in columns}) < len(columns):
             raise ValueError("two columns of one name")
@@ -39,7 +40,7 @@ class Manifest:
     @property
     def array_names(self) -> list[str]:
         """The arrays that this version reads."""
-        return [*INDEX, *(column.key for column in self.columns)]
+        return [*INDEX, *(key for column in self.columns for key in column.keys)]
 
     @property
     def fingerprint(self) -> str:
@@ -79,23 +80,35 @@ class Manifest:
             raise ValueError(f"its manifest makes no sense ({error!r})") from error
         return manifest
 
+    @property
+    def _counts(self) -> dict[Per, int]:
+        return {"image": self.images, "object": self.boxes}
+
     def _check_arrays(self) -> None:
         name_bytes = self.arrays["names"]["shape"][0]
         for name, (dtype, _) in INDEX.items():
             array = self.arrays[name]
             if array["dtype"] != dtype or tuple(array["shape"]) != shape_of(name, self.images, self.boxes, name_bytes):
                 raise ValueError(name)
+        for column in self.columns:
+            for level, name in enumerate(column.keys[1:]):
+                (length,) = self.arrays[name]["shape"]
+                known = length > 0 if level else length == self._counts[column.per] + 1
+                if self.arrays[name]["dtype"] != OFFSETS_DTYPE or type(length) is not int or not known:
+                    raise ValueError(name)
         for name in self.array_names:
             int(self.arrays[name]["checksum"], 16)
 
 
-def describe_arrays(index: Index) -> dict[str, dict[str, Any]]:
-    """The manifest's entry for each array of an index."""
+def describe_arrays(index: Index, columns: Iterable[Column] = ()) -> dict[str, dict[str, Any]]:
+    """The manifest's entry for each array of an index. `columns` are the further ones, at least those with traits."""
+    traits = {column.key: column.traits for column in columns}
     return {
         name: {
             "dtype": array.dtype.str.lstrip("|"),
             "shape": list(array.shape),
             "checksum": f"{_core.xxh64(array.tobytes()):016x}",
+            **traits.get(name, {}),
         }
         for name, array in index.items()
     }

@@ -78,7 +78,7 @@ class Cache(CacheFile, Dataset[Example]):
         if cache is not self:  # whose arrays need not be joined for it, in each of many worker processes
             image, target = cast(Cache, cache)[i]
             for column in set(cache.store.columns) - set(self.store.columns):
-                del target[column.name]
+                target.pop(column.name, None)
             return image, {**target, "image_id": int(self.image_ids[index])}
         self.check_record(i)
         try:
@@ -134,7 +134,7 @@ class Cache(CacheFile, Dataset[Example]):
             "image_id": int(self.image_ids[i]),
             "area": torch.tensor(self.area[of_image]),
             "iscrowd": torch.from_numpy(self.crowd[of_image].astype(np.int64)),
-            **{column.name: torch.tensor(self._values(column, i)) for column in self._mapping.columns},
+            **{each.name: torch.tensor(self._values(each, i)) for each in self._mapping.columns if not each.ragged},
         }
 
 

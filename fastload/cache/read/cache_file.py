@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import index as as_int
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fastload._core as _core
-from fastload.annotations import SCHEMA, Annotations, Column, Columns
+from fastload.annotations import SCHEMA, Annotations, Column, Columns, Ragged
 from fastload.cache.format.layout import Encoding
 from fastload.cache.format.manifest import Manifest
 from fastload.cache.format.problems import problems_path
@@ -41,7 +41,9 @@ class Record:
     annotation_ids: NDArray[np.int64]  # (G)
     image_id: int
     name: str  # the file the image came from
-    columns: Columns  # further ones by name: (G, ...) of the objects, (...) of the image
+    # Further ones by name: an array (G, ...) of the objects, or (...) of the image. A ragged column is a list of G
+    # arrays (k, ...) or, with two levels, of G lists of such arrays; of the image it is one such array or list.
+    columns: Mapping[str, Any]
 
 
 class CacheFile:
@@ -96,7 +98,7 @@ class CacheFile:
             annotation_ids=self.annotation_ids[first:last],
             image_id=int(self.image_ids[i]),
             name=self.name(i),
-            columns={column.name: self._values(column, i) for column in self._mapping.columns},
+            columns={column.name: self._shown(column, i) for column in self._mapping.columns},
         )
 
     def records(self) -> Iterator[Record]:
@@ -105,9 +107,13 @@ class CacheFile:
 
     def columns_of(self, index: int) -> Columns:
         """All columns of image `index` by key, `annotations.SCHEMA` and further ones: (G, ...) of objects, (...) of the
-        image. Views."""
+        image; of ragged ones the arrays of `Column.keys`. Views."""
         i = self._position(index)
-        return {column.key: self._values(column, i) for column in (*SCHEMA, *self._mapping.columns)}
+        columns: dict[str, NDArray[Any]] = {}
+        for column in (*SCHEMA, *self._mapping.columns):
+            values = self._values(column, i)
+            columns |= values.arrays if isinstance(values, Ragged) else {column.key: values}
+        return columns
 
     def check_record(self, index: int) -> RecordHeader:
         """The header of image `index`. `CacheError` when a bit of its record is not as it was written."""
@@ -259,8 +265,13 @@ class CacheFile:
 
     @property
     def columns(self) -> Columns:
-        """The columns beside those, by name: (m, ...) a value a box, or (n, ...) a value an image."""
-        return {column.name: self._mapping.index[column.key] for column in self._mapping.columns}
+        """The columns beside those, by name: (m, ...) a value a box, or (n, ...) a value an image. See `ragged` too."""
+        return {column.name: self._mapping.index[column.key] for column in self._mapping.columns if not column.ragged}
+
+    @property
+    def ragged(self) -> Mapping[str, Ragged]:
+        """The ragged columns, by name: m rows if they are of boxes, n if they are of images."""
+        return {column.name: column.of(self._mapping.index) for column in self._mapping.columns if column.ragged}
 
     @property
     def encodings(self) -> NDArray[np.uint8]:
@@ -295,10 +306,11 @@ class CacheFile:
 
     def _annotations(self, rows: slice | NDArray[np.bool_], offsets: NDArray[np.int64]) -> Annotations:
         """Of some of the boxes, those of image i being offsets[i] to offsets[i + 1]."""
-        further: dict[str, dict[str, NDArray[Any]]] = {"object": {}, "image": {}}
+        further: dict[str, dict[str, Any]] = {"object": {}, "image": {}, "ragged": {}}
         for column in self._mapping.columns:
-            array = self._mapping.index[column.key]
-            further[column.per][column.name] = array[rows] if column.per == "object" else array
+            values = column.of(self._mapping.index)
+            kind = "ragged" if column.ragged else column.per
+            further[kind][column.name] = values[rows] if column.per == "object" else values
         boxes = _core.Annotations(
             offsets,
             self.boxes[rows],
@@ -309,7 +321,7 @@ class CacheFile:
             self.sizes,
             self.source_sizes,
         )
-        return Annotations(boxes, further["object"], further["image"], self._mapping.check_unchanged)
+        return Annotations(boxes, further["object"], further["image"], further["ragged"], self._mapping.check_unchanged)
 
     @cached_property
     def images_without_boxes(self) -> NDArray[np.int64]:
@@ -368,11 +380,19 @@ class CacheFile:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.where!r}: {len(self)} images, {self.box_offsets[-1]} boxes)"
 
-    def _values(self, column: Column, i: int) -> NDArray[Any]:
-        """A column's values of image i."""
-        rows = slice(*self.box_offsets[i : i + 2]) if column.per == "object" else i
-        values: NDArray[Any] = self._mapping.index[column.key][rows, ...]
-        return values
+    def _values(self, column: Column, i: int) -> Any:
+        """A column's values of image i: an array, or `Ragged`."""
+        objects, values = slice(*self.box_offsets[i : i + 2]), column.of(self._mapping.index)
+        if column.ragged:
+            return values[objects if column.per == "object" else slice(i, i + 1)]
+        return values[objects if column.per == "object" else i, ...]
+
+    def _shown(self, column: Column, i: int) -> Any:
+        """The same as a record has it: see `Record.columns`."""
+        values = self._values(column, i)
+        if not column.ragged:
+            return values
+        return values.lists() if column.per == "object" else values.lists()[0]
 
     def _position(self, index: int) -> int:
         n, position = len(self), as_int(index)

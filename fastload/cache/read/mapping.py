@@ -41,7 +41,7 @@ class Mapping:
             self._stored_manifest = bytes(self._bytes(MANIFEST_KEY))
             self.manifest = Manifest.from_bytes(self._stored_manifest)
             self.index: Index = {name: self._array(name) for name in self.manifest.array_names}
-            check_index(self.index, len(self.manifest.categories))
+            check_index(self.index, len(self.manifest.categories), self.manifest.columns)
             if len(self.offsets) != self.manifest.images:
                 raise ValueError(f"it has {len(self.offsets)} records for {self.manifest.images} images")
         except ValueError as error:

@@ -52,7 +52,7 @@ class Shards:
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """Those that all caches have, of the same type and shape."""
+        """Those that all caches have, of the same kind."""
         return self._columns
 
     @cached_property

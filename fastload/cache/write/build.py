@@ -103,7 +103,7 @@ def describe_job(source: Source, options: BuildOptions) -> dict[str, Any]:
         "encoding": options.encoding.label,
         **options.reduction.describe(),
         "exif_rotate": options.exif_rotate,
-        "columns": {column.key: column.dtype for column in source.columns} or None,
+        "columns": {column.key: column.kind for column in source.columns} or None,
     }
 
 
@@ -159,7 +159,7 @@ def _finish(unfinished: CacheWriter, source: Source, path: Path, job: dict[str, 
         boxes=len(index["boxes"]),
         categories=source.categories,
         source={**job, "location": source.location},
-        arrays=describe_arrays(index),
+        arrays=describe_arrays(index, source.columns),
     )
     unfinished.finish(index, manifest, path)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastload.annotations import SCHEMA, Column, Columns
+from fastload.annotations import COORDINATES, SCHEMA, Column, Columns, Ragged
 from fastload.errors import SourceError
 from fastload.sources.base import Problem, Sample
 
@@ -27,7 +27,8 @@ def fit_columns(
 
     `orientation` is the EXIF orientation that the picture was turned by. Boxes are taken to refer to the upright
     picture, unless the source states the size of the unturned one: then they are turned with it. `further` are the
-    columns of the source beside SCHEMA.
+    columns of the source beside SCHEMA: those that are coordinates are turned as boxes are. Points and polygons are not
+    clipped: they keep coordinates outside of the image.
 
     Raises:
         SourceError: the source gave no sound columns.
@@ -38,19 +39,20 @@ def fit_columns(
             raise ValueError(f"`{min(unknown)}` is none of the columns that its source declares")
         count = len(sample.columns.get("boxes", ()))
         given = {column.name: column.given(sample.columns.get(column.name), count) for column in schema}
-        boxes = given["boxes"] * np.tile(size, 2) if sample.relative else given["boxes"]
-        if orientation != 1 and sample.size is not None and sample.size != size:
-            boxes = turn_boxes(boxes, orientation, sample.size)
+        boxes = _place(SCHEMA[0], given["boxes"], sample, size, orientation)
         clipped = np.clip(boxes, 0, np.tile(size, 2)).astype(np.float32)
         label = np.array([label_of.get(category, -1) for category in given["label"].tolist()], np.int32)
         kept, problems = _judge(sample, given, boxes, clipped, label >= 0, size)
         own_area = (clipped[:, 2] - clipped[:, 0]) * (clipped[:, 3] - clipped[:, 1])
         area = np.where(np.isnan(given["area"]), own_area, given["area"])
         fitted = {**given, "boxes": clipped, "label": label, "area": area}
-        columns = {
-            column.key: column.stored(fitted[column.name][kept] if column.per == "object" else fitted[column.name])
-            for column in schema
-        }
+        columns: dict[str, NDArray[Any]] = {}
+        for column in schema:
+            values = fitted[column.name][kept] if column.per == "object" else fitted[column.name]
+            arrays = values.arrays if isinstance(values, Ragged) else {column.key: values}
+            if not column.required and sample.columns.get(column.name) is not None:
+                arrays[column.key] = _place(column, arrays[column.key], sample, size, orientation)
+            columns |= {**arrays, column.key: column.stored(arrays[column.key])}
     except (ValueError, TypeError) as error:
         raise SourceError(
             f"the annotations of image {sample.image_id} ({sample.name}) make no sense: {error}."
@@ -58,24 +60,60 @@ def fit_columns(
     return columns, problems
 
 
-def scale_columns(columns: Columns, size: tuple[int, int], stored: tuple[int, int]) -> Columns:
-    """The columns of a picture of `size` (width, height), in pixels of the same picture stored with size `stored`."""
+def scale_columns(
+    columns: Columns, size: tuple[int, int], stored: tuple[int, int], further: Sequence[Column] = ()
+) -> Columns:
+    """The columns of a picture of `size` (width, height), in pixels of the same picture stored with size `stored`.
+
+    `further` are those beside SCHEMA.
+    """
     if size == stored:
         return columns
     scale, limit = np.array(stored) / np.array(size), np.array(stored)
     moved = {
         column.key: _SCALED[column.moves](columns[column.key], scale, limit).astype(column.dtype)
-        for column in SCHEMA
+        for column in (*SCHEMA, *further)
         if column.moves != "none"
     }
     return {**columns, **moved}
+
+
+def _scale_points(points: NDArray[Any], scale: NDArray[Any], limit: NDArray[Any]) -> NDArray[Any]:
+    return np.concatenate([points[..., :2] * scale, points[..., 2:]], -1)
 
 
 # What becomes of values, by what moves them, where the picture is scaled by (x, y) to a size (width, height).
 _SCALED: dict[str, Callable[[NDArray[Any], NDArray[Any], NDArray[Any]], NDArray[Any]]] = {
     "box": lambda boxes, scale, limit: np.minimum(boxes * np.tile(scale, 2), np.tile(limit, 2)),
     "area": lambda area, scale, limit: area * scale.prod(),
+    "points": _scale_points,
+    "polygon": _scale_points,
 }
+
+
+def _place(
+    column: Column, values: NDArray[Any], sample: Sample, size: tuple[int, int], orientation: int
+) -> NDArray[Any]:
+    """Values of a sample in pixels of its upright picture of `size`.
+
+    Raises:
+        ValueError: points or polygons that are not finite.
+    """
+    if column.moves not in COORDINATES:
+        return values
+    if sample.relative:
+        values = _SCALED[column.moves](values, np.array(size), np.full(2, np.inf))
+    if orientation != 1 and sample.size is not None and sample.size != size:
+        turn = turn_boxes if column.moves == "box" else turn_points
+        values = turn(values, orientation, sample.size)
+    if column.moves == "box":
+        return values if column.required else np.clip(values, 0, np.tile(size, 2))
+    if values.shape[-1] == 3:
+        values = np.where(values[..., 2:] == 0, 0, values)
+    with np.errstate(over="ignore"):
+        if not np.isfinite(values.astype(column.dtype)).all():
+            raise ValueError(f"`{column.name}` holds coordinates that are not finite")
+    return values
 
 
 def _judge(
@@ -99,20 +137,22 @@ def _judge(
 
 
 def turn_boxes(boxes: NDArray[np.float64], orientation: int, size: tuple[int, int]) -> NDArray[np.float64]:
-    """Boxes (G, 4) of a stored picture of `size` (width, height) as they lie once EXIF `orientation` is applied."""
-    width, height = size
-    x0, y0, x1, y1 = boxes.T
-    turned = {
-        1: (x0, y0, x1, y1),
-        2: (width - x1, y0, width - x0, y1),
-        3: (width - x1, height - y1, width - x0, height - y0),
-        4: (x0, height - y1, x1, height - y0),
-        5: (y0, x0, y1, x1),
-        6: (height - y1, x0, height - y0, x1),
-        7: (height - y1, width - x1, height - y0, width - x0),
-        8: (y0, width - x1, y1, width - x0),
-    }
-    return np.stack(turned[orientation], 1)
+    """Boxes (..., 4) of a stored picture of `size` (width, height) as they lie once EXIF `orientation` is applied."""
+    corners = turn_points(boxes.reshape(*boxes.shape[:-1], 2, 2), orientation, size)
+    return np.where(_mirrored(orientation), corners[..., ::-1, :], corners).reshape(boxes.shape)
+
+
+def turn_points(points: NDArray[Any], orientation: int, size: tuple[int, int]) -> NDArray[Any]:
+    """Points (..., 2 or 3), x, y and what stays as it is, of such a picture as they lie once it is applied."""
+    step = -1 if orientation >= 5 else 1  # x and y change places
+    moved = points[..., :2][..., ::step]
+    moved = np.where(_mirrored(orientation), np.array(size)[::step] - moved, moved)
+    return np.concatenate([moved, points[..., 2:]], -1)
+
+
+def _mirrored(orientation: int) -> tuple[bool, bool]:
+    """Whether x and y of the upright picture count from its other end."""
+    return orientation in (2, 3, 6, 7), orientation in (3, 4, 7, 8)
 
 
 def _verdict(box: NDArray[np.float64], known: bool, has_area: bool, size: tuple[int, int]) -> tuple[str, str]:

@@ -74,7 +74,7 @@ def make_record(
         return IngestedImage(None, None, [Problem(sample.image_id, sample.name, "left out", str(error))], stamp)
     problems = [Problem(sample.image_id, sample.name, *picture.change)] if picture.change else []
     columns, about_boxes = fit_columns(sample, picture.size, picture.orientation, label_of, further)
-    columns = scale_columns(columns, picture.size, stored.size)
+    columns = scale_columns(columns, picture.size, stored.size, further)
     record, refusal = encode(stored, encoding)
     if refusal:
         problems.append(Problem(sample.image_id, sample.name, NOT_PACKED, refusal))

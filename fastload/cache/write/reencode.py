@@ -86,7 +86,7 @@ def reencode(cache: CacheFile, options: ReencodeOptions, index: int) -> Ingested
         except DecodeError as error:
             raise CacheError(f"{cache.path}: image {record.image_id} ({record.name}) {error}.") from error
         data, refusal = encode(stored, options.encoding)
-        columns = scale_columns(columns, picture.size, stored.size)
+        columns = scale_columns(columns, picture.size, stored.size, cache.store.columns)
     cache.check_unchanged()  # it was whole when the boxes and bytes were read
     entry = make_entry(data, record.image_id, record.name, record.source_size, columns)
     problems = [Problem(record.image_id, record.name, NOT_PACKED, refusal)] if refusal else []
@@ -134,6 +134,6 @@ def _finish(
         boxes=len(index["boxes"]),
         categories=cache.categories,
         source={**job, "location": cache.manifest.source.get("location")},
-        arrays=describe_arrays(index),
+        arrays=describe_arrays(index, cache.store.columns),
     )
     unfinished.finish(index, manifest, path)
