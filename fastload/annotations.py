@@ -43,9 +43,9 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 class Column:
     """One kind of annotation: a value of `shape` for each image or each object, or any number of them if it is ragged.
 
-    Polygons of several rings are lists of lists of points, so `ragged` counts levels. A second array of offsets holds
-    the inner level, since it stores any rings, empty ones too, and is filtered, joined and checked by the same code as
-    the first. A second column of ring lengths would have to be kept in step with the points by whoever uses it.
+    The polygons of an object are a list of rings, and a ring is a list of points, so `ragged` counts levels. The inner
+    level has offsets of its own: the same code filters, joins and checks both levels, and any ring can be stored, even
+    an empty one. A separate column of ring lengths would leave it to every user to match lengths and points.
 
     Args:
         name: of the column.
@@ -102,13 +102,13 @@ class Column:
 
     @property
     def traits(self) -> dict[str, Any]:
-        """What a manifest says of it beside type and shape: `moves` and `ragged`, if it does or is."""
+        """The further keys of its entry in a manifest: `moves` unless that is "none", `ragged` unless that is 0."""
         moves = {"moves": self.moves} if self.moves != "none" else {}
         return {**moves, "ragged": int(self.ragged)} if self.ragged else moves
 
     @property
     def kind(self) -> str | dict[str, Any]:
-        """What decides the arrays that a build makes of it: its type, with its traits if it has any. For JSON."""
+        """Its dtype, or a dict of its dtype and traits if it has traits, as the manifest's `source` records it."""
         return {"dtype": self.dtype, **self.traits} if self.traits else self.dtype
 
     @classmethod
@@ -204,7 +204,7 @@ class Ragged:
     Indexed by a slice it gives views, indexed by a mask or by row numbers (k, none negative) copies.
 
     Args:
-        column: whose values they are.
+        column: the column that has these values.
         values: (total, *shape) of all rows, one after the other.
         offsets: (rows + 1) row i has the values offsets[0][i] to offsets[0][i + 1]; of two levels, these are lists, and
             list k has the values offsets[1][k] to offsets[1][k + 1]. Each begins with 0.

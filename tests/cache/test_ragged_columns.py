@@ -181,6 +181,22 @@ def test_rows_are_chosen_as_those_of_an_array(values, data):
         assert ragged[:].values.base is not None or not ragged.values.size
 
 
+def test_an_interrupted_build_keeps_them(image, tmp_path, monkeypatch):
+    """A build that stopped after two of four images ends as one that did not."""
+    made = [sample(image, [INSIDE] * i, i, polygons=[[[[i, k]] * k] for k in range(i)]) for i in range(4)]
+    whole = build(made, tmp_path / "a.lmdb")
+    monkeypatch.setattr("fastload.cache.write.assemble.COMMIT_BYTES", 1)
+
+    def stop(done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_cache(Made(made), tmp_path / "b.lmdb", OPTIONS, stop)
+    report = build_cache(Made(made), tmp_path / "b.lmdb", OPTIONS)
+    assert report.resumed == 2 and Cache(report.path).fingerprint == whole.fingerprint
+
+
 KEYPOINTS = [[8, 12, 2], [7, 9, 0], [-4, 60, 1]]
 POLYGONS = [[[2, 3], [40, 3], [40, 50]], [[4, 4], [8, 4], [8, 8]]]
 

@@ -388,7 +388,7 @@ class CacheFile:
         return values[objects if column.per == "object" else i, ...]
 
     def _shown(self, column: Column, i: int) -> Any:
-        """The same as a record has it: see `Record.columns`."""
+        """A column's values of image i in the form that `Record.columns` has."""
         values = self._values(column, i)
         if not column.ragged:
             return values
