@@ -30,7 +30,7 @@ class Pictures:
     @cached_property
     def samples(self) -> list[Sample]:
         """The images in the order of the caches."""
-        by_id = {sample.image_id: sample for sample in self._source.samples() if sample.left_out is None}
+        by_id = {sample.image_id: sample for sample in self._source.samples() if sample.skip_reason is None}
         return [by_id[image_id] for image_id in self.cache(Encoding.ORIGINAL).image_ids.tolist()]
 
     def cache(self, encoding: Encoding, reduction: Reduction = AS_IS) -> Cache:

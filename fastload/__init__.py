@@ -1,4 +1,4 @@
-"""fastload: batches for object detectors, as fast as pixels can be decoded."""
+"""fastload: a fast data loader for object detectors."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from fastload.tools.progress import show_progress
     from fastload.tools.sample import make_sample
 
-# Imported on first use: `fastload build-cache` should not wait two seconds for torch.
+# Modules are imported on first use, because `fastload build-cache` should not wait two seconds for torch.
 _HOME = {
     "ArgumentError": "errors",
     "Batch": "batch",

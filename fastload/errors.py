@@ -1,37 +1,37 @@
-"""The errors fastload raises on purpose. Each message names the file or image and says what to do."""
+"""The errors that fastload raises. Each message names the file or image and says what to do next."""
 
 
 class FastloadError(Exception):
-    """Base of every error raised by fastload itself."""
+    """Base class of all errors that fastload raises."""
 
 
 class SourceError(FastloadError):
-    """A dataset on disk cannot be understood: nothing found, unreadable annotations, contradictory files."""
+    """A dataset on disk cannot be read: none was found, or its annotations are unreadable or contradictory."""
 
 
 class CacheError(FastloadError):
-    """A cache cannot be opened, is damaged, is of another version, or is being built by somebody else."""
+    """A cache cannot be read or written: missing, damaged, of another version, or being built by another process."""
 
 
 class DecodeError(FastloadError):
-    """An image's bytes do not decode to the picture they should be."""
+    """An image file or record cannot be decoded, or decodes to wrong pixels."""
 
 
 class ArgumentError(FastloadError, ValueError):
-    """An argument that cannot be, or not together with the others."""
+    """An argument is invalid, or cannot be combined with the others."""
 
 
 class StateError(FastloadError):
-    """A state that another loader was in, or one that this loader is not in yet."""
+    """A saved state does not belong to this loader, or the loader is not ready to load it."""
 
 
 class PlanError(FastloadError):
-    """Transforms and collator ask for something that cannot be executed, such as an image beyond its canvas."""
+    """Transforms and collator made a plan that cannot be executed, such as an image outside its canvas."""
 
 
 class DeviceError(FastloadError):
-    """A device that batches are to be on cannot be used, or has no memory left."""
+    """The device for the batches cannot be used, or is out of memory."""
 
 
 class EngineError(FastloadError):
-    """An engine cannot do its work here: a library, driver or device it needs is missing, or memory ran out."""
+    """An engine cannot run: a library, driver or device is missing, or memory ran out."""

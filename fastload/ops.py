@@ -1,4 +1,4 @@
-"""Operations on boxes that detectors share."""
+"""Box operations for detectors."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from fastload import _core
 
 
 def nms(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float, limit: int) -> Tensor:
-    """Exact greedy non-maximum suppression within each class, for a whole batch.
+    """Run exact greedy non-maximum suppression within each class, for a whole batch.
 
-    A box suppresses the boxes of its class that overlap it by more than `threshold` IoU and have a lower score. On a
-    CPU it runs in the native core, on other devices in plain PyTorch without a wait for the device; the indices agree.
+    A box suppresses the boxes of its class that have a lower score and an IoU with it above `threshold`. CPU tensors
+    are processed by the native core, others by PyTorch without a device synchronization. Both return the same indices.
 
         kept = nms(boxes, scores, labels, threshold=0.6, limit=100)
-        best = boxes.gather(1, kept.clamp(min=0)[..., None].expand(-1, -1, 4))  # (B, K, 4); where kept is -1: nothing
+        best = boxes.gather(1, kept.clamp(min=0)[..., None].expand(-1, -1, 4))  # (B, K, 4); ignore where kept is -1
 
     Args:
-        boxes: (B, N, 4) float x0, y0, x1, y1.
-        scores: (B, N) float; -inf where there is no box.
-        labels: (B, N) int64.
+        boxes: (B, N, 4) float, x0, y0, x1, y1.
+        scores: (B, N) float; -inf marks padding.
+        labels: (B, N) int64 class of each box.
         threshold: IoU, 0 to 1.
-        limit: how many boxes to keep of an image at most.
+        limit: maximum number of boxes to keep per image.
 
     Returns:
-        (B, min(limit, N)) int64 indices, best first and the lower index first among equals, filled up with -1.
+        (B, min(limit, N)) int64 indices of the kept boxes, by descending score (equal scores by ascending index),
+        padded with -1.
 
     Raises:
-        ValueError: the shapes do not agree (on a CPU).
+        ValueError: the shapes of CPU tensors do not agree.
     """
     if boxes.device.type == "cpu":
         return torch.from_numpy(
@@ -45,8 +46,8 @@ def _array(tensor: Tensor) -> NDArray[Any]:
 
 
 def nms_torch(boxes: Tensor, scores: Tensor, labels: Tensor, threshold: float, limit: int) -> Tensor:
-    """`nms` in plain PyTorch: one step a kept box, of static shapes and without a transfer to the host."""
-    x0, y0, x1, y1 = boxes.double().unbind(-1)  # double: IoU equal to the native core's to the last decision
+    """`nms` in PyTorch: one step per kept box, with static shapes and no transfer to the host."""
+    x0, y0, x1, y1 = boxes.double().unbind(-1)  # double, as in the native core, so that both make the same decisions
     area = (x1 - x0) * (y1 - y0)
     alive = torch.where(scores > -torch.inf, scores, -torch.inf)
     kept = []

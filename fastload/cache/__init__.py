@@ -1,1 +1,1 @@
-"""Caches: `format` is what lies in the file, `write` makes it, `read` opens it."""
+"""Caches: `format` describes the file, `write` creates it, `read` opens it."""

@@ -27,7 +27,7 @@ from fastload.cache.write.fitting import fit_columns
 from fastload.cache.write.ingest import IngestedImage, encode, make_entry, make_record
 from fastload.cache.write.resize import Reduction
 from fastload.errors import DecodeError
-from fastload.sources.base import Category, Problem, Sample
+from fastload.sources.base import SKIPPED, Category, Problem, Sample
 
 InputImage: TypeAlias = str | os.PathLike[str] | bytes | NDArray[np.uint8]
 
@@ -130,7 +130,7 @@ def _read_image(numbered: tuple[int, InputImage], exif_rotate: bool) -> Ingested
     try:
         picture = admit(image, exif_rotate) if isinstance(image, bytes) else admit_pixels(image)
     except DecodeError as error:
-        return IngestedImage(None, None, [Problem(number, sample.name, "left out", str(error))])
+        return IngestedImage(None, None, [Problem(number, sample.name, SKIPPED, str(error))])
     record, _ = encode(picture, Encoding.ORIGINAL)
     columns, _ = fit_columns(sample, picture.size, picture.orientation, {})
     problems = [Problem(number, sample.name, *picture.change)] if picture.change else []

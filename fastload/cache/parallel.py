@@ -1,4 +1,4 @@
-"""Work done by several threads, its results in order."""
+"""An ordered parallel map over threads."""
 
 from __future__ import annotations
 
@@ -10,20 +10,26 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-AHEAD = 4  # items under way for each worker
+ITEMS_PER_WORKER = 4  # submitted ahead, so that no worker waits for the consumer
 
 
 def ordered_map(function: Callable[[Item], Result], items: Iterable[Item], workers: int | None) -> Iterator[Result]:
-    """`function` of each of `items`, in their order; `workers` threads, None for one a core. Few are ever under way."""
+    """Apply `function` to each of `items` in threads, and yield the results in order.
+
+    Args:
+        function: called in a worker thread.
+        items: read a few items per worker ahead of the results.
+        workers: number of threads. Default: one per core.
+    """
     workers = workers or os.cpu_count() or 1
-    under_way: deque[Future[Result]] = deque()
+    pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(workers, "fastload") as pool:
         try:
             for item in items:
-                under_way.append(pool.submit(function, item))
-                if len(under_way) >= AHEAD * workers:
-                    yield under_way.popleft().result()
-            while under_way:
-                yield under_way.popleft().result()
+                pending.append(pool.submit(function, item))
+                if len(pending) >= ITEMS_PER_WORKER * workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)

@@ -15,6 +15,7 @@ from fastload.cache.write.assemble import BuildReport
 from fastload.cache.write.build import BuildOptions, build_cache
 from fastload.cache.write.reencode import ReencodeOptions, transcode_cache
 from fastload.cache.write.resize import Reduction
+from fastload.sources.base import SKIPPED
 from fastload.sources.detect import Dataset, Format, coco_dataset, find_datasets
 from fastload.tools.progress import show_progress
 from fastload.tools.tables import console, print_table
@@ -170,8 +171,8 @@ def _print_report(split: str, report: BuildReport) -> None:
         ("problems", f"{report.problems.total():,}"),
     ]
     print_table(title, ("", ""), rows)
-    if left_out := report.problems["left out"]:
-        console.print(f"[bold red]{left_out} images were left out.[/]", highlight=False)
+    if skipped := report.problems[SKIPPED]:
+        console.print(f"[bold red]{skipped} images were skipped.[/]", highlight=False)
     if report.problems:
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(report.problems.items()))
         console.print(f"{counts}: {problems_path(report.path)} says why.", soft_wrap=True, markup=False)

@@ -1,1 +1,1 @@
-"""Sources: datasets of any layout as a sequence of samples. `base` is what they have in common, `detect` finds them."""
+"""Sources: readers of dataset formats. `base` defines what a source is, `detect` finds the datasets in a folder."""

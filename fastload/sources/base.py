@@ -1,4 +1,4 @@
-"""What a source of annotated images is, whatever its format."""
+"""The `Source` protocol, and the samples, categories and problems that sources provide."""
 
 from __future__ import annotations
 
@@ -12,15 +12,22 @@ from numpy.typing import NDArray
 
 from fastload.annotations import Column
 
+# Kinds of problems that more than one module uses.
+SKIPPED = "skipped"  # the image is not in the cache
+NOT_PACKED = "not packed"  # the requested encoding cannot hold the image, so its JPEG is stored
+_EARLIER_KINDS = {"left out": SKIPPED}  # in the problems files of older caches
+
 
 @dataclass(frozen=True)
 class Category:
-    """A class of objects. `Cache.categories` lists them in the order of labels.
+    """A class of objects. `Cache.categories` lists the classes in the order of labels.
+
+        names = {category.id: category.name for category in cache.categories}
 
     Args:
-        id: the number that annotations give it, such as COCO's 1 to 90 with gaps.
-        name: what people call it.
-        supercategory: the group it belongs to, if the source has groups.
+        id: the id in the annotations, such as COCO's 1 to 90 with gaps.
+        name: the name of the class.
+        supercategory: the group of the class, if the source has groups.
     """
 
     id: int
@@ -30,34 +37,46 @@ class Category:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something about an image that its owner should know."""
+    """A problem with an image or its annotations, as listed in the problems file."""
 
     image_id: int
     file: str
-    kind: str  # "left out", "converted", "repaired", "not packed", "changed", "box dropped", "box clipped"
+    kind: str  # "skipped", "converted", "repaired", "not packed", "changed", "box dropped", "box clipped"
     reason: str
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> Problem:
+        """Return the problem with these stored fields, which an older version may have written."""
+        return cls(**{**fields, "kind": _EARLIER_KINDS.get(fields["kind"], fields["kind"])})
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One image as its source describes it: nothing has been opened or checked yet.
+    """One image and its G objects as the source describes them. The image file has not been opened yet.
 
-    `columns` has arrays, or lists, of the values of its G objects and of itself, by the name of their column: those of
-    `annotations.SCHEMA` and of the source's `columns`. `boxes` (G, 4) are x0, y0, x1, y1, NaN where the source makes no
-    sense; `label` (G) are category ids. What is left out has the column's default.
+    Args:
+        image_id: the id of the image, unique in the source.
+        name: the file name in the source.
+        path: the image file.
+        columns: arrays or lists by column name, for the columns of `annotations.SCHEMA` and of `Source.columns`.
+            `boxes` (G, 4) are x0, y0, x1, y1, with NaN for invalid boxes; `label` (G) are category ids. Missing
+            columns get their default.
+        size: width and height, if the source states them.
+        skip_reason: why the image must be skipped. Default: it is not.
+        relative: whether boxes are fractions of the image's width and height instead of pixels.
     """
 
     image_id: int
-    name: str  # the file as the source names it
+    name: str
     path: Path
     columns: Mapping[str, Any] = field(default_factory=dict)
-    size: tuple[int, int] | None = None  # width, height, when the source states them
-    left_out: str | None = None  # why this image cannot go in at all
-    relative: bool = False  # boxes, points and polygons are in 0..1 of the image's width and height, not in pixels
+    size: tuple[int, int] | None = None
+    skip_reason: str | None = None
+    relative: bool = False
 
 
 def box_columns(rows: list[tuple[list[float], int]], first_id: int = 0) -> dict[str, NDArray[Any]]:
-    """Columns of (xyxy, category id) rows, their annotation ids counting from `first_id`."""
+    """Return the columns for `rows` of (xyxy, category id), with annotation ids counting from `first_id`."""
     return {
         "boxes": np.array([xyxy for xyxy, _ in rows], np.float64).reshape(-1, 4),
         "label": np.array([category for _, category in rows], np.int64),
@@ -66,16 +85,16 @@ def box_columns(rows: list[tuple[list[float], int]], first_id: int = 0) -> dict[
 
 
 class Source(Protocol):
-    """A list of samples and the categories of their boxes."""
+    """One split of a dataset: its samples, and the categories of their objects."""
 
     format: str
-    location: str  # what its owner would recognise it by
+    location: str  # for messages, such as the path of the annotation file
     categories: tuple[Category, ...]  # in order of id
-    columns: tuple[Column, ...]  # beside those of `annotations.SCHEMA`
-    digest: str  # changes whenever the list, the annotations or the categories do
-    problems: tuple[Problem, ...]  # what belongs to no sample
+    columns: tuple[Column, ...]  # extra columns, in addition to `annotations.SCHEMA`
+    digest: str  # changes whenever the list of images, the annotations or the categories change
+    problems: tuple[Problem, ...]  # those that belong to no sample
 
     def __len__(self) -> int: ...
 
     def samples(self, start: int = 0) -> Iterator[Sample]:
-        """The samples from position `start` on, always in the same order."""
+        """Yield the samples from position `start` on, always in the same order."""

@@ -1,4 +1,4 @@
-"""COCO: one JSON of images, annotations and categories, and a folder of pictures."""
+"""COCO: a JSON file with images, annotations and categories, and an image folder."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ from fastload.sources.base import Category, Problem, Sample
 from fastload.sources.columns import read_columns
 from fastload.sources.files import digest_of, inside, read_bytes
 
-NO_BOX = (np.nan,) * 4
+INVALID_BOX = (np.nan,) * 4
 
 
 class CocoSource:
     """A COCO annotation file with its image folder, in the order of the file's `images`.
 
     Args:
-        annotations: the file.
-        images: the folder.
-        columns: further fields of annotations or images to keep: see `Request`.
+        annotations: the annotation file.
+        images: the image folder.
+        columns: extra fields of annotations or images to keep (see `Request`).
+
+    Raises:
+        SourceError: the file cannot be read or is invalid.
     """
 
     format = "coco"
@@ -47,7 +50,7 @@ class CocoSource:
         return len(self.images)
 
     def samples(self, start: int = 0) -> Iterator[Sample]:
-        """The images from position `start` on."""
+        """Yield the images from position `start` on."""
         seen = {image["id"] for image in self.images[:start]}
         for i, image in enumerate(self.images[start:], start):
             yield self._sample(i, image, duplicate=image["id"] in seen)
@@ -56,59 +59,65 @@ class CocoSource:
     def _sample(self, i: int, image: dict[str, Any], duplicate: bool) -> Sample:
         name = image["file_name"]
         path = inside(self.folder, name)
-        left_out = None
+        skip_reason = None
         if path is None:
-            left_out = "its file name leads out of the image folder"
+            skip_reason = "its file name points outside the image folder"
         elif duplicate:
-            left_out = f"another image before it has the id {image['id']}"
+            skip_reason = f"an earlier image has the same id {image['id']}"
         return Sample(
             image_id=image["id"],
             name=name,
             path=path or self.folder,
             columns=self._columns_of(i, image["id"]),
             size=_size(image),
-            left_out=left_out,
+            skip_reason=skip_reason,
         )
 
     def _columns_of(self, i: int, image_id: int) -> dict[str, NDArray[Any]]:
         rows = slice(*np.searchsorted(self._image_of, [image_id, image_id + 1]))
         objects = {name: values[rows] for name, values in self._objects.items()}
-        return objects | {column.name: values[i] for column, values in self._further if column.per == "image"}
+        return objects | {column.name: values[i] for column, values in self._extra if column.per == "image"}
 
     def _parse(self, content: bytes) -> dict[str, Any]:
         try:
-            # Outlines are most of the file and nothing here needs them: dropped while parsing, they take no memory.
-            document = json.loads(content, object_hook=_without_outlines)
+            # Polygons are most of the file and are not used: dropping them while parsing saves memory.
+            document = json.loads(content, object_hook=_without_polygons)
         except (ValueError, RecursionError) as error:
-            raise SourceError(f"{self.path} is not readable JSON: {error}.") from error
+            raise SourceError(f"{self.path} is not valid JSON: {error}. Download or export it again.") from error
         if not isinstance(document, dict) or not {"images", "categories"} <= document.keys():
-            raise SourceError(f"{self.path} is no COCO instances file: it lacks `images` or `categories`.")
+            raise SourceError(
+                f"{self.path} is not a COCO instances file: it has no `images` or no `categories`. Use another."
+            )
         return document
 
     def _entries(self, document: dict[str, Any], key: str) -> list[dict[str, Any]]:
         entries = document[key]
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise SourceError(f"{self.path}: `{key}` is not a list of objects.")
+            raise SourceError(f"{self.path}: `{key}` must be a list of JSON objects. Correct the file.")
         return entries
 
     def _categories(self, document: dict[str, Any]) -> tuple[Category, ...]:
         categories = []
         for entry in self._entries(document, "categories"):
             if not _is_id(entry.get("id")) or not isinstance(entry.get("name"), str):
-                raise SourceError(f"{self.path}: a category needs an integer `id` and a `name`: {entry}.")
+                raise SourceError(
+                    f"{self.path}: a category needs an integer `id` and a `name`: {entry}. Correct the file."
+                )
             categories.append(Category(entry["id"], entry["name"], str(entry.get("supercategory") or "")))
         if len({category.id for category in categories}) < len(categories):
-            raise SourceError(f"{self.path}: two categories have the same id.")
+            raise SourceError(f"{self.path}: two categories have the same id. Give each its own.")
         return tuple(sorted(categories, key=lambda category: category.id))
 
     def _check_images(self) -> None:
         for entry in self.images:
             if not _is_id(entry.get("id")) or not isinstance(entry.get("file_name"), str):
-                raise SourceError(f"{self.path}: an image needs an integer `id` and a `file_name`: {entry}.")
+                raise SourceError(
+                    f"{self.path}: an image needs an integer `id` and a `file_name`: {entry}. Correct the file."
+                )
 
     def _read_annotations(self, annotations: Any, columns: Sequence[str]) -> None:
         if not isinstance(annotations, list) or not all(isinstance(entry, dict) for entry in annotations):
-            raise SourceError(f"{self.path}: `annotations` is not a list of objects.")
+            raise SourceError(f"{self.path}: `annotations` must be a list of JSON objects. Correct the file.")
 
         def values(read: Callable[[Any], Any], field: str, dtype: type[Any]) -> NDArray[Any]:
             return np.fromiter((read(entry.get(field)) for entry in annotations), dtype, len(annotations))
@@ -123,9 +132,9 @@ class CocoSource:
             "annotation_id": np.fromiter(ids, np.int64, len(annotations)),
         }
         entries: dict[Per, Any] = {"object": annotations, "image": self.images}
-        self._further = read_columns(columns, entries, str(self.path), partial(_named, entries))
-        self.columns = tuple(column for column, _ in self._further)
-        objects |= {column.name: array for column, array in self._further if column.per == "object"}
+        self._extra = read_columns(columns, entries, str(self.path), partial(_name_of, entries))
+        self.columns = tuple(column for column, _ in self._extra)
+        objects |= {column.name: array for column, array in self._extra if column.per == "object"}
         image_of = values(_id, "image_id", np.int64)
         order = np.argsort(image_of, kind="stable")
         self._image_of: NDArray[np.int64] = image_of[order]
@@ -140,11 +149,11 @@ class CocoSource:
         )
 
 
-def _named(entries: dict[Per, Any], per: Per, i: int) -> str:
+def _name_of(entries: dict[Per, Any], per: Per, i: int) -> str:
     return f"{'annotation' if per == 'object' else 'image'} {entries[per][i].get('id')}"
 
 
-def _without_outlines(entry: dict[str, Any]) -> dict[str, Any]:
+def _without_polygons(entry: dict[str, Any]) -> dict[str, Any]:
     entry.pop("segmentation", None)
     return entry
 
@@ -163,7 +172,7 @@ def _number(value: Any) -> float:
 
 def _four_numbers(value: Any) -> tuple[float, ...]:
     if not isinstance(value, list) or len(value) != 4:
-        return NO_BOX
+        return INVALID_BOX
     return tuple(_number(number) for number in value)
 
 

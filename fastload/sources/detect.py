@@ -1,4 +1,4 @@
-"""Finding the datasets in a folder: which format, which splits, and where their caches belong."""
+"""Finding the datasets in a folder: their format, their splits, and the default paths of their caches."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 from fastload.errors import SourceError
 from fastload.sources.base import Source
 from fastload.sources.coco import CocoSource
-from fastload.sources.files import CACHE_FOLDER, pictures_below
+from fastload.sources.files import CACHE_FOLDER, images_below
 from fastload.sources.folder import FolderSource
 from fastload.sources.voc import VocSource, voc_splits
 from fastload.sources.yolo import YoloSource, looks_like_yolo, yolo_splits
 
 
 class Format(str, Enum):
-    """The formats of datasets on disk."""
+    """The supported dataset formats."""
 
     COCO = "coco"
     VOC = "voc"
@@ -28,12 +28,20 @@ class Format(str, Enum):
 
 @dataclass(frozen=True)
 class Dataset:
-    """One split of a dataset on disk, not read yet."""
+    """One split of a dataset on disk. Its annotations have not been read yet.
+
+    Args:
+        split: the name of the split.
+        cache: the default path of its cache.
+        load: reads the annotations and returns the source to build the cache from, which may take seconds. Raises
+            SourceError if the annotations are invalid.
+        missing: why the split cannot be loaded. Default: it can.
+    """
 
     split: str
-    cache: Path  # where its cache goes by default
-    load: Callable[[], Source]  # may take seconds; `SourceError` when the annotations make no sense
-    missing: str | None = None  # why it cannot be loaded
+    cache: Path
+    load: Callable[[], Source]
+    missing: str | None = None
 
 
 def find_datasets(
@@ -42,7 +50,7 @@ def find_datasets(
     splits: Sequence[str] = (),
     columns: Sequence[str] = (),
 ) -> list[Dataset]:
-    """Find the splits of the dataset in a folder. Nothing is read before a split's `load` is called.
+    """Find the splits of the dataset in a folder. Annotations are read when a split's `load` is called.
 
         for dataset in find_datasets("coco/"):
             build_cache(dataset.load(), dataset.cache)
@@ -51,28 +59,32 @@ def find_datasets(
         root: the folder.
         format: "coco", "voc", "yolo" or "folder" (images without boxes). Default: detected.
         splits: names of the splits to return. Default: all.
-        columns: further columns to read, such as "difficult" (see `Request`).
+        columns: extra columns to read, such as "difficult" (see `Request`).
 
     Returns:
-        A `Dataset` for each split: its name `split`, the path `cache` where its cache belongs, and `load`, which
-        returns the source to build the cache of.
+        A `Dataset` for each split, with its name `split`, the default path `cache` of its cache, and `load`, which
+        returns the source to build the cache from.
 
     Raises:
-        SourceError: the folder holds no dataset, several kinds of dataset, or not the splits or columns that are named.
+        SourceError: the folder holds no dataset, datasets of several formats, or not the requested splits or columns.
     """
     root = Path(root)
     if not root.is_dir():
-        advice = " For a single annotation file use --annotations with --images." if root.is_file() else ""
-        raise SourceError(f"{root} is not a folder.{advice}")
+        advice = " For a single annotation file, use --annotations with --images." if root.is_file() else ""
+        raise SourceError(f"{root} is not a folder: name the folder of a dataset.{advice}")
     format = detect_format(root) if format is None else _format(format)
     if columns and format in _WITHOUT_FIELDS:
-        raise SourceError(f"{root} is {format.value}, which has no further columns such as {' or '.join(columns)}.")
+        raise SourceError(
+            f"{root} is a {format.value} dataset, which cannot have extra columns ({', '.join(columns)}): request none."
+        )
     found = _FINDERS[format](root, columns)
     if not found:
-        raise SourceError(f"no {format.value} dataset found in {root}: looked for {_SIGNS[format]}.")
+        raise SourceError(
+            f"no {format.value} dataset found in {root}: looked for {_SIGNS[format]}. Choose another folder or format."
+        )
     if unknown := set(splits) - {dataset.split for dataset in found}:
         names = ", ".join(dataset.split for dataset in found)
-        raise SourceError(f"{root} has no split {' or '.join(sorted(unknown))}. It has: {names}.")
+        raise SourceError(f"{root} has no split {' or '.join(sorted(unknown))}: choose from {names}.")
     wanted = [dataset for dataset in found if not splits or dataset.split in splits]
     missing = [dataset.missing for dataset in wanted if dataset.missing]
     if missing and (splits or len(missing) == len(wanted)):
@@ -85,42 +97,51 @@ def _format(name: Format | str) -> Format:
         return Format(name)
     except ValueError:
         names = ", ".join(format.value for format in Format)
-        raise SourceError(f"there is no format {name!r}: use one of {names}.") from None
+        raise SourceError(f"unknown dataset format {name!r}: use one of {names}.") from None
 
 
 def coco_dataset(annotations: Path, images: Path, columns: Sequence[str] = ()) -> Dataset:
-    """The dataset of one COCO file and one image folder, wherever they lie. `columns`: see `Request`."""
-    for path, is_there in ((annotations, annotations.is_file()), (images, images.is_dir())):
-        if not is_there:
-            raise SourceError(f"there is no {path}.")
+    """Return the dataset of one COCO annotation file and one image folder.
+
+    Args:
+        annotations: the annotation file.
+        images: the image folder.
+        columns: extra columns to read (see `Request`).
+
+    Raises:
+        SourceError: the file or the folder does not exist.
+    """
+    for kind, path, exists in (("file", annotations, annotations.is_file()), ("folder", images, images.is_dir())):
+        if not exists:
+            raise SourceError(f"there is no {kind} {path}: check --annotations and --images.")
     split = annotations.stem.removeprefix("instances_")
     home = annotations.parent.parent if annotations.parent.name == "annotations" else annotations.parent
     return Dataset(split, home / CACHE_FOLDER / f"{split}.lmdb", partial(CocoSource, annotations, images, columns))
 
 
 def detect_format(root: Path) -> Format:
-    """The one format that `root` looks like. `SourceError` when there is none, or more than one."""
-    looks = {
+    """Detect the format of the dataset in `root`. SourceError if no format matches, or more than one."""
+    matches = {
         Format.COCO: bool(_coco_files(root)),
         Format.VOC: bool(_voc_roots(root)),
         Format.YOLO: looks_like_yolo(root),
     }
-    formats = [format for format, found in looks.items() if found]
+    formats = [format for format, found in matches.items() if found]
     if len(formats) == 1:
         return formats[0]
     if formats:
         names = " and ".join(format.value for format in formats)
-        raise SourceError(f"{root} looks like {names}: say which with --format.")
+        raise SourceError(f"{root} looks like {names}: choose one with --format.")
     raise SourceError(
         f"no dataset found in {root}: looked for {_SIGNS[Format.COCO]} (COCO), {_SIGNS[Format.VOC]} (VOC) and "
-        f"{_SIGNS[Format.YOLO]} (YOLO). {_about_pictures(root)}"
+        f"{_SIGNS[Format.YOLO]} (YOLO). {_folder_advice(root)}"
     )
 
 
-def _about_pictures(root: Path) -> str:
-    if pictures_below(root):
-        return "For its pictures alone, without boxes, use --format folder."
-    return "There are no pictures in it either."
+def _folder_advice(root: Path) -> str:
+    if images_below(root):
+        return "To use its images without boxes, use --format folder."
+    return "It holds no images either: check the path."
 
 
 def _find_coco(root: Path, columns: Sequence[str]) -> list[Dataset]:
@@ -132,8 +153,8 @@ def _find_coco(root: Path, columns: Sequence[str]) -> list[Dataset]:
         if images is not None:
             datasets.append(coco_dataset(path, images, columns))
             continue
-        looked = ", ".join(str(folder) for folder in candidates)
-        missing = f"{path} has no image folder: looked for {looked}. Name it with --annotations and --images."
+        searched = ", ".join(str(folder) for folder in candidates)
+        missing = f"{path} has no image folder: looked for {searched}. Use --annotations with --images."
         datasets.append(Dataset(split, root, partial(CocoSource, path, candidates[0]), missing))
     return datasets
 
@@ -157,7 +178,7 @@ def _find_voc(root: Path, columns: Sequence[str]) -> list[Dataset]:
 
 
 def _voc_roots(root: Path) -> list[Path]:
-    """`root` itself, or the years in a VOCdevkit."""
+    """Return the VOC folders in `root`: `root` itself, or the years in a VOCdevkit."""
     return [home for home in [root, *sorted(root.glob("VOC*")), *sorted(root.glob("VOCdevkit/VOC*"))] if _is_voc(home)]
 
 
@@ -173,8 +194,8 @@ def _find_yolo(root: Path, columns: Sequence[str]) -> list[Dataset]:
 
 
 def _find_folder(root: Path, columns: Sequence[str]) -> list[Dataset]:
-    if not pictures_below(root):
-        raise SourceError(f"there are no pictures in {root}.")
+    if not images_below(root):
+        return []
     name = root.resolve().name
     return [Dataset(name, root / CACHE_FOLDER / f"{name}.lmdb", partial(FolderSource, root))]
 
@@ -186,10 +207,10 @@ _FINDERS: dict[Format, Callable[[Path, Sequence[str]], list[Dataset]]] = {
     Format.FOLDER: _find_folder,
 }
 _WITHOUT_FIELDS = {Format.YOLO, Format.FOLDER}
-# What each is known by, in words.
+# The files that identify each format, for messages.
 _SIGNS = {
     Format.COCO: "annotations/instances_*.json",
     Format.VOC: "Annotations/*.xml",
     Format.YOLO: "images/ with labels/",
-    Format.FOLDER: "pictures",
+    Format.FOLDER: "image files",
 }

@@ -1,4 +1,4 @@
-"""What sources share about files: finding pictures, staying inside a folder, numbering, digests."""
+"""File helpers for sources: finding images, staying inside a folder, numbering, digests."""
 
 from __future__ import annotations
 
@@ -11,34 +11,36 @@ from fastload.errors import SourceError
 from fastload.sources.base import Category
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
-CACHE_FOLDER = "fastload"  # beside the data; holds what fastload makes
+CACHE_FOLDER = "fastload"  # in the dataset's folder; holds its caches
 
 
-def pictures_below(folder: Path) -> list[Path]:
-    """Every picture in `folder` and its subfolders, by its extension, sorted by path.
+def images_below(folder: Path) -> list[Path]:
+    """Return every image file in `folder` and its subfolders, by suffix, sorted by path.
 
-    Links are followed, since datasets are often gathered by them; each folder is entered once, so they may form a ring.
+    Symbolic links are followed. Each folder is visited once, so links may form a cycle.
     """
-    found, entered = [], {os.path.realpath(folder)}
-    for where, folders, files in os.walk(folder, followlinks=True):
+    found, visited = [], {os.path.realpath(folder)}
+    for parent, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in sorted(folders) if not name.startswith(".") and name != CACHE_FOLDER]
-        folders[:] = [name for name in folders if _enter(os.path.join(where, name), entered)]
-        found += [Path(where, name) for name in files if Path(name).suffix.lower() in IMAGE_SUFFIXES and name[0] != "."]
+        folders[:] = [name for name in folders if _is_new(os.path.join(parent, name), visited)]
+        found += [
+            Path(parent, name) for name in files if Path(name).suffix.lower() in IMAGE_SUFFIXES and name[0] != "."
+        ]
     return sorted(found)
 
 
-def _enter(folder: str, entered: set[str]) -> bool:
-    """Whether `folder` is none of those `entered`, to which it is added."""
+def _is_new(folder: str, visited: set[str]) -> bool:
+    """Return whether `folder` has not been visited yet, and add it to `visited`."""
     real = os.path.realpath(folder)
-    new = real not in entered
-    entered.add(real)
+    new = real not in visited
+    visited.add(real)
     return new
 
 
 def inside(folder: Path, name: str) -> Path | None:
-    """The file `name` of `folder`, or None when the name would lead out of it.
+    """Return the path of the file `name` in `folder`, or None if the name points outside the folder.
 
-    That is a matter of the name alone: a link within the folder is its owner's doing, and is followed.
+    Only the name is checked. Symbolic links inside the folder are followed.
     """
     parts = Path(name).parts
     if not parts or os.path.isabs(name) or ".." in parts or "\0" in name:
@@ -47,13 +49,13 @@ def inside(folder: Path, name: str) -> Path | None:
 
 
 def is_below(path: Path, folder: Path) -> bool:
-    """Whether `path`, as it is written, lies in `folder`, by whichever name: links within are not resolved."""
-    written, names = Path(os.path.abspath(path)), {os.path.abspath(folder), os.path.realpath(folder)}
-    return "\0" not in str(path) and any(written.is_relative_to(name) for name in names)
+    """Return whether `path` is inside `folder`. Symbolic links inside the folder are not resolved."""
+    absolute, roots = Path(os.path.abspath(path)), {os.path.abspath(folder), os.path.realpath(folder)}
+    return "\0" not in str(path) and any(absolute.is_relative_to(root) for root in roots)
 
 
 def number_images(files: Sequence[Path]) -> list[int]:
-    """Image ids: the files' own numbers where every name is a different number, else 1, 2, 3 ..."""
+    """Return image ids: the file names if all of them are different numbers, else 1, 2, 3, ..."""
     stems = [file.stem for file in files]
     if all(stem.isascii() and stem.isdigit() and len(stem) <= 18 for stem in stems):
         numbers = [int(stem) for stem in stems]
@@ -63,12 +65,12 @@ def number_images(files: Sequence[Path]) -> list[int]:
 
 
 def number_categories(names: Iterable[str]) -> tuple[Category, ...]:
-    """Categories with ids 1, 2, 3 ... in the order given."""
+    """Return categories with ids 1, 2, 3, ... in the order of `names`."""
     return tuple(Category(i, name) for i, name in enumerate(names, start=1))
 
 
 def digest_of(*parts: bytes) -> str:
-    """Hex digits that change whenever one of `parts` does."""
+    """Return a hex digest that changes whenever one of `parts` changes."""
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         digest.update(len(part).to_bytes(8, "little"))
@@ -77,8 +79,10 @@ def digest_of(*parts: bytes) -> str:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The file's bytes. `SourceError` when it cannot be read."""
+    """Return the bytes of a file. SourceError if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror or error}.") from error
+        raise SourceError(
+            f"{path} cannot be read: {error.strerror or error}. Check that the file exists and that you may read it."
+        ) from error

@@ -1,4 +1,4 @@
-"""A folder of pictures without annotations: for looking, predicting and measuring."""
+"""A folder of images without annotations, for viewing, prediction and benchmarks."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 from fastload.annotations import Column
 from fastload.sources.base import Category, Problem, Sample, box_columns
-from fastload.sources.files import digest_of, number_images, pictures_below
+from fastload.sources.files import digest_of, images_below, number_images
 
 
 class FolderSource:
-    """Every picture below a folder, by its extension, sorted by path. No boxes and no categories."""
+    """Every image in a folder and its subfolders, by suffix, sorted by path. No boxes and no categories."""
 
     format = "folder"
     categories: tuple[Category, ...] = ()
@@ -21,7 +21,7 @@ class FolderSource:
     def __init__(self, folder: Path) -> None:
         self.location = str(folder)
         self.folder = folder
-        self.files = pictures_below(folder)
+        self.files = images_below(folder)
         self.names = [file.relative_to(folder).as_posix() for file in self.files]
         self.image_ids = number_images(self.files)
         self.digest = digest_of("\0".join(self.names).encode("utf-8", "surrogateescape"))
@@ -30,6 +30,6 @@ class FolderSource:
         return len(self.files)
 
     def samples(self, start: int = 0) -> Iterator[Sample]:
-        """The pictures from position `start` on."""
+        """Yield the images from position `start` on."""
         for i in range(start, len(self)):
             yield Sample(self.image_ids[i], self.names[i], self.files[i], box_columns([]))

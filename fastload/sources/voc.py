@@ -1,4 +1,4 @@
-"""Pascal VOC: an XML file an image in `Annotations`, pictures in `JPEGImages`, lists in `ImageSets/Main`."""
+"""Pascal VOC: an XML file per image in `Annotations`, images in `JPEGImages`, lists of images in `ImageSets/Main`."""
 
 from __future__ import annotations
 
@@ -17,44 +17,47 @@ from fastload.sources.base import Problem, Sample, box_columns
 from fastload.sources.columns import Fields, read_columns
 from fastload.sources.files import (
     digest_of,
+    images_below,
     inside,
     number_categories,
     number_images,
-    pictures_below,
     read_bytes,
 )
 
-LEADS_OUT = "its name in the list leads out of the image folder"
+OUTSIDE = "its name in the list points outside the image folder"
 
 
 @dataclass(frozen=True)
 class VocObject:
-    """One object of an annotation file."""
+    """One object in an annotation file."""
 
     name: str
     xyxy: list[float]
     difficult: bool
-    fields: Fields  # all that is a single value
+    fields: Fields  # its elements that hold a single value
 
 
 def voc_splits(root: Path) -> list[str]:
-    """The names of the lists of images. Lists of one class (`cat_train.txt`) are no splits."""
+    """Return the names of the lists of images, except lists of one class such as `cat_train.txt`."""
     lists = sorted(path.stem for path in (root / "ImageSets" / "Main").glob("*.txt"))
     splits = [name for name in lists if "_" not in name]
     return splits or ["all"]
 
 
 class VocSource:
-    """One list of images of a VOC folder; `all` without lists is every annotated image.
+    """One list of images in a VOC folder. In a folder without lists, the split `all` has every annotated image.
 
-    Pixels count from 1 and a box includes its last one, so x0 = xmin - 1 and x1 = xmax. Objects marked difficult
-    become crowds: not to be learnt, and no error when found. Classes are those of the whole folder, sorted by name,
-    so that all splits number them alike.
+    VOC counts pixels from 1 and a box includes its last pixel, so x0 = xmin - 1 and x1 = xmax. Objects marked
+    difficult become crowds, which are ignored in training and evaluation. The classes are those of the whole folder,
+    sorted by name, so that all splits have the same category ids.
 
     Args:
         root: the folder.
-        split: the list.
-        columns: further fields of objects or images to keep, such as `truncated`: see `Request`.
+        split: the name of the list.
+        columns: extra fields of objects or images to keep, such as `truncated` (see `Request`).
+
+    Raises:
+        SourceError: the list cannot be read or is invalid.
     """
 
     format = "voc"
@@ -70,16 +73,16 @@ class VocSource:
         self.unreadable: dict[str, str] = {}
         for stem, content in contents.items():
             self._read(stem, content)
-        names = sorted({thing.name for things in self.objects.values() for thing in things if thing.name})
+        names = sorted({each.name for objects in self.objects.values() for each in objects if each.name})
         self.categories = number_categories(names)
         self._category_id = {category.name: category.id for category in self.categories}
         self.stems = _listed(root, split) or sorted(contents)
-        pictures = {path.stem: path for path in pictures_below(root / "JPEGImages")}
-        self.files = [pictures.get(stem, root / "JPEGImages" / f"{stem}.jpg") for stem in self.stems]
-        self.unreadable |= {stem: LEADS_OUT for stem in self.stems if inside(root, stem) is None}
+        images = {path.stem: path for path in images_below(root / "JPEGImages")}
+        self.files = [images.get(stem, root / "JPEGImages" / f"{stem}.jpg") for stem in self.stems]
+        self.unreadable |= {stem: OUTSIDE for stem in self.stems if inside(root, stem) is None}
         self.image_ids = number_images(self.files)
-        self._further = self._read_further(columns)
-        self.columns = tuple(column for column, _ in self._further)
+        self._extra = self._read_extra(columns)
+        self.columns = tuple(column for column, _ in self._extra)
         listed = [f"{stem}\n".encode() + contents.get(stem, b"") for stem in self.stems]
         self.digest = digest_of("\n".join(names).encode(), *listed)
 
@@ -87,33 +90,33 @@ class VocSource:
         return len(self.stems)
 
     def samples(self, start: int = 0) -> Iterator[Sample]:
-        """The listed images from position `start` on."""
+        """Yield the listed images from position `start` on."""
         first = sum(len(self.objects.get(stem, [])) for stem in self.stems[:start])
         for i in range(start, len(self)):
             stem = self.stems[i]
-            things = self.objects.get(stem, [])
+            objects = self.objects.get(stem, [])
             yield Sample(
                 image_id=self.image_ids[i],
                 name=self.files[i].name,
                 path=self.files[i],
-                columns=self._columns_of(i, things, first),
+                columns=self._columns_of(i, objects, first),
                 size=self.sizes.get(stem),
-                left_out=self.unreadable.get(stem),
+                skip_reason=self.unreadable.get(stem),
             )
-            first += len(things)
+            first += len(objects)
 
-    def _columns_of(self, i: int, things: list[VocObject], first: int) -> dict[str, NDArray[Any]]:
-        """Of image i, which holds `things`; `first` objects come before them."""
-        columns = box_columns([(thing.xyxy, self._category_id.get(thing.name, -1)) for thing in things], 1 + first)
-        columns["crowd"] = np.array([thing.difficult for thing in things], np.bool_)
-        rows = slice(first, first + len(things))
-        further = {column.name: values[rows if column.per == "object" else i] for column, values in self._further}
-        return columns | further
+    def _columns_of(self, i: int, objects: list[VocObject], first: int) -> dict[str, NDArray[Any]]:
+        """Return the columns of image i with `objects`; the images before it have `first` objects."""
+        columns = box_columns([(each.xyxy, self._category_id.get(each.name, -1)) for each in objects], 1 + first)
+        columns["crowd"] = np.array([each.difficult for each in objects], np.bool_)
+        rows = slice(first, first + len(objects))
+        extra = {column.name: values[rows if column.per == "object" else i] for column, values in self._extra}
+        return columns | extra
 
-    def _read_further(self, columns: Sequence[str]) -> list[tuple[Column, NDArray[Any]]]:
-        things = [(stem, thing.fields) for stem in self.stems for thing in self.objects.get(stem, [])]
+    def _read_extra(self, columns: Sequence[str]) -> list[tuple[Column, NDArray[Any]]]:
+        objects = [(stem, each.fields) for stem in self.stems for each in self.objects.get(stem, [])]
         images = [(stem, self._fields.get(stem, {})) for stem in self.stems]
-        entries: dict[Per, list[tuple[str, Fields]]] = {"object": things, "image": images}
+        entries: dict[Per, list[tuple[str, Fields]]] = {"object": objects, "image": images}
         fields: dict[Per, list[Fields]] = {per: [each for _, each in entries[per]] for per in entries}
         return read_columns(columns, fields, self.location, lambda per, i: f"{entries[per][i][0]}.xml")
 
@@ -126,7 +129,7 @@ class VocSource:
         width, height = (int(_number(tree, f"size/{side}", 0)) for side in ("width", "height"))
         self.sizes[stem] = (width, height) if width and height else None
         self._fields[stem] = _fields(tree)
-        self.objects[stem] = [_object(thing) for thing in tree.findall("object")]
+        self.objects[stem] = [_object(each) for each in tree.findall("object")]
 
 
 def _listed(root: Path, split: str) -> list[str]:
@@ -135,18 +138,18 @@ def _listed(root: Path, split: str) -> list[str]:
         return []
     stems = [line.split()[0] for line in read_bytes(path).decode("utf-8", "replace").splitlines() if line.split()]
     if any(inside(path.parent, stem) and ("/" in stem or stem.startswith(".")) for stem in stems):
-        raise SourceError(f"{path} should list file names without folder or extension.")
+        raise SourceError(f"{path} must list file names without folder and suffix. Correct the file.")
     return list(dict.fromkeys(stems))
 
 
-def _object(thing: ElementTree.Element) -> VocObject:
-    xmin, ymin, xmax, ymax = (_number(thing, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
-    name = (thing.findtext("name") or "").strip()
-    return VocObject(name, [xmin - 1, ymin - 1, xmax, ymax], bool(_number(thing, "difficult", 0)), _fields(thing))
+def _object(each: ElementTree.Element) -> VocObject:
+    xmin, ymin, xmax, ymax = (_number(each, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
+    name = (each.findtext("name") or "").strip()
+    return VocObject(name, [xmin - 1, ymin - 1, xmax, ymax], bool(_number(each, "difficult", 0)), _fields(each))
 
 
 def _fields(tree: ElementTree.Element) -> Fields:
-    """The single values in an element: numbers where they are such."""
+    """Return the children that hold a single value, as a number if it is one."""
     return {child.tag: _value(child.text) for child in tree if len(child) == 0 and child.text}
 
 

@@ -1,4 +1,4 @@
-"""YOLO: pictures in `images`, a text file of boxes for each in `labels`, class names in a YAML file."""
+"""YOLO: images in `images`, a text file of boxes per image in `labels`, class names in a YAML file."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import yaml
 from fastload.annotations import Column
 from fastload.errors import SourceError
 from fastload.sources.base import Problem, Sample, box_columns
-from fastload.sources.files import digest_of, is_below, number_categories, number_images, pictures_below, read_bytes
+from fastload.sources.files import digest_of, images_below, is_below, number_categories, number_images, read_bytes
 
 NAME_FILES = ("classes.txt", "obj.names", "names.txt")
 SPLITS = ("train", "val", "valid", "test")
-LEADS_OUT = "its path in the list leads out of the dataset's folder"
+OUTSIDE = "its path in the list points outside the dataset's folder"
 
 
 def yolo_splits(root: Path) -> dict[str, Path]:
-    """The picture folder (or list file) of every split: from the YAML file, else `images/SPLIT` or `SPLIT/images`."""
+    """Return the image folder or list file of each split: from the YAML file, else `images/SPLIT` or `SPLIT/images`."""
     settings = _settings(root)
     stated = {split: _resolve(root, settings, split) for split in SPLITS if settings.get(split)}
     found = {split: path for split, path in stated.items() if path is not None}
@@ -32,13 +32,23 @@ def yolo_splits(root: Path) -> dict[str, Path]:
 
 
 def looks_like_yolo(root: Path) -> bool:
-    """Whether `root` has labels where YOLO keeps them."""
-    return any(_labels_folder(path) for path in yolo_splits(root).values())
+    """Return whether `root` has a labels folder for one of its splits."""
+    return any(_has_labels(path) for path in yolo_splits(root).values())
 
 
 class YoloSource:
-    """One split. A line is `class cx cy w h`, or `class x y x y x y ...` for an outline, whose extent is taken; all in
-    0..1 of the picture. A picture without a label file has no boxes. Category ids are the class numbers plus one.
+    """One split of a YOLO dataset.
+
+    A line of a label file is `class cx cy w h`, or `class x y x y x y ...` for a polygon, which is stored as its
+    bounding box. Coordinates are fractions of the image's size. An image without a label file has no boxes. Category
+    ids are the class numbers plus one.
+
+    Args:
+        root: the folder.
+        split: the name of the split, one of `yolo_splits(root)`.
+
+    Raises:
+        SourceError: the YAML file or a list file cannot be read or is invalid, or there are no class names.
     """
 
     format = "yolo"
@@ -49,7 +59,7 @@ class YoloSource:
         where = yolo_splits(root)[split]
         self.location = f"{root} ({split})"
         self.categories = number_categories(_class_names(root))
-        self.files = _listed(where) if where.is_file() else pictures_below(where)
+        self.files = _listed(where) if where.is_file() else images_below(where)
         self.outside = {path for path in self.files if not is_below(path, root)}
         base = where.parent if where.is_file() else where
         self.names = [_name_in(base, path) for path in self.files]
@@ -62,14 +72,14 @@ class YoloSource:
         return len(self.files)
 
     def samples(self, start: int = 0) -> Iterator[Sample]:
-        """The pictures from position `start` on."""
+        """Yield the images from position `start` on."""
         first_id = 1 + sum(_count_boxes(label) for label in self.labels[:start])
         for i in range(start, len(self)):
             lines = self.labels[i].decode("utf-8", "replace").splitlines()
             columns = box_columns([_parse(line.split()) for line in lines if line.strip()], first_id)
             first_id += len(columns["boxes"])
-            left_out = LEADS_OUT if self.files[i] in self.outside else None
-            yield Sample(self.image_ids[i], self.names[i], self.files[i], columns, left_out=left_out, relative=True)
+            reason = OUTSIDE if self.files[i] in self.outside else None
+            yield Sample(self.image_ids[i], self.names[i], self.files[i], columns, skip_reason=reason, relative=True)
 
 
 def _name_in(folder: Path, path: Path) -> str:
@@ -100,19 +110,22 @@ def _settings(root: Path) -> dict[str, Any]:
         try:
             settings = yaml.safe_load(read_bytes(path))
         except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-            raise SourceError(f"{path} is not readable YAML: {' '.join(str(error).split())}.") from error
+            raise SourceError(f"{path} is not valid YAML: {' '.join(str(error).split())}. Correct it.") from error
         if isinstance(settings, dict) and "names" in settings:
             return settings
     return {}
 
 
 def _resolve(root: Path, settings: dict[str, Any], split: str) -> Path | None:
-    """Where a YAML file's path leads: it may be relative to its `path`, to its own folder, or to another layout.
+    """Return the path of a split in the YAML file, or None if nothing exists there.
 
-    Only to what lies in `root`; `SourceError` when there is something, but elsewhere.
+    The path may be relative to `path` in the YAML file, to the file's folder, or to that folder's parent.
+
+    Raises:
+        SourceError: the path is not a string, or it exists only outside `root`.
     """
     if not isinstance(settings[split], str):
-        raise SourceError(f"the YAML file in {root} gives `{split}` as a list: one folder or list file is supported.")
+        raise SourceError(f"the YAML file in {root} must give `{split}` as one path, of a folder or of a list file.")
     stated = Path(settings[split])
     bases = [root, root / str(settings.get("path") or "."), root.parent]
     inner = Path(*[part for part in stated.parts if part != ".."])
@@ -120,7 +133,10 @@ def _resolve(root: Path, settings: dict[str, Any], split: str) -> Path | None:
     found = [path for path in candidates if path.exists()]
     within = [path for path in found if is_below(path, root)]
     if found and not within:
-        raise SourceError(f"the YAML file in {root} gives `{split}` as {stated}, which leads out of that folder.")
+        raise SourceError(
+            f"the YAML file in {root} gives `{split}` as {stated}, which is outside that folder. Move "
+            "the images into it, or change the path."
+        )
     return within[0] if within else None
 
 
@@ -133,7 +149,7 @@ def _class_names(root: Path) -> list[str]:
     for path in (root / name for name in NAME_FILES):
         if path.exists():
             return [line.strip() for line in read_bytes(path).decode("utf-8", "replace").splitlines() if line.strip()]
-    raise SourceError(f"no class names in {root}: expected a YAML file with `names`, numbered from 0, or classes.txt.")
+    raise SourceError(f"no class names in {root}: add a YAML file with `names`, numbered from 0, or classes.txt.")
 
 
 def _listed(path: Path) -> list[Path]:
@@ -141,13 +157,13 @@ def _listed(path: Path) -> list[Path]:
     return [path.parent / line.strip() for line in lines if line.strip()]
 
 
-def _labels_folder(images: Path) -> bool:
+def _has_labels(images: Path) -> bool:
     return images.is_file() or (_label_path(images / "x.jpg")).parent.is_dir()
 
 
-def _label_path(picture: Path) -> Path:
-    """`.../images/a/b.jpg` has its boxes in `.../labels/a/b.txt`; without such a folder, beside the picture."""
-    parts = list(picture.parts)
+def _label_path(image: Path) -> Path:
+    """Return `.../labels/a/b.txt` for `.../images/a/b.jpg`, or the .txt file beside an image in no such folder."""
+    parts = list(image.parts)
     for i in range(len(parts) - 2, -1, -1):
         if parts[i] == "images":
             parts[i] = "labels"
@@ -155,6 +171,6 @@ def _label_path(picture: Path) -> Path:
     return Path(*parts).with_suffix(".txt")
 
 
-def _read_labels(picture: Path) -> bytes:
-    path = _label_path(picture)
+def _read_labels(image: Path) -> bytes:
+    path = _label_path(image)
     return read_bytes(path) if path.exists() else b""

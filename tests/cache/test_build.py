@@ -1,4 +1,4 @@
-"""Building: complete, in order, resumable, exclusive, and honest about what it left out."""
+"""Building: complete, in order, resumable, exclusive, with skipped images listed."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def test_the_order_is_the_sources(tmp_path, workers):
     assert contents(tmp_path / "fastload/train.lmdb") == one
 
 
-def test_problem_images_are_left_out_and_told(tmp_path):
-    """Each image that cannot go in is left out with a reason; the others keep their place and boxes."""
+def test_problem_images_are_skipped_and_listed(tmp_path):
+    """Each image that cannot be stored is skipped with a reason; the others keep their order and boxes."""
     good = jpeg()
     files = {
         "good.jpg": good,
@@ -97,14 +97,14 @@ def test_problem_images_are_left_out_and_told(tmp_path):
     cache = fastload.Cache(report.path)
     assert [record.name for record in cache.records()] == ["good.jpg", "really.png.jpg", "last.jpg"]
     assert [record.boxes[0, 2] for record in cache.records()] == [11, 18, 19]
-    assert report.problems == {"left out": 8, "converted": 1}
+    assert report.problems == {"skipped": 8, "converted": 1}
     found = problems(root)
     assert {id: kinds[0][0] for id, kinds in found.items()} == {
-        **dict.fromkeys([10, 20, 30, 40, 50, 60, 70, 500], "left out"),
+        **dict.fromkeys([10, 20, 30, 40, 50, 60, 70, 500], "skipped"),
         80: "converted",
     }
     reasons = {10: "id 10", 20: "missing", 30: "truncated", 40: "not an image", 50: "empty", 80: "PNG"}
-    reasons |= {60: "wrong size: the picture is 60", 70: "--exif-rotate", 500: "leads out"}
+    reasons |= {60: "wrong size: the picture is 60", 70: "--exif-rotate", 500: "points outside"}
     for id, word in reasons.items():
         assert word in found[id][0][1], found[id]
     lines = (root / "fastload/train.problems.jsonl").read_text().splitlines()
@@ -263,16 +263,16 @@ def test_a_damaged_cache_asks_for_overwrite(tmp_path):
 
 
 def test_strict(tmp_path):
-    """With strict, an image left out fails the build and an older cache stays; so it does when all is up to date."""
+    """With strict, a skipped image fails the build and an older cache stays; an up-to-date cache fails as well."""
     root = write_coco(tmp_path, many_jpegs(4))
     build(root)
     (root / "train/00002.jpg").write_bytes(b"x")
-    with pytest.raises(CacheError, match=r"1 images had to be left out.*problems.jsonl"):
+    with pytest.raises(CacheError, match=r"1 images were skipped.*problems.jsonl"):
         build(root, strict=True, overwrite=True)
     assert len(fastload.Cache(root / "fastload/train.lmdb")) == 4
     assert leftovers(root) == {"train.lmdb", "train.problems.jsonl"}
     build(root, overwrite=True)
-    with pytest.raises(CacheError, match="1 images had to be left out"):
+    with pytest.raises(CacheError, match="1 images were skipped"):
         build(root, strict=True)
     (root / "train/00002.jpg").write_bytes(encoded(pixels(64, 48), "PNG"))
     assert build(root, strict=True, overwrite=True).problems == {"converted": 1}
@@ -319,7 +319,7 @@ def start_build(root: Path, *more: str) -> subprocess.Popen:
 
 @pytest.fixture(scope="module")
 def awkward_set(tmp_path_factory) -> Path:
-    """300 images, some of them left out or converted, with an undisturbed build of them."""
+    """300 images, some of them skipped or converted, with an undisturbed build of them."""
     root = write_coco(tmp_path_factory.mktemp("awkward"), awkward_jpegs(300))
     build(root)
     return root

@@ -230,7 +230,7 @@ def test_a_value_unlike_the_others_is_an_error(tmp_path, values):
 def test_formats_without_fields_say_so(tmp_path):
     """A folder of pictures has no columns to keep."""
     (tmp_path / "a.jpg").write_bytes(jpeg())
-    with pytest.raises(SourceError, match="no further columns"):
+    with pytest.raises(SourceError, match="cannot have extra columns"):
         find_datasets(tmp_path, Format.FOLDER, columns=["difficult"])
 
 

@@ -28,7 +28,7 @@ def build(root: Path, cache: Path | None = None, progress=lambda done, total: No
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
-    """200 images, some of them left out or converted, with an undisturbed build of them."""
+    """200 images, some of them skipped or converted, with an undisturbed build of them."""
     root = write_coco(tmp_path_factory.mktemp("whole"), awkward_jpegs(200))
     build(root)
     return root
@@ -207,7 +207,7 @@ def test_files_that_change_while_a_build_runs_are_told(root, tmp_path):
     assert contents(dataset.cache)[:2] == contents(fresh)[:2] and read_problems(dataset.cache) == read_problems(fresh)
 
 
-def test_a_file_that_changes_while_it_is_read_is_left_out(tmp_path, monkeypatch):
+def test_a_file_that_changes_while_it_is_read_is_skipped(tmp_path, monkeypatch):
     """A picture that is written to at that very moment is not taken, torn as it may be."""
     root = write_coco(tmp_path, many_jpegs(2))
     read = Path.read_bytes

@@ -190,4 +190,4 @@ def test_what_was_not_packed_before_is_tried_again(caches, tmp_path):
     old = {"image_id": 10, "file": "a.jpg", "kind": "not packed", "reason": "kept as original"}
     path.with_suffix(".problems.jsonl").write_text(lines + json.dumps(old) + "\n")
     report = transcode_cache(path, tmp_path / "new.lmdb", ReencodeOptions(Encoding.DCT_FAST))
-    assert report.problems == {"converted": 1, "left out": 1}
+    assert report.problems == {"converted": 1, "skipped": 1}

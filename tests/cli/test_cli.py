@@ -54,7 +54,7 @@ def test_build_info_verify(tmp_path):
     write_coco(tmp_path / "coco", many_jpegs(2), split="val")
     done = fastload_command("build-cache", root)
     assert done.returncode == 0
-    for text in ("train.lmdb", "val.lmdb", "1 images were left out", "train.problems.jsonl"):
+    for text in ("train.lmdb", "val.lmdb", "1 images were skipped", "train.problems.jsonl"):
         assert text in done.stdout
     assert "train: 7 of 7 images" in done.stderr
     assert "up to date" in fastload_command("build-cache", root).stdout
@@ -131,7 +131,7 @@ def no_room(root: Path) -> list:
     ("make", "text"),
     [
         (nothing, "no dataset found in"),
-        (no_json, "is not readable JSON"),
+        (no_json, "is not valid JSON"),
         (strict, "--strict"),
         (not_a_cache, "cannot be read as a cache"),
         (no_room, "fastload"),

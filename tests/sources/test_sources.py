@@ -69,7 +69,7 @@ def test_coco_without_images(tmp_path):
 
 
 def test_coco_awkward_entries(tmp_path):
-    """Paths that lead out, repeated ids, boxes of unlisted images and boxes that are none are told, not fatal."""
+    """Paths outside the folder, repeated ids, boxes of unlisted images and invalid boxes are reported, not fatal."""
     root = write_coco(tmp_path, many_jpegs(1), [])
     path = root / "annotations" / "instances_train.json"
     document = json.loads(path.read_text())
@@ -83,10 +83,10 @@ def test_coco_awkward_entries(tmp_path):
     path.write_text(json.dumps(document))
     source = load(root)
     samples = list(source.samples())
-    assert [bool(sample.left_out) for sample in samples] == [False, True, True, True, False]
-    assert "leads out" in samples[1].left_out and "id 10" in samples[3].left_out
+    assert [bool(sample.skip_reason) for sample in samples] == [False, True, True, True, False]
+    assert "points outside" in samples[1].skip_reason and "id 10" in samples[3].skip_reason
     assert samples[4].path == root / "train" / "sub" / "ok.jpg" and samples[4].size is None
-    assert next(iter(source.samples(3))).left_out == samples[3].left_out
+    assert next(iter(source.samples(3))).skip_reason == samples[3].skip_reason
     assert np.isnan(samples[0].columns["boxes"]).all() and len(samples[0].columns["annotation_id"]) == 3
     assert [(problem.image_id, problem.kind) for problem in source.problems] == [(99, "box dropped")]
 
@@ -196,7 +196,7 @@ def test_voc_without_lists_and_with_a_broken_file(tmp_path):
     (root / "Annotations/000007.xml").write_text("<annotation><obj")
     samples = list(load(root).samples())
     assert [sample.image_id for sample in samples] == [5, 7, 9]
-    assert [bool(sample.left_out) for sample in samples] == [False, True, False]
+    assert [bool(sample.skip_reason) for sample in samples] == [False, True, False]
     assert samples[2].columns["annotation_id"].tolist() == [3]
 
 
@@ -250,7 +250,7 @@ def test_yolo_class_names(tmp_path):
     (root / "classes.txt").write_text("person\ndog\n")
     assert [category.name for category in load(root).categories] == ["person", "dog"]
     (root / "data.yaml").write_text("names: [unclosed")
-    with pytest.raises(SourceError, match=r"data.yaml is not readable YAML"):
+    with pytest.raises(SourceError, match=r"data.yaml is not valid YAML"):
         load(root)
 
 
@@ -272,10 +272,10 @@ def test_formats_are_told_apart(tmp_path):
     for format in ("coco", "voc", "yolo"):
         assert detect_format(tmp_path / format).value == format
     write_coco(tmp_path / "voc", many_jpegs(1))
-    with pytest.raises(SourceError, match="coco and voc: say which with --format"):
+    with pytest.raises(SourceError, match="coco and voc: choose one with --format"):
         detect_format(tmp_path / "voc")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SourceError, match="no pictures in it either"):
+    with pytest.raises(SourceError, match="no images either"):
         detect_format(tmp_path / "empty")
     (tmp_path / "empty" / "x.jpg").write_bytes(jpeg())
     with pytest.raises(SourceError, match="--format folder"):
@@ -288,7 +288,7 @@ def test_nothing_to_find(tmp_path):
         find_datasets(tmp_path / "nowhere")
     with pytest.raises(SourceError, match="no voc dataset"):
         find_datasets(tmp_path, Format.VOC)
-    with pytest.raises(SourceError, match=r"no split test. It has: train"):
+    with pytest.raises(SourceError, match=r"no split test: choose from train"):
         find_datasets(write_coco(tmp_path, many_jpegs(1)), splits=["test"])
 
 
@@ -301,12 +301,12 @@ def test_no_name_leads_out_of_the_folder(tmp_path):
     names = ["000007", "../../secret", str(secret.with_suffix("")), "a/../../../secret"]
     (voc / "ImageSets/Main/train.txt").write_text("\n".join(names))
     samples = list(load(voc, "train").samples())
-    assert ["leads out" in (sample.left_out or "") for sample in samples] == [False, True, True, True]
+    assert ["points outside" in (sample.skip_reason or "") for sample in samples] == [False, True, True, True]
     yolo = write_yolo(tmp_path / "yolo", "train: train.txt\nval: images/val\nnames: [a, b]")
     names = ["./images/train/a.jpg", yolo / "images/train/b.jpg", "../secret.jpg", secret, "x/../../secret.jpg"]
     (yolo / "train.txt").write_text("\n".join(map(str, names)))
     samples = list(load(yolo, "train").samples())
-    assert ["leads out" in (sample.left_out or "") for sample in samples] == [False, False, True, True, True]
+    assert ["points outside" in (sample.skip_reason or "") for sample in samples] == [False, False, True, True, True]
     assert [len(sample.columns["annotation_id"]) for sample in samples] == [0, 4, 0, 0, 0]
 
 
@@ -316,7 +316,7 @@ def test_a_yolo_split_lies_in_its_folder(tmp_path, where):
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside/x.jpg").write_bytes(jpeg())
     root = write_yolo(tmp_path / "set", f"train: {where.format(tmp_path)}\nnames: [a, b]")
-    with pytest.raises(SourceError, match="leads out of that folder"):
+    with pytest.raises(SourceError, match="is outside that folder"):
         find_datasets(root, Format.YOLO)
 
 

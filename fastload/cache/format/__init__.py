@@ -1,1 +1,1 @@
-"""What lies in a cache file: `layout` describes it, the other modules write and parse its parts."""
+"""The cache file format: `layout` describes it, the other modules write and parse its parts."""

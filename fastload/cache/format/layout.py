@@ -7,15 +7,15 @@ Keys, in LMDB's (byte) order:
     b"record/" + position the image at this position of the source; position is 8 bytes, big-endian
 
 A record is a RECORD_HEADER followed by the payload. Its checksum is xxh64(payload, seed=xxh64(header without
-the checksum, seed=0)), so a flipped bit anywhere in the record is found. Positions of images that were left out are
-missing: the n records in key order are images 0 .. n-1 of the index.
+the checksum, seed=0)), so a flipped bit anywhere in the record is detected. Skipped images have no record, so the n
+records in key order are images 0 .. n-1 of the index.
 
-The manifest is written last, in the transaction that completes the cache: a file without one is a build that
-was interrupted. Manifest keys: version, encoding, images, boxes, categories [{id, name, supercategory}], source,
+The manifest is written last, in the transaction that completes the cache, so a file without a manifest is an
+interrupted build. Manifest keys: version, encoding, images, boxes, categories [{id, name, supercategory}], source,
 arrays {name: {dtype, shape, checksum}} (with the `traits` of an `annotations.Column` that has some), fingerprint (hex;
-changes whenever images or annotations do).
+changes whenever images or annotations change).
 
-All of it is read as untrusted bytes by `reader` and by the C++ core; nothing is ever unpickled.
+The Python readers and the C++ core treat every byte of the file as untrusted. Nothing is ever unpickled.
 """
 
 from enum import IntEnum
@@ -31,21 +31,29 @@ RECORD_PREFIX = b"record/"
 
 
 class Encoding(IntEnum):
-    """How a record's payload holds the image."""
+    """How a cache stores images: the encoding of a record's payload. All encodings give the same pixels.
 
-    ORIGINAL = 0  # a JPEG that libjpeg-turbo decodes without a warning
-    DCT = 1  # its quantised coefficients, entropy coded for SIMD
-    DCT_FAST = 2  # the same without entropy coding
-    PLANES = 3  # decoded planes
+        build_cache(source, "train.lmdb", BuildOptions(encoding=Encoding.ORIGINAL))
+
+    ORIGINAL: a JPEG file that libjpeg-turbo decodes without a warning.
+    DCT: the JPEG's quantized coefficients, entropy coded for SIMD.
+    DCT_FAST: the JPEG's quantized coefficients without entropy coding.
+    PLANES: decoded planes.
+    """
+
+    ORIGINAL = 0
+    DCT = 1
+    DCT_FAST = 2
+    PLANES = 3
 
     @property
     def label(self) -> str:
-        """Its name in manifests and on the command line: original, dct, dct-fast, planes."""
+        """The name in manifests and on the command line: "original", "dct", "dct-fast" or "planes"."""
         return self.name.lower().replace("_", "-")
 
 
 class Subsampling(IntEnum):
-    """Chroma subsampling, numbered as TurboJPEG's TJSAMP is."""
+    """Chroma subsampling, with the numbers of TurboJPEG's TJSAMP."""
 
     S444 = 0
     S422 = 1
@@ -61,7 +69,7 @@ RECORD_HEADER = np.dtype(
         ("magic", "<u4"),
         ("encoding", "u1"),
         ("subsampling", "u1"),
-        ("rgb", "u1"),  # 1: the three planes are R, G, B, not Y, Cb, Cr
+        ("rgb", "u1"),  # 1: the planes are R, G, B instead of Y, Cb, Cr
         ("reserved", "u1"),
         ("width", "<u4"),  # of the decoded image, in pixels
         ("height", "<u4"),
@@ -71,12 +79,12 @@ RECORD_HEADER = np.dtype(
 )
 assert RECORD_HEADER.itemsize == 32
 
-# The arrays that every cache has: name: (dtype, per what). "image": one entry an image; "image+1": offsets; "object":
-# one an annotation.
+# The arrays that every cache has, as name: (dtype, length). "image": one entry per image; "image+1": offsets;
+# "object": one entry per annotation; "bytes": characters.
 INDEX = {
     "image_id": ("<i8", "image"),
     "size": ("<i4", "image"),  # (n, 2) width, height of the decoded image
-    "source_size": ("<i4", "image"),  # (n, 2) of the picture that was annotated; larger if the image was stored smaller
+    "source_size": ("<i4", "image"),  # (n, 2) of the annotated image; larger than `size` if it was shrunk
     "encoding": ("u1", "image"),
     "name_offset": ("<i8", "image+1"),  # into `names`
     "checksum": ("<u8", "image"),  # of the record, as in its header
@@ -87,5 +95,5 @@ INDEX = {
 
 
 def record_key(position: int) -> bytes:
-    """The key of the image at `position` in the source."""
+    """Return the key of the image at `position` in the source."""
     return RECORD_PREFIX + position.to_bytes(8, "big")

@@ -1,4 +1,4 @@
-"""The list of problems beside a cache: `X.problems.jsonl`, one JSON object a line."""
+"""The problems file of a cache: `X.problems.jsonl`, one JSON object per line."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from fastload.sources.base import Problem
 
 
 def problems_path(cache: Path) -> Path:
-    """Where the problems met while building the cache at `cache` are listed."""
+    """Return the path of the problems file of the cache at `cache`."""
     return cache.with_suffix(".problems.jsonl")
 
 
 def write_problems(problems: Sequence[Problem], cache: Path) -> None:
-    """List problems beside the cache; without any, remove the list of an older build."""
+    """Write the problems file of a cache, or remove an earlier one if there are no problems."""
     target = problems_path(cache)
     if not problems:
         target.unlink(missing_ok=True)
         return
     lines = [json.dumps(asdict(problem), ensure_ascii=False) + "\n" for problem in problems]
-    scratch = target.with_name(target.name + ".partial")
-    with open(scratch, "w", encoding="utf-8", errors="backslashreplace") as stream:
+    unfinished = target.with_name(target.name + ".partial")
+    with open(unfinished, "w", encoding="utf-8", errors="backslashreplace") as stream:
         stream.writelines(lines)
         stream.flush()
         os.fsync(stream.fileno())
-    os.replace(scratch, target)
+    os.replace(unfinished, target)
 
 
 def read_problems(cache: Path) -> list[Problem]:
-    """What was met while the cache at `cache` was built."""
+    """Return the problems that were found when the cache at `cache` was built."""
     target = problems_path(cache)
     if not target.exists():
         return []
-    return [Problem(**json.loads(line)) for line in target.read_text("utf-8").splitlines()]
+    return [Problem.from_fields(json.loads(line)) for line in target.read_text("utf-8").splitlines()]

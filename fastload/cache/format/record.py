@@ -1,4 +1,4 @@
-"""Records: an image's payload behind a header that says what it is and guards every bit of both."""
+"""Records: an image's payload after a header with its type, size and checksum."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import fastload._core as _core
 from fastload.cache.format.layout import RECORD_HEADER, RECORD_MAGIC, Encoding, Subsampling
 
 HEADER_SIZE = RECORD_HEADER.itemsize
-_GUARDED = HEADER_SIZE - 8  # the header's bytes in front of the checksum
+_CHECKSUMMED = HEADER_SIZE - 8  # bytes of the header before its checksum field
 
 
 @dataclass(frozen=True, slots=True)
 class RecordHeader:
-    """What a record says of itself."""
+    """The header of a record."""
 
     encoding: Encoding
     subsampling: Subsampling
-    rgb: bool  # the planes are R, G, B, not Y, Cb, Cr
+    rgb: bool  # the planes are R, G, B instead of Y, Cb, Cr
     width: int  # pixels
     height: int
     payload: int  # bytes
@@ -29,18 +29,26 @@ class RecordHeader:
 def pack_record(
     payload: bytes, encoding: Encoding, subsampling: Subsampling, size: tuple[int, int], rgb: bool = False
 ) -> bytes:
-    """The record of an image of `size` (width, height)."""
+    """Return the record of an image: its header and payload.
+
+    Args:
+        payload: the encoded image.
+        encoding: the encoding of the payload.
+        subsampling: the chroma subsampling of its planes.
+        size: width and height in pixels.
+        rgb: whether the planes are R, G, B instead of Y, Cb, Cr.
+    """
     header = np.zeros((), RECORD_HEADER)
     header["magic"] = RECORD_MAGIC
     header["encoding"], header["subsampling"], header["rgb"] = encoding, subsampling, rgb
     header["width"], header["height"] = size
     header["payload"] = len(payload)
-    header["checksum"] = _core.xxh64(payload, _core.xxh64(header.tobytes()[:_GUARDED]))
+    header["checksum"] = _core.xxh64(payload, _core.xxh64(header.tobytes()[:_CHECKSUMMED]))
     return header.tobytes() + payload
 
 
 def read_header(record: bytes | memoryview) -> RecordHeader:
-    """The header of a record. ValueError when it is not one."""
+    """Parse the header of a record. ValueError if it is invalid."""
     if len(record) < HEADER_SIZE:
         raise ValueError("it is too short")
     fields = np.frombuffer(record, RECORD_HEADER, count=1)[0]
@@ -60,7 +68,7 @@ def read_header(record: bytes | memoryview) -> RecordHeader:
 
 
 def check_payload(record: bytes | memoryview, header: RecordHeader) -> None:
-    """ValueError when a bit of the record is not as it was written."""
+    """Verify the checksum of a record. ValueError if it does not match."""
     view = memoryview(record)
-    if _core.xxh64(view[HEADER_SIZE:], _core.xxh64(view[:_GUARDED])) != header.checksum:
+    if _core.xxh64(view[HEADER_SIZE:], _core.xxh64(view[:_CHECKSUMMED])) != header.checksum:
         raise ValueError("its checksum does not match its bytes")

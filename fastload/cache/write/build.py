@@ -18,7 +18,7 @@ from fastload.cache.write.ingest import IngestedImage, Stamp, make_record, stamp
 from fastload.cache.write.resize import Reduction
 from fastload.cache.write.writer import CacheWriter, write_errors
 from fastload.errors import CacheError, SourceError
-from fastload.sources.base import Problem, Source
+from fastload.sources.base import SKIPPED, Problem, Source
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class BuildOptions:
         exif_rotate: turn images upright; boxes refer to the upright image (see `fitting.fit_columns`).
         workers: threads. Default: one for every core.
         overwrite: replace a cache that is there already.
-        strict: raise CacheError when an image had to be left out.
+        strict: raise CacheError if an image was skipped.
     """
 
     encoding: Encoding = Encoding.DCT
@@ -146,7 +146,7 @@ def _finish(unfinished: CacheWriter, source: Source, path: Path, job: dict[str, 
     images = len(index["image_id"])
     if not images:
         unfinished.discard()
-        raise CacheError(f"{path}: all {len(source)} images had to be left out. {problems_path(path)} says why.")
+        raise CacheError(f"{path}: all {len(source)} images were skipped. See {problems_path(path)} for the reasons.")
     if options.strict:
         try:
             _check_strict(problems, path)
@@ -165,9 +165,9 @@ def _finish(unfinished: CacheWriter, source: Source, path: Path, job: dict[str, 
 
 
 def _check_strict(problems: list[Problem], path: Path) -> None:
-    left_out = sum(problem.kind == "left out" for problem in problems)
-    if left_out:
+    skipped = sum(problem.kind == SKIPPED for problem in problems)
+    if skipped:
         raise CacheError(
-            f"{path}: {left_out} images had to be left out, which --strict does not accept. "
-            f"{problems_path(path)} says why."
+            f"{path}: {skipped} images were skipped, which --strict does not allow. See {problems_path(path)} for the "
+            "reasons. Correct those images, or build without --strict."
         )

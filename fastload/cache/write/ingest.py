@@ -16,10 +16,9 @@ from fastload.cache.write.checked_image import CheckedImage, admit
 from fastload.cache.write.fitting import fit_columns, scale_columns
 from fastload.cache.write.resize import Reduction
 from fastload.errors import DecodeError
-from fastload.sources.base import Problem, Sample
+from fastload.sources.base import NOT_PACKED, SKIPPED, Problem, Sample
 
 MAX_FILE_BYTES = 1 << 30  # no picture is larger
-NOT_PACKED = "not packed"  # the kind of problem of a picture that the encoding asked for cannot hold
 
 
 Stamp: TypeAlias = tuple[int, int]  # of a file: bytes, and nanoseconds at which it was last changed
@@ -62,8 +61,8 @@ def make_record(
     """Meet one sample's file and annotations, whatever they are. Runs in a worker thread."""
     stamp = stamp_of(sample)
     try:
-        if sample.left_out:
-            raise DecodeError(sample.left_out)
+        if sample.skip_reason:
+            raise DecodeError(sample.skip_reason)
         data = _read(sample.path)
         if stamp_of(sample) != stamp:
             raise DecodeError("its file was changed while it was read")
@@ -71,7 +70,7 @@ def make_record(
         _check_annotated_size(sample, picture)
         stored = reduction.apply(picture)
     except DecodeError as error:
-        return IngestedImage(None, None, [Problem(sample.image_id, sample.name, "left out", str(error))], stamp)
+        return IngestedImage(None, None, [Problem(sample.image_id, sample.name, SKIPPED, str(error))], stamp)
     problems = [Problem(sample.image_id, sample.name, *picture.change)] if picture.change else []
     columns, about_boxes = fit_columns(sample, picture.size, picture.orientation, label_of, further)
     columns = scale_columns(columns, picture.size, stored.size, further)
@@ -84,7 +83,7 @@ def make_record(
 
 def stamp_of(sample: Sample) -> Stamp:
     """What changes whenever the sample's file does; `NO_FILE` when there is none, or none that would be read."""
-    if sample.left_out:
+    if sample.skip_reason:
         return NO_FILE
     try:
         status = sample.path.stat()

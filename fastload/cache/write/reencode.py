@@ -18,11 +18,11 @@ from fastload.cache.read.cache_file import CacheFile, Record
 from fastload.cache.write.assemble import BuildReport, Progress, check_up_to_date, fill, report
 from fastload.cache.write.checked_image import checked_jpeg
 from fastload.cache.write.fitting import scale_columns
-from fastload.cache.write.ingest import NOT_PACKED, IngestedImage, encode, make_entry
+from fastload.cache.write.ingest import IngestedImage, encode, make_entry
 from fastload.cache.write.resize import Reduction
 from fastload.cache.write.writer import CacheWriter, write_errors
 from fastload.errors import CacheError, DecodeError
-from fastload.sources.base import Problem
+from fastload.sources.base import NOT_PACKED, Problem
 
 
 @dataclass(frozen=True)

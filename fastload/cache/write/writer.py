@@ -62,7 +62,7 @@ class Part:
         with np.load(io.BytesIO(stored), allow_pickle=False) as arrays:
             further = sorted({*arrays.files} - {*INDEX, "problems", "stamps"})
             index = {name: arrays[name] for name in (*INDEX, *further)}
-            problems = [Problem(**fields) for fields in json.loads(arrays["problems"].tobytes())]
+            problems = [Problem.from_fields(fields) for fields in json.loads(arrays["problems"].tobytes())]
             return cls(end, index, problems, [(size, time) for size, time in arrays["stamps"].tolist()])
 
 
