@@ -63,7 +63,7 @@ class Sample:
             columns get their default.
         size: width and height, if the source states them.
         skip_reason: why the image must be skipped. Default: it is not.
-        relative: whether boxes are fractions of the image's width and height instead of pixels.
+        relative: whether boxes, points and polygons are fractions of the image's width and height instead of pixels.
     """
 
     image_id: int

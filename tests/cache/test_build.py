@@ -104,7 +104,7 @@ def test_problem_images_are_skipped_and_listed(tmp_path):
         80: "converted",
     }
     reasons = {10: "id 10", 20: "missing", 30: "truncated", 40: "not an image", 50: "empty", 80: "PNG"}
-    reasons |= {60: "wrong size: the picture is 60", 70: "--exif-rotate", 500: "points outside"}
+    reasons |= {60: "wrong size: the image is 60", 70: "--exif-rotate", 500: "points outside"}
     for id, word in reasons.items():
         assert word in found[id][0][1], found[id]
     lines = (root / "fastload/train.problems.jsonl").read_text().splitlines()

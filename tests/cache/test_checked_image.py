@@ -105,7 +105,7 @@ def test_sixteen_bit_colour_is_scaled():
 def test_numbers_without_a_range_are_refused():
     """Float and wide integer pictures have no agreed white: refused, not guessed."""
     for values in (np.ones((8, 8), np.float32), np.full((8, 8), 100_000, np.int32)):
-        with pytest.raises(DecodeError, match="no agreed range"):
+        with pytest.raises(DecodeError, match="is not defined"):
             admit(encoded(Image.fromarray(values), "TIFF"))
 
 
@@ -235,7 +235,7 @@ def test_absurd_sizes_are_refused_before_memory_is_taken(size, format):
         data = bytearray(encoded(pixels(8, 8), "PNG"))
         data[16:24] = struct.pack(">II", width, height)
         data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
-    with pytest.raises(DecodeError, match=r"absurd|exceeds limit"):
+    with pytest.raises(DecodeError, match=r"too large|exceeds limit"):
         admit(bytes(data))
 
 

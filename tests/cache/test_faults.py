@@ -221,4 +221,4 @@ def test_a_file_that_changes_while_it_is_read_is_skipped(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "read_bytes", read_and_write)
     report = build(root)
     reasons = [problem.reason for problem in read_problems(report.path)]
-    assert report.images == 1 and reasons[0] == "its file was changed while it was read"
+    assert report.images == 1 and reasons[0] == "its file changed while it was read: build again"

@@ -1,3 +1,1 @@
-"""Making caches: `ingest` turns a sample into a record, `build` a dataset into a cache,
-`reencode` a cache into another.
-"""
+"""Building caches: `ingest` makes a record of a sample, `build` a cache of a dataset, `reencode` a cache of a cache."""

@@ -1,4 +1,4 @@
-"""Filling an unfinished cache with records as they are made, and the checks and reports of whatever makes them."""
+"""What building and converting have in common: committing records, comparing with an existing cache, reporting."""
 
 from __future__ import annotations
 
@@ -19,12 +19,25 @@ from fastload.sources.base import Problem
 
 COMMIT_BYTES = 64 << 20
 COMMIT_SECONDS = 2.0
-Progress = Callable[[int, int], None]  # samples done, samples in all
+Progress = Callable[[int, int], None]  # called with (images done, images in total)
 
 
 @dataclass(frozen=True)
 class BuildReport:
-    """What a build has done."""
+    """The result of `build_cache` or `transcode_cache`.
+
+    Args:
+        path: the cache.
+        images: number of images in the cache.
+        boxes: number of boxes in the cache.
+        categories: number of categories.
+        bytes: size of the file.
+        seconds: time taken.
+        built: False if the cache existed and was up to date.
+        resumed: number of samples that an interrupted build had already processed.
+        restarted: whether an unfinished build of something else was discarded.
+        problems: number of problems by kind.
+    """
 
     path: Path
     images: int
@@ -32,14 +45,21 @@ class BuildReport:
     categories: int
     bytes: int
     seconds: float
-    built: bool  # False: the cache was there and up to date
-    resumed: int  # samples that an interrupted build had already done
-    restarted: bool  # an unfinished build was thrown away, being of something else
-    problems: Counter[str]  # by kind
+    built: bool
+    resumed: int
+    restarted: bool
+    problems: Counter[str]
 
 
-def fill(writer: CacheWriter, outcomes: Iterable[IngestedImage], total: int, progress: Progress) -> None:
-    """Commit the outcomes of all samples, out of `total`, that `writer` does not hold yet, as they come, in order."""
+def fill(writer: CacheWriter, ingested: Iterable[IngestedImage], total: int, progress: Progress) -> None:
+    """Commit ingested images to an unfinished cache.
+
+    Args:
+        writer: the unfinished cache.
+        ingested: an image per sample, in order, from `writer.next_position` on.
+        total: number of samples in total.
+        progress: called with (samples done, total).
+    """
     records: list[tuple[int, bytes]] = []
     entries: list[Entry] = []
     problems: list[Problem] = []
@@ -47,13 +67,13 @@ def fill(writer: CacheWriter, outcomes: Iterable[IngestedImage], total: int, pro
     size, last = 0, time.monotonic()
     position = writer.next_position
     progress(position, total)
-    for outcome in outcomes:
-        if outcome.record is not None and outcome.entry is not None:
-            records.append((position, outcome.record))
-            entries.append(outcome.entry)
-            size += len(outcome.record)
-        problems += outcome.problems
-        stamps.append(outcome.stamp)
+    for image in ingested:
+        if image.record is not None and image.entry is not None:
+            records.append((position, image.record))
+            entries.append(image.entry)
+            size += len(image.record)
+        problems += image.problems
+        stamps.append(image.stamp)
         position += 1
         if size >= COMMIT_BYTES or time.monotonic() - last >= COMMIT_SECONDS or position == total:
             writer.commit(records, Part(position, build_index(entries), problems, stamps))
@@ -62,16 +82,16 @@ def fill(writer: CacheWriter, outcomes: Iterable[IngestedImage], total: int, pro
 
 
 def check_up_to_date(path: Path, job: dict[str, Any]) -> None:
-    """`CacheError` unless the cache at `path` is what `job` would make."""
+    """Check that the cache at `path` is the one that `job` would build. CacheError if it is not."""
     source = CacheFile(path).manifest.source
     changed = [key for key in job if source.get(key) != job[key]]
     if changed:
-        what = "its annotations have changed since" if changed == ["digest"] else f"{', '.join(changed)} differ"
-        raise CacheError(f"{path} was built from something else: {what}. Build it anew with --overwrite.")
+        reason = "its annotations have changed since" if changed == ["digest"] else f"{', '.join(changed)} differ"
+        raise CacheError(f"{path} was built from something else: {reason}. Build it again with --overwrite.")
 
 
 def report(path: Path, start: float, built: bool, resumed: int = 0, restarted: bool = False) -> BuildReport:
-    """What has been done since `start` (of time.monotonic) to make the cache at `path`."""
+    """Return the report on the cache at `path`, which was started at `start` (time.monotonic)."""
     cache = CacheFile(path)
     return BuildReport(
         path=path,

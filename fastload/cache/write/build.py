@@ -1,4 +1,4 @@
-"""Building a cache: source -> checked pictures -> records, in parallel, resumable, atomic."""
+"""Building a cache from a source: in parallel, resumable and atomic."""
 
 from __future__ import annotations
 
@@ -23,14 +23,19 @@ from fastload.sources.base import SKIPPED, Problem, Source
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How `build_cache` builds a cache. A partial build is only resumed with the same encoding, reduction and rotation.
+    """Options of `build_cache`.
+
+        options = BuildOptions(encoding=Encoding.ORIGINAL, reduction=Reduction(short=512), strict=True)
+
+    A partial build is resumed only with the same encoding, reduction and rotation.
 
     Args:
         encoding: how images are stored.
-        reduction: makes images smaller before they are stored. Default: they keep their size and quality.
-        exif_rotate: turn images upright; boxes refer to the upright image (see `fitting.fit_columns`).
-        workers: threads. Default: one for every core.
-        overwrite: replace a cache that is there already.
+        reduction: how images are reduced before they are stored. Default: they keep their size and quality.
+        exif_rotate: rotate images upright as their EXIF data says. Boxes must refer to the upright image, or the
+            source must state the size of the image before rotation.
+        workers: number of threads. Default: one per core.
+        overwrite: replace an existing cache that was built from something else, or rebuild one.
         strict: raise CacheError if an image was skipped.
     """
 
@@ -51,27 +56,28 @@ def build_cache(
     options: BuildOptions = DEFAULTS,
     progress: Progress = lambda done, total: None,
 ) -> BuildReport:
-    """Build the cache of `source` at `path`, or find it up to date.
+    """Build the cache of `source` at `path`, unless an up-to-date one exists.
 
-    Stopped at any moment it leaves an older cache as it was, and a `.partial` beside it that the next call with the
-    same source and options carries on from, or from the first file that has changed since.
+    Problem files are converted or skipped, and listed in the problems file beside the cache. An interrupted build
+    leaves an existing cache unchanged and keeps a `.partial` file. The next call with the same source and options
+    resumes from it, or from the first image file that has changed since.
 
         (dataset,) = find_datasets("coco/", splits=["train2017"])
         build_cache(dataset.load(), "train.lmdb", BuildOptions(encoding=Encoding.ORIGINAL))
 
     Args:
-        source: what `load` of a dataset of `find_datasets` returns.
-        path: the file to make; its folder is made too.
-        options: how to build it.
-        progress: is called with (images done, images in all).
+        source: the source to store, as returned by `load` of a dataset of `find_datasets`.
+        path: the file to create. Its folder is created if needed.
+        options: how to build the cache.
+        progress: called with (images done, images in total).
 
     Returns:
-        What is in the cache, and how long it took.
+        A report with the number of images, boxes and problems, and the time taken.
 
     Raises:
-        CacheError: `path` holds another cache and `overwrite` is off, another process is building it, no image could be
-            stored, or, with `strict`, an image was left out.
-        SourceError: the source lists no images, or its annotations make no sense.
+        CacheError: `path` holds a cache built from something else and `overwrite` is off, it cannot be written, another
+            process is building it, no image could be stored, or an image was skipped and `strict` is on.
+        SourceError: the source lists no images, or its annotations are invalid.
     """
     path = Path(path)
     start = time.monotonic()
@@ -82,7 +88,7 @@ def build_cache(
             _check_strict(read_problems(path), path)
         return report(path, start, built=False)
     if not len(source):
-        raise SourceError(f"{source.location} lists no images.")
+        raise SourceError(f"{source.location} lists no images: choose another dataset or split.")
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with CacheWriter.locked(path.with_name(path.name + ".partial"), job) as unfinished:
@@ -90,13 +96,13 @@ def build_cache(
             unfinished.rewind(next(_changed(source, unfinished.stamps), unfinished.next_position))
         resumed, restarted = unfinished.next_position, unfinished.restarted
         if unfinished.manifest is None:
-            fill(unfinished, _outcomes(source, resumed, options), len(source), progress)
+            fill(unfinished, _ingest(source, resumed, options), len(source), progress)
         _finish(unfinished, source, path, job, options)
     return report(path, start, True, resumed, restarted)
 
 
 def describe_job(source: Source, options: BuildOptions) -> dict[str, Any]:
-    """What decides the content of a cache, to be compared with what another was built from."""
+    """Return the settings that determine the content of a cache. The manifest keeps them, for comparison."""
     return {
         "format": source.format,
         "digest": source.digest,
@@ -107,8 +113,8 @@ def describe_job(source: Source, options: BuildOptions) -> dict[str, Any]:
     }
 
 
-def _outcomes(source: Source, start: int, options: BuildOptions) -> Iterator[IngestedImage]:
-    """The outcomes of the samples from position `start` on, in order, made by several threads."""
+def _ingest(source: Source, start: int, options: BuildOptions) -> Iterator[IngestedImage]:
+    """Ingest the samples from position `start` on, in several threads, and yield the results in order."""
     label_of = {category.id: label for label, category in enumerate(source.categories)}
     make = partial(
         make_record,
@@ -116,30 +122,30 @@ def _outcomes(source: Source, start: int, options: BuildOptions) -> Iterator[Ing
         encoding=options.encoding,
         reduction=options.reduction,
         exif_rotate=options.exif_rotate,
-        further=source.columns,
+        extra=source.columns,
     )
     return ordered_map(make, source.samples(start), options.workers)
 
 
 def _changed(source: Source, stamps: list[Stamp]) -> Iterator[int]:
-    """The positions of the samples whose files are no longer those that `stamps` were taken of."""
+    """Yield the positions of the samples whose files no longer have the stamps `stamps`."""
     samples = enumerate(zip(source.samples(), stamps, strict=False))
     return (position for position, (sample, stamp) in samples if stamp_of(sample) != stamp)
 
 
-def _told(source: Source, stamps: list[Stamp]) -> list[Problem]:
-    """A problem for each file that changed after it was read, but before the build ended."""
+def _change_problems(source: Source, stamps: list[Stamp]) -> list[Problem]:
+    """Return a problem for each file that changed between being read and the end of the build."""
     changed = set(_changed(source, stamps))
-    reason = "its file has changed since it was read: to have it as it is now, build again with --overwrite"
+    reason = "its file has changed since it was read: to store the new version, build again with --overwrite"
     samples = (sample for position, sample in enumerate(source.samples()) if position in changed)
     return [Problem(sample.image_id, sample.name, "changed", reason) for sample in samples]
 
 
 def _finish(unfinished: CacheWriter, source: Source, path: Path, job: dict[str, Any], options: BuildOptions) -> None:
-    if unfinished.manifest is not None:  # it was killed on the last metre
+    if unfinished.manifest is not None:  # an earlier build was interrupted just before renaming the file
         unfinished.finish({}, unfinished.manifest, path)
         return
-    problems = [*unfinished.problems, *source.problems, *_told(source, unfinished.stamps)]
+    problems = [*unfinished.problems, *source.problems, *_change_problems(source, unfinished.stamps)]
     with write_errors(path):
         write_problems(problems, path)
     index = unfinished.index()

@@ -1,8 +1,8 @@
-"""From an image file's bytes, whatever they are, to a JPEG that decodes everywhere to the same pixels.
+"""From the bytes of an image file to a JPEG that every decoder decodes to the same pixels.
 
-Such a JPEG goes in untouched. Anything else that Pillow opens is decoded and stored as an 8-bit JPEG, 4:4:4 at quality
-95. Greyscale stays greyscale, 16 bits are scaled to 8, what is transparent is laid over white, of several frames the
-first counts. What is damaged so that pixels are missing or doubtful is refused.
+Such a JPEG is kept unchanged. Other images that Pillow opens are decoded and stored as an 8-bit JPEG, 4:4:4 at quality
+95: grayscale stays grayscale, 16 bits are scaled to 8, transparent images are composited over white, and of several
+frames the first is used. Damaged images with missing or doubtful pixels are rejected.
 """
 
 from __future__ import annotations
@@ -21,95 +21,118 @@ from fastload.cache.write.jpeg_repair import repaired_jpegs
 from fastload.errors import DecodeError
 
 MAX_SIDE = 16_384  # pixels
-MAX_PIXELS = _core.max_pixels()  # by default where Pillow, too, takes a picture for an attack
+MAX_PIXELS = _core.max_pixels()  # the default is Pillow's limit for decompression bombs
 QUALITY = 95
 EXIF_ORIENTATION = 0x0112
 Image.init()
-# Formats that hold pictures. Pillow knows others, some of which start programs or fetch further files.
+# Pillow knows other formats, but some of them start programs or open other files.
 FORMATS = sorted({"JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM"} & Image.OPEN.keys())
 PLAIN_COLORS = ("ycbcr", "gray", "rgb")
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedImage:
-    """A JPEG that libjpeg-turbo decodes without a warning."""
+    """A JPEG that libjpeg-turbo decodes without a warning.
+
+    Args:
+        jpeg: the bytes of the JPEG.
+        size: width and height in pixels.
+        subsampling: the chroma subsampling.
+        rgb: whether the planes are R, G, B instead of Y, Cb, Cr.
+        orientation: the EXIF orientation that was applied; 1: none.
+        change: ("converted" or "repaired", reason). None: the bytes are those of the file.
+    """
 
     jpeg: bytes
-    size: tuple[int, int]  # width, height
+    size: tuple[int, int]
     subsampling: Subsampling
-    rgb: bool  # its planes are R, G, B
-    orientation: int = 1  # the EXIF orientation that was applied; 1: none
-    change: tuple[str, str] | None = None  # ("converted" or "repaired", what was wrong) when not the file's own bytes
+    rgb: bool
+    orientation: int = 1
+    change: tuple[str, str] | None = None
 
     @property
     def stored_size(self) -> tuple[int, int]:
-        """Width, height before it was turned."""
+        """Width and height before the EXIF orientation was applied."""
         return self.size[::-1] if self.orientation >= 5 else self.size
 
 
 def admit(data: bytes, exif_rotate: bool = False) -> CheckedImage:
-    """The picture in a file's bytes; with `exif_rotate` turned upright. `DecodeError` says why it cannot go in."""
+    """Check the bytes of an image file, and convert or repair them if needed.
+
+    Args:
+        data: the bytes of the file.
+        exif_rotate: whether to rotate the image upright as its EXIF data says.
+
+    Raises:
+        DecodeError: the image cannot be stored. The message is the reason; callers add the name of the file.
+    """
     if not data:
         raise DecodeError("the file is empty")
     orientation = _orientation(data) if exif_rotate else 1
     if orientation != 1:
-        return _convert(data, f"turned upright (EXIF orientation {orientation})", orientation)
+        return _convert(data, f"rotated upright (EXIF orientation {orientation})", orientation)
     if not data.startswith(b"\xff\xd8\xff"):
         return _convert(data, "not a JPEG")
     try:
         header = _core.jpeg_header(data)
     except ValueError as error:
-        return _convert(data, f"a JPEG of a rare kind ({error})")
+        return _convert(data, f"an unusual JPEG ({error})")
     _check_size((header.width, header.height))
     if header.subsampling < 0:
-        return _convert(data, "a JPEG of irregular chroma sampling")
+        return _convert(data, "a JPEG with irregular chroma subsampling")
     if header.colorspace not in PLAIN_COLORS:
         return _convert(data, f"a {header.colorspace.upper()} JPEG")
-    return _sound(data)
+    return _checked_or_repaired(data)
 
 
-def _sound(data: bytes) -> CheckedImage:
-    """A regular JPEG as it is, or repaired without loss."""
+def _checked_or_repaired(data: bytes) -> CheckedImage:
+    """Return a regular JPEG unchanged, or repaired without loss."""
     try:
         planes, warning = _core.decode_planes(data)
     except ValueError as error:
-        return _convert(data, f"a JPEG of a rare kind ({error})")
+        return _convert(data, f"an unusual JPEG ({error})")
     if warning is None:
         return checked_jpeg(data)
     if "remature end" in warning:
         raise DecodeError(f"truncated: {warning}")
     for jpeg in repaired_jpegs(data):
         with suppress(ValueError):
-            again, still = _core.decode_planes(jpeg)
-            if still is None and all(map(np.array_equal, again, planes)):
+            repaired, remaining = _core.decode_planes(jpeg)
+            if remaining is None and all(map(np.array_equal, repaired, planes)):
                 return checked_jpeg(jpeg, change=("repaired", warning))
     raise DecodeError(f"corrupt: {warning}")
 
 
 def checked_jpeg(jpeg: bytes, orientation: int = 1, change: tuple[str, str] | None = None) -> CheckedImage:
-    """The picture in the bytes of a JPEG that is known to be sound and regular."""
+    """Wrap the bytes of a JPEG that is known to be valid and regular."""
     header = _core.jpeg_header(jpeg)
     size = (header.width, header.height)
     return CheckedImage(jpeg, size, Subsampling(header.subsampling), header.colorspace == "rgb", orientation, change)
 
 
-def _convert(data: bytes, why: str, orientation: int = 1) -> CheckedImage:
+def _convert(data: bytes, reason: str, orientation: int = 1) -> CheckedImage:
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
         _check_size(image.size)
-        why = f"{why}: {image.format} of mode {image.mode}"
+        reason = f"{reason}: {image.format} of mode {image.mode}"
         image.load()
         image = eight_bits(ImageOps.exif_transpose(image) if orientation != 1 else image)
     except DecodeError:
         raise
-    except Exception as error:  # Pillow's decoders raise whatever a broken file makes them trip over
-        raise DecodeError(_refusal(error)) from error
-    return _encode(image, orientation, why)
+    except Exception as error:  # Pillow's decoders raise any type of exception on broken files
+        raise DecodeError(_describe(error)) from error
+    return _encode(image, orientation, reason)
 
 
 def admit_pixels(pixels: NDArray[np.uint8]) -> CheckedImage:
-    """The picture of an array (H, W, 3) RGB or (H, W) grey: what `admit` makes of a PNG of it. `DecodeError` says why
-    it is none."""
+    """Convert an array of pixels as `admit` converts a PNG of it.
+
+    Args:
+        pixels: (H, W, 3) RGB or (H, W) gray, uint8.
+
+    Raises:
+        DecodeError: the array has another type or shape, or is too large.
+    """
     if pixels.dtype != np.uint8 or pixels.ndim < 2 or pixels.shape[2:] not in ((), (3,)):
         raise DecodeError(
             f"an image is a uint8 array (height, width, 3) or (height, width), not {pixels.dtype} {pixels.shape}"
@@ -118,38 +141,38 @@ def admit_pixels(pixels: NDArray[np.uint8]) -> CheckedImage:
     return _encode(Image.fromarray(pixels), 1, "an array of pixels")
 
 
-def _encode(image: Image.Image, orientation: int, why: str) -> CheckedImage:
+def _encode(image: Image.Image, orientation: int, reason: str) -> CheckedImage:
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=QUALITY, subsampling=0)
-    return checked_jpeg(stream.getvalue(), orientation, ("converted", why))
+    return checked_jpeg(stream.getvalue(), orientation, ("converted", reason))
 
 
-def _refusal(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "not an image that can be read"
+        return "not an image of a supported format"
     text = " ".join(str(error).split()) or type(error).__name__
     return f"truncated: {text}" if "truncated" in text.lower() else f"corrupt: {text}"
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
-    """The image as 8-bit grey or RGB."""
+    """Return the image as 8-bit gray or RGB."""
     if image.mode.startswith(("I", "F")):
         return _scaled(image)
     if image.mode in ("1", "L"):
         return image.convert("L")
     if image.has_transparency_data:
         gray = image.mode in ("LA", "La")
-        layer = image.convert("RGBA")
-        page = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(page, layer).convert("L" if gray else "RGB")
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("L" if gray else "RGB")
     return image.convert("RGB")
 
 
 def _scaled(image: Image.Image) -> Image.Image:
-    """16-bit grey scaled to 8 bits. Wider numbers have no white that everybody agrees on."""
+    """Scale 16-bit gray to 8 bits. DecodeError for other ranges, whose white is not defined."""
     values = np.asarray(image)
     if values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 65535:
-        raise DecodeError(f"{image.mode} pixels have no agreed range: convert the file to 8 or 16 bits")
+        raise DecodeError(f"the range of {image.mode} pixels is not defined: convert the file to 8 or 16 bits")
     return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
 
 
@@ -159,16 +182,16 @@ def _check_size(size: tuple[int, int]) -> None:
         raise DecodeError("the image has no pixels")
     if max(size) > MAX_SIDE or width * height > MAX_PIXELS:
         raise DecodeError(
-            f"absurd size: {width} x {height} pixels, more than {MAX_SIDE} a side or the {MAX_PIXELS} in all that "
-            "FASTLOAD_MAX_PIXELS allows"
+            f"image too large: {width} x {height} pixels, more than {MAX_SIDE} per side or than the {MAX_PIXELS} in "
+            "total that FASTLOAD_MAX_PIXELS allows"
         )
 
 
 def _orientation(data: bytes) -> int:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-        _check_size(image.size)  # for its EXIF data a whole PNG is decoded
+        _check_size(image.size)  # because reading the EXIF data of a PNG decodes all of it
         orientation = image.getexif().get(EXIF_ORIENTATION, 1)
-    except Exception:  # as above: what is wrong with the file is found, and said, when it is decoded
+    except Exception:  # any type, as above; decoding the file reports the error
         return 1
     return orientation if orientation in range(1, 9) else 1

@@ -1,4 +1,4 @@
-"""From a sample to its record: the file is read and checked, its columns are fitted, its payload is encoded."""
+"""From a sample to its record: read and check the file, fit the annotations, encode the payload."""
 
 from __future__ import annotations
 
@@ -18,36 +18,44 @@ from fastload.cache.write.resize import Reduction
 from fastload.errors import DecodeError
 from fastload.sources.base import NOT_PACKED, SKIPPED, Problem, Sample
 
-MAX_FILE_BYTES = 1 << 30  # no picture is larger
+MAX_FILE_BYTES = 1 << 30
 
 
-Stamp: TypeAlias = tuple[int, int]  # of a file: bytes, and nanoseconds at which it was last changed
+Stamp: TypeAlias = tuple[int, int]  # of a file: size in bytes, and modification time in nanoseconds
 NO_FILE: Stamp = (-1, -1)
 
 
 @dataclass(frozen=True, slots=True)
 class IngestedImage:
-    """What became of one sample."""
+    """The result of ingesting one sample.
+
+    Args:
+        record: the record. None: the sample is skipped.
+        entry: the index entry of the record, or None.
+        problems: the problems of the image and its annotations.
+        stamp: the stamp of the image file.
+    """
 
     record: bytes | None
     entry: Entry | None
     problems: list[Problem]
-    stamp: Stamp = NO_FILE  # of the file it was made of
+    stamp: Stamp = NO_FILE
 
 
-def encode(picture: CheckedImage, encoding: Encoding) -> tuple[bytes, str | None]:
-    """The record of a picture, and why it is not in `encoding`: the one place where JPEG bytes become a payload.
+def encode(image: CheckedImage, encoding: Encoding) -> tuple[bytes, str | None]:
+    """Encode an image as a record. An image that `encoding` cannot hold is stored as `Encoding.ORIGINAL`.
 
-    A picture that `encoding` cannot hold is kept as the JPEG it is; its record says so.
+    Returns:
+        The record, and the reason if it does not have the requested encoding, else None.
     """
-    payload, refusal = picture.jpeg, None
+    payload, refusal = image.jpeg, None
     if encoding != Encoding.ORIGINAL:
         try:
-            payload = _core.encode_payload(picture.jpeg, encoding)
+            payload = _core.encode_payload(image.jpeg, encoding)
         except ValueError as error:
-            refusal = f"kept as {Encoding.ORIGINAL.label}, since {encoding.label} cannot hold it: {error}"
+            refusal = f"stored as {Encoding.ORIGINAL.label}, because {encoding.label} cannot hold it: {error}"
             encoding = Encoding.ORIGINAL
-    return pack_record(payload, encoding, picture.subsampling, picture.size, picture.rgb), refusal
+    return pack_record(payload, encoding, image.subsampling, image.size, image.rgb), refusal
 
 
 def make_record(
@@ -56,33 +64,45 @@ def make_record(
     encoding: Encoding,
     reduction: Reduction,
     exif_rotate: bool,
-    further: Sequence[Column] = (),
+    extra: Sequence[Column] = (),
 ) -> IngestedImage:
-    """Meet one sample's file and annotations, whatever they are. Runs in a worker thread."""
+    """Read, check and encode one sample. A bad image gives no record but a problem. Runs in a worker thread.
+
+    Args:
+        sample: the sample.
+        label_of: label by category id.
+        encoding: the requested encoding.
+        reduction: how the image is reduced.
+        exif_rotate: whether to rotate the image upright as its EXIF data says.
+        extra: the extra columns of the source.
+
+    Raises:
+        SourceError: the source gave invalid columns.
+    """
     stamp = stamp_of(sample)
     try:
         if sample.skip_reason:
             raise DecodeError(sample.skip_reason)
         data = _read(sample.path)
         if stamp_of(sample) != stamp:
-            raise DecodeError("its file was changed while it was read")
-        picture = admit(data, exif_rotate)
-        _check_annotated_size(sample, picture)
-        stored = reduction.apply(picture)
+            raise DecodeError("its file changed while it was read: build again")
+        image = admit(data, exif_rotate)
+        _check_annotated_size(sample, image)
+        stored = reduction.apply(image)
     except DecodeError as error:
         return IngestedImage(None, None, [Problem(sample.image_id, sample.name, SKIPPED, str(error))], stamp)
-    problems = [Problem(sample.image_id, sample.name, *picture.change)] if picture.change else []
-    columns, about_boxes = fit_columns(sample, picture.size, picture.orientation, label_of, further)
-    columns = scale_columns(columns, picture.size, stored.size, further)
+    problems = [Problem(sample.image_id, sample.name, *image.change)] if image.change else []
+    columns, box_problems = fit_columns(sample, image.size, image.orientation, label_of, extra)
+    columns = scale_columns(columns, image.size, stored.size, extra)
     record, refusal = encode(stored, encoding)
     if refusal:
         problems.append(Problem(sample.image_id, sample.name, NOT_PACKED, refusal))
-    entry = make_entry(record, sample.image_id, sample.name, picture.size, columns)
-    return IngestedImage(record, entry, problems + about_boxes, stamp)
+    entry = make_entry(record, sample.image_id, sample.name, image.size, columns)
+    return IngestedImage(record, entry, problems + box_problems, stamp)
 
 
 def stamp_of(sample: Sample) -> Stamp:
-    """What changes whenever the sample's file does; `NO_FILE` when there is none, or none that would be read."""
+    """Return the stamp of the sample's file; NO_FILE if there is none or it would not be read."""
     if sample.skip_reason:
         return NO_FILE
     try:
@@ -93,7 +113,15 @@ def stamp_of(sample: Sample) -> Stamp:
 
 
 def make_entry(record: bytes, image_id: int, name: str, source_size: tuple[int, int], columns: Columns) -> Entry:
-    """The index entry of a record."""
+    """Return the index entry of a record.
+
+    Args:
+        record: the record.
+        image_id: the id of the image.
+        name: its file name.
+        source_size: width and height of the annotated image.
+        columns: its annotations, in pixels of the stored image.
+    """
     header = read_header(record)
     return Entry(
         image_id=image_id,
@@ -109,7 +137,7 @@ def make_entry(record: bytes, image_id: int, name: str, source_size: tuple[int, 
 def _read(path: Path) -> bytes:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise DecodeError(f"absurd size: {path.stat().st_size} bytes")
+            raise DecodeError(f"file too large: {path.stat().st_size} bytes, more than {MAX_FILE_BYTES}")
         return path.read_bytes()
     except FileNotFoundError as error:
         raise DecodeError(f"missing file: {path}") from error
@@ -117,14 +145,14 @@ def _read(path: Path) -> bytes:
         raise DecodeError(f"unreadable file: {error}") from error
 
 
-def _check_annotated_size(sample: Sample, picture: CheckedImage) -> None:
-    turned = picture.orientation != 1 and sample.size == picture.stored_size
-    if sample.size is None or sample.size == picture.size or turned:
+def _check_annotated_size(sample: Sample, image: CheckedImage) -> None:
+    rotated = image.orientation != 1 and sample.size == image.stored_size
+    if sample.size is None or sample.size == image.size or rotated:
         return
     advice = ""
-    if sample.size == picture.size[::-1] and picture.orientation == 1:
-        advice = " (boxes drawn on the upright picture? then build with --exif-rotate)"
+    if sample.size == image.size[::-1] and image.orientation == 1:
+        advice = " (if the boxes were drawn on the upright image, build with --exif-rotate)"
     raise DecodeError(
-        f"wrong size: the picture is {picture.size[0]} x {picture.size[1]}, "
+        f"wrong size: the image is {image.size[0]} x {image.size[1]}, "
         f"the annotations say {sample.size[0]} x {sample.size[1]}{advice}"
     )

@@ -1,4 +1,4 @@
-"""Repairing JPEGs that carry bytes which belong to nothing, without touching what belongs to the picture."""
+"""Removing stray bytes from JPEGs without changing the image."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ _END_OF_IMAGE = b"\xff\xd9"
 
 
 def repaired_jpegs(data: bytes) -> Iterator[bytes]:
-    """Versions of `data` without stray bytes, to be accepted when they decode without a warning to the same pixels.
+    """Yield versions of `data` without stray bytes. Accept one if it decodes to the same pixels without a warning.
 
-    Other stray bytes inside the compressed data are the usual sign of a picture damaged in mid-stream, which decodes
-    to wrong pixels: they are not removed.
+    Stray bytes inside the compressed data are not removed: they usually mean that the image is damaged and decodes to
+    wrong pixels.
     """
-    if (tidy := _without_bytes_between_segments(data)) is not None:
-        yield tidy
-        yield _without_padding(tidy)
+    if (clean := _without_bytes_between_segments(data)) is not None:
+        yield clean
+        yield _without_padding(clean)
     yield _without_padding(data)
 
 
 def _without_padding(data: bytes) -> bytes:
-    """Without zeros between the compressed data and the end-of-image marker."""
+    """Return `data` without zeros between the compressed data and the end-of-image marker."""
     end = data.rfind(_END_OF_IMAGE)
     return data if end < 0 else data[:end].rstrip(b"\0") + data[end:]
 
 
 def _without_bytes_between_segments(data: bytes) -> bytes | None:
-    """Without whatever lies between the header's segments; None when they cannot be followed."""
+    """Return `data` without bytes between the header's segments, or None if the segments cannot be parsed."""
     kept, at = [data[:2]], 2
     while True:
         at = data.find(b"\xff", at)

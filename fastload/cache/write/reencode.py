@@ -1,4 +1,4 @@
-"""From a cache to a cache: another encoding, or smaller pictures, without the dataset it was built from."""
+"""Converting a cache to another encoding or to smaller images, without its dataset."""
 
 from __future__ import annotations
 
@@ -27,22 +27,38 @@ from fastload.sources.base import NOT_PACKED, Problem
 
 @dataclass(frozen=True)
 class ReencodeOptions:
-    """What a cache is turned into."""
+    """Options of `transcode_cache`.
+
+    Args:
+        encoding: the encoding of the new cache.
+        reduction: how images are reduced. Default: they keep their size and quality.
+        workers: number of threads. Default: one per core.
+        overwrite: replace an existing cache.
+    """
 
     encoding: Encoding
     reduction: Reduction = field(default_factory=Reduction)
-    workers: int | None = None  # threads; None: one for every core
+    workers: int | None = None
     overwrite: bool = False
 
 
 def transcode_cache(
     source: Path, path: Path, options: ReencodeOptions, progress: Progress = lambda done, total: None
 ) -> BuildReport:
-    """Make the cache at `path` from the one at `source`, or find it up to date.
+    """Convert the cache at `source` to a new cache at `path`, unless an up-to-date one exists.
 
-    Annotations are carried over; boxes follow where pictures shrink. Atomic and resumable as `build.build_cache` is.
-    `CacheError` as there, and when an image of `source` is damaged, or is held as planes and has to become anything
-    else: from planes there is no way back.
+    Annotations are copied, and boxes are scaled with their images. The conversion is atomic and resumable, like
+    `build_cache`.
+
+    Args:
+        source: the cache to convert.
+        path: the file to create. Its folder is created if needed.
+        options: how to convert the cache.
+        progress: called with (images done, images in total).
+
+    Raises:
+        CacheError: as for `build_cache`; or an image of `source` is damaged; or it is stored as planes, which can only
+            be converted to planes of the same size.
     """
     start = time.monotonic()
     cache = CacheFile(source)
@@ -56,13 +72,13 @@ def transcode_cache(
     with CacheWriter.locked(path.with_name(path.name + ".partial"), job) as unfinished:
         resumed, restarted = unfinished.next_position, unfinished.restarted
         if unfinished.manifest is None:
-            fill(unfinished, _outcomes(cache, resumed, options), len(cache), progress)
+            fill(unfinished, _reencode_all(cache, resumed, options), len(cache), progress)
         _finish(unfinished, cache, path, job, options)
     return report(path, start, True, resumed, restarted)
 
 
 def describe_job(cache: CacheFile, options: ReencodeOptions) -> dict[str, Any]:
-    """What decides the content: for `build_cache` the result is as if built from the dataset with these settings."""
+    """Return the settings that determine the content. For `build_cache`, they are those of a build from the dataset."""
     built = cache.manifest.source
     earlier = Reduction(**{name: built.get(name) for name in Reduction().describe()})
     return {
@@ -74,38 +90,41 @@ def describe_job(cache: CacheFile, options: ReencodeOptions) -> dict[str, Any]:
 
 
 def reencode(cache: CacheFile, options: ReencodeOptions, index: int) -> IngestedImage:
-    """The record of image `index` as `options` want it. Runs in a worker thread."""
+    """Convert image `index` as `options` say. Runs in a worker thread."""
     record = cache.record(index)
     columns = cache.columns_of(index)
     if record.encoding == options.encoding and not options.reduction:
         data, refusal = bytes(cache.record_bytes(index)), None
     else:
-        picture = checked_jpeg(_jpeg(cache, record))
+        image = checked_jpeg(_jpeg(cache, record))
         try:
-            stored = options.reduction.apply(picture)
+            stored = options.reduction.apply(image)
         except DecodeError as error:
-            raise CacheError(f"{cache.path}: image {record.image_id} ({record.name}) {error}.") from error
+            raise CacheError(
+                f"{cache.path}: image {record.image_id} ({record.name}) {error}. Run `fastload verify {cache.path}`."
+            ) from error
         data, refusal = encode(stored, options.encoding)
-        columns = scale_columns(columns, picture.size, stored.size, cache.store.columns)
-    cache.check_unchanged()  # it was whole when the boxes and bytes were read
+        columns = scale_columns(columns, image.size, stored.size, cache.store.columns)
+    cache.check_unchanged()  # so the boxes and bytes above were read from an intact file
     entry = make_entry(data, record.image_id, record.name, record.source_size, columns)
     problems = [Problem(record.image_id, record.name, NOT_PACKED, refusal)] if refusal else []
     return IngestedImage(data, entry, problems)
 
 
 def _jpeg(cache: CacheFile, record: Record) -> bytes:
-    """A JPEG that decodes to the record's planes, bit for bit."""
+    """Return a JPEG that decodes to exactly the record's planes."""
     if record.encoding == Encoding.ORIGINAL:
         return bytes(record.data)
     try:
         return _core.dct_to_jpeg(record.data)
     except ValueError as error:
         raise CacheError(
-            f"{cache.path}: image {record.image_id} ({record.name}) cannot be unpacked: {error}."
+            f"{cache.path}: image {record.image_id} ({record.name}) cannot be unpacked: {error}. Run `fastload verify "
+            f"{cache.path}`."
         ) from error
 
 
-def _outcomes(cache: CacheFile, start: int, options: ReencodeOptions) -> Iterator[IngestedImage]:
+def _reencode_all(cache: CacheFile, start: int, options: ReencodeOptions) -> Iterator[IngestedImage]:
     return ordered_map(partial(reencode, cache, options), range(start, len(cache)), options.workers)
 
 
@@ -113,20 +132,20 @@ def _check_possible(cache: CacheFile, options: ReencodeOptions) -> None:
     if (options.encoding == Encoding.PLANES and not options.reduction) or Encoding.PLANES not in cache.encodings:
         return
     raise CacheError(
-        f"{cache.path} holds decoded planes, from which nothing but planes of the same size can be made. Convert "
-        "another cache of the dataset, or build from the dataset itself: fastload build-cache DATASET."
+        f"{cache.path} holds decoded planes, which can only be converted to planes of the same size. Convert another "
+        "cache of the dataset, or build from the dataset: fastload build-cache DATASET."
     )
 
 
 def _finish(
     unfinished: CacheWriter, cache: CacheFile, path: Path, job: dict[str, Any], options: ReencodeOptions
 ) -> None:
-    if unfinished.manifest is not None:  # it was killed on the last metre
+    if unfinished.manifest is not None:  # an earlier run was interrupted just before renaming the file
         unfinished.finish({}, unfinished.manifest, path)
         return
-    met_before = [problem for problem in read_problems(cache.path) if problem.kind != NOT_PACKED]
+    earlier = [problem for problem in read_problems(cache.path) if problem.kind != NOT_PACKED]
     with write_errors(path):
-        write_problems([*met_before, *unfinished.problems], path)
+        write_problems([*earlier, *unfinished.problems], path)
     index = unfinished.index()
     manifest = Manifest(
         encoding=options.encoding.label,

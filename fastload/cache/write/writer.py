@@ -1,8 +1,8 @@
-"""The unfinished file of a cache being built: locked, resumable, and renamed once it is whole.
+"""The unfinished file of a cache being built: locked, resumable, and renamed when it is complete.
 
-While it is built the LMDB file holds, besides records, b"build/job": the JSON of what is being built and by whom, and
-b"build/part/" + position: the index of the records written so far, one .npz for every transaction, whose key is the
-source position to go on from. The transaction that writes the manifest removes both.
+During a build the LMDB file holds records and two more kinds of keys, which the transaction that writes the manifest
+removes. b"build/job" is JSON: the settings of the build, and the process. b"build/part/" + position is an .npz with the
+index of the records of one transaction; the position is that of the next sample.
 """
 
 from __future__ import annotations
@@ -34,21 +34,28 @@ from fastload.sources.base import Problem
 
 JOB_KEY = b"build/job"
 PART_PREFIX = b"build/part/"
-FULL = 1 << 16  # bytes left on a disk that is full
-FIRST_MAP_SIZE = 1 << 28  # bytes of address space; doubled whenever it is full
+FULL = 1 << 16  # bytes: a disk with less free space is full
+FIRST_MAP_SIZE = 1 << 28  # bytes of address space; doubled when it is full
 
 
 @dataclass(frozen=True)
 class Part:
-    """What one transaction made of the samples up to position `end`."""
+    """The index, problems and stamps of the samples of one transaction.
+
+    Args:
+        end: the position after its last sample.
+        index: the index of its records.
+        problems: the problems of its samples.
+        stamps: the stamp of each sample's file.
+    """
 
     end: int
     index: Index
     problems: list[Problem]
-    stamps: list[Stamp]  # of every sample's file
+    stamps: list[Stamp]
 
     def to_bytes(self) -> bytes:
-        """The part as it is stored."""
+        """Serialize the part."""
         stream = io.BytesIO()
         lines = json.dumps([asdict(problem) for problem in self.problems]).encode()
         stamps = np.array(self.stamps, np.int64).reshape(-1, 2)
@@ -58,22 +65,30 @@ class Part:
 
     @classmethod
     def from_bytes(cls, end: int, stored: bytes) -> Part:
-        """ValueError or KeyError when these are not the bytes of a part."""
+        """Parse a part. ValueError or KeyError if it is invalid."""
         with np.load(io.BytesIO(stored), allow_pickle=False) as arrays:
-            further = sorted({*arrays.files} - {*INDEX, "problems", "stamps"})
-            index = {name: arrays[name] for name in (*INDEX, *further)}
+            extra = sorted({*arrays.files} - {*INDEX, "problems", "stamps"})
+            index = {name: arrays[name] for name in (*INDEX, *extra)}
             problems = [Problem.from_fields(fields) for fields in json.loads(arrays["problems"].tobytes())]
             return cls(end, index, problems, [(size, time) for size, time in arrays["stamps"].tolist()])
 
 
 class CacheWriter:
-    """`X.lmdb.partial`, held under an exclusive lock until it is closed or finished. Use `CacheWriter.locked`."""
+    """The unfinished file `X.lmdb.partial` under an exclusive lock. Use `CacheWriter.locked`.
+
+    Args:
+        path: the unfinished file.
+        job: the settings that determine the content of the cache.
+
+    Raises:
+        CacheError: another process is building the cache, or the file cannot be written.
+    """
 
     def __init__(self, path: Path, job: dict[str, Any]) -> None:
         self.path = path
         self.parts: list[Part] = []
-        self.restarted = False  # what was there belonged to another job
-        self.manifest: Manifest | None = None  # set when all that remained to be done was the renaming
+        self.restarted = False  # True: the file was damaged or of another job, and was discarded
+        self.manifest: Manifest | None = None  # set if the file is complete and only needs to be renamed
         self._lock = _acquire(path)
         self._recover(job)
         with write_errors(path):
@@ -84,44 +99,56 @@ class CacheWriter:
     @classmethod
     @contextmanager
     def locked(cls, path: Path, job: dict[str, Any]) -> Iterator[CacheWriter]:
-        """The partial file of `job`, made when there is none, resumed when it is of the same job, else begun afresh.
+        """Open the unfinished file of `job`: create it, resume it if it is of the same job, or start again.
 
-        `CacheError` when somebody else is building it. What is committed stays when the block is left early.
+        The file is closed at the end of the block. Committed samples stay if the block is left early.
+
+        Args:
+            path: the unfinished file.
+            job: the settings that determine the content of the cache.
+
+        Raises:
+            CacheError: another process is building the cache, or the file cannot be written.
         """
-        partial = cls(path, job)
+        writer = cls(path, job)
         try:
-            yield partial
+            yield writer
         finally:
-            partial._env.close()
-            os.close(partial._lock)
+            writer._env.close()
+            os.close(writer._lock)
 
     @property
     def next_position(self) -> int:
-        """The position of the sample to go on with."""
+        """The position of the next sample to process."""
         return self.parts[-1].end if self.parts else 0
 
     @property
     def problems(self) -> list[Problem]:
-        """The problems of everything committed so far."""
+        """The problems of all committed samples."""
         return [problem for part in self.parts for problem in part.problems]
 
     @property
     def stamps(self) -> list[Stamp]:
-        """The stamps of all samples committed so far."""
+        """The stamps of all committed samples."""
         return [stamp for part in self.parts for stamp in part.stamps]
 
     def index(self) -> Index:
-        """The index of everything committed so far."""
+        """Return the index of all committed records."""
         return join_indices(part.index for part in self.parts)
 
     def commit(self, records: Sequence[tuple[int, bytes]], part: Part) -> None:
-        """Make durable what was made of some samples. `records` are (position, bytes)."""
+        """Write the records and the part of some samples in one transaction.
+
+        Args:
+            records: (position, bytes) of each record.
+            part: the part of the samples, including those without a record.
+        """
         values = {PART_PREFIX + part.end.to_bytes(8, "big"): part.to_bytes()}
         self._write(values | {record_key(position): record for position, record in records})
         self.parts.append(part)
 
     def rewind(self, position: int) -> None:
-        """Forget whatever was committed from the part on that holds the sample at `position`."""
+        """Remove the part that holds the sample at `position`, and all later parts, with their records."""
         if position >= self.next_position:
             return
         self.parts = [part for part in self.parts if part.end <= position]
@@ -130,13 +157,13 @@ class CacheWriter:
         self._write({}, clear={PART_PREFIX: later_parts, RECORD_PREFIX: record_key(first)})
 
     def finish(self, index: Index, manifest: Manifest, path: Path) -> None:
-        """Complete the cache and put it in its place, over an older one."""
+        """Complete the cache and rename it to `path`, replacing an existing cache."""
         if self.manifest is None:
             arrays = {INDEX_PREFIX + name.encode(): array.tobytes() for name, array in index.items()}
             self._write({**arrays, MANIFEST_KEY: manifest.to_bytes()}, clear={b"build/": b"build/"})
         with write_errors(self.path):
             self._env.sync(True)
-            # LMDB leaves out pages at the end that it has freed: with them, a file cut short is known by its size.
+            # LMDB does not write freed pages at the end. With them, a truncated file is detected by its size.
             end = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
             os.ftruncate(self._lock, max(end, os.fstat(self._lock).st_size))
             os.fsync(self._lock)
@@ -144,23 +171,23 @@ class CacheWriter:
             sync_folder(path.parent)
 
     def discard(self) -> None:
-        """Remove the file: what it holds is not worth resuming."""
+        """Remove the file, so that the next build starts from the beginning."""
         self.path.unlink()
 
     def _recover(self, job: dict[str, Any]) -> None:
-        """Take up what an interrupted build of the same job has left, or empty the file."""
+        """Resume an interrupted build of the same job, or start with a new file."""
         if os.fstat(self._lock).st_size == 0:
             return
         try:
-            self._take_up(job)
+            self._resume(job)
         except (ValueError, KeyError, OSError):  # damaged, or of another job
             self.parts, self.manifest = [], None
             self.restarted = True
-            self.discard()  # not truncated: whoever has it mapped, to see who builds, would crash
+            self.discard()  # not truncated, because a process that has it mapped would crash
             os.close(self._lock)
             self._lock = _acquire(self.path)
 
-    def _take_up(self, job: dict[str, Any]) -> None:
+    def _resume(self, job: dict[str, Any]) -> None:
         with mmap.mmap(self._lock, 0, prot=mmap.PROT_READ) as file:
             values, positions, _, _, _ = _core.lmdb_tree(file)
             stored = {key: file[offset : offset + size] for key, (offset, size) in sorted(values.items())}
@@ -182,7 +209,7 @@ class CacheWriter:
         return lmdb.open(str(self.path), subdir=False, lock=False, map_size=size, meminit=False, readahead=False)
 
     def _write(self, values: dict[bytes, bytes], clear: dict[bytes, bytes] | None = None) -> None:
-        """One transaction: for each prefix in `clear` remove its keys from the given one on, then store `values`."""
+        """In one transaction, for each prefix in `clear` remove its keys from the given one on, then store `values`."""
         with write_errors(self.path):
             while True:
                 try:
@@ -196,8 +223,8 @@ class CacheWriter:
                     self._env.set_mapsize(2 * self._env.info()["map_size"])
 
 
-def _check_same(before: dict[str, Any], job: dict[str, Any]) -> None:
-    if {key: before.get(key) for key in job} != job:
+def _check_same(stored: dict[str, Any], job: dict[str, Any]) -> None:
+    if {key: stored.get(key) for key in job} != job:
         raise ValueError("another job")
 
 
@@ -208,7 +235,7 @@ def _delete(transaction: lmdb.Transaction, prefix: bytes, first: bytes) -> None:
 
 
 def _acquire(path: Path) -> int:
-    """A descriptor of `path` that holds its lock. The file may be renamed while we wait to look: then look again."""
+    """Open and lock `path`, and return the descriptor. Tries again if the file was renamed in the meantime."""
     while True:
         with write_errors(path):
             lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -221,11 +248,13 @@ def _acquire(path: Path) -> int:
         except BlockingIOError as error:
             builder = _builder(lock)
             os.close(lock)
-            raise CacheError(f"{path.with_suffix('')} is being built by {builder}: wait for it, or stop it.") from error
+            raise CacheError(
+                f"{path.with_suffix('')} is being built by {builder}: wait until it is done, or stop it."
+            ) from error
 
 
 def _builder(lock: int) -> str:
-    """Who holds a file that we could not lock. It is being written to, so any answer may fail."""
+    """Describe the process that holds the lock. It is writing to the file, so reading it may fail."""
     try:
         with mmap.mmap(lock, 0, prot=mmap.PROT_READ) as file:
             offset, size = _core.lmdb_tree(file)[0][JOB_KEY]
@@ -237,23 +266,23 @@ def _builder(lock: int) -> str:
 
 @contextmanager
 def write_errors(path: Path) -> Iterator[None]:
-    """Whatever keeps us from writing, said clearly."""
+    """Turn write failures into a CacheError with advice."""
     try:
         yield
     except (lmdb.MapFullError, BlockingIOError):
-        raise  # these have answers of their own
+        raise  # the callers handle these
     except (lmdb.Error, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         if isinstance(error, lmdb.Error) and shutil.disk_usage(path.parent).free < FULL:
-            reason = os.strerror(errno.ENOSPC)  # LMDB takes a write that was cut short for an input/output error
+            reason = os.strerror(errno.ENOSPC)  # LMDB reports a short write as an input/output error
         raise CacheError(
-            f"{path} cannot be written: {reason}. Make room or permit it and run the same command again, which carries "
-            "on where this one stopped; or choose another place with --out."
+            f"{path} cannot be written: {reason}. Make room or change permissions and run the same command again, "
+            "which resumes the build; or choose another place with --out."
         ) from error
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a renaming in `folder` survive a power cut."""
+    """Flush a folder to disk, so that a rename in it survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
