@@ -43,5 +43,5 @@ for name in set(fastload.__all__) - {"show_progress"}:
 
 def test_unknown_formats_are_refused(tmp_path):
     """Formats have names; the error lists them."""
-    with pytest.raises(FastloadError, match="no format 'cocoa': use one of coco, voc"):
+    with pytest.raises(FastloadError, match="unknown dataset format 'cocoa': use one of coco, voc"):
         find_datasets(str(tmp_path), "cocoa")

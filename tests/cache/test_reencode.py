@@ -75,7 +75,9 @@ def test_planes_only_become_planes(caches, tmp_path):
             done = fastload_command(
                 "convert-cache", caches[Encoding.PLANES], tmp_path / "x.lmdb", "--encoding", *option
             )
-            assert done.returncode == 1 and "only be converted to planes" in done.stderr and "build-cache" in done.stderr
+            assert (
+                done.returncode == 1 and "only be converted to planes" in done.stderr and "build-cache" in done.stderr
+            )
     assert {path.name for path in tmp_path.iterdir()} == {"copy.lmdb", "copy.problems.jsonl"}
 
 

@@ -1,1 +1,1 @@
-"""Opening caches and reading them, one or several as one."""
+"""Opening and reading caches: single files, or several files as one cache."""

@@ -1,4 +1,4 @@
-"""Cache: a built dataset as torch and torchvision know datasets."""
+"""Cache: a built dataset as a `torch.utils.data.Dataset`."""
 
 from __future__ import annotations
 
@@ -18,43 +18,42 @@ from fastload.cache.read.cache_file import CacheFile, as_positions
 from fastload.errors import ArgumentError, DecodeError
 
 Example = tuple[Tensor, dict[str, Any]]
-ROUNDING = 1e-3  # pixels by which a side of a box may be off, as float32 holds its corners
+ROUNDING = 1e-3  # pixels: the float32 rounding error of a box side
 
 
 class Cache(CacheFile, Dataset[Example]):
-    """A cache: a map-style `torch.utils.data.Dataset` in torchvision's convention.
+    """A cache as a map-style `torch.utils.data.Dataset` with torchvision's conventions.
 
         image, target = Cache("coco/fastload/train2017.lmdb")[0]
 
-    `image` is the whole image, uint8 RGB (3, H, W), with the pixels that `FastLoader` shows at that size. `target` is a
-    dict like those of `Targets`: `boxes` (n, 4) float32 xyxy in pixels of the image, `labels` (n) int64 of the
-    dataset's own category ids, `image_id` int, `area` (n) float32, `iscrowd` (n) int64, and further columns, if the
-    cache has some. So `DataLoader`, `Subset`, `random_split`, `cache + other` and torchvision's scripts take it as any
-    dataset; `FastLoader` reads it faster.
-    `record(i)` is what is stored. A subclass may have a `__getitem__` of its own.
+    `image` is the whole image, uint8 RGB (3, H, W), with the same pixels as in `FastLoader` at that size. `target` is a
+    dict like those of `Targets`: `boxes` (n, 4) float32 xyxy in pixels of the image, `labels` (n) int64 category ids of
+    the dataset, `image_id` int, `area` (n) float32, `iscrowd` (n) int64, and the extra columns of the cache, if any.
+    It works with `DataLoader`, `Subset`, `random_split`, `cache + other` and torchvision's scripts; `FastLoader` reads
+    it faster. `record(i)` returns the stored image. A subclass may override `__getitem__`.
 
-    Image i is the i-th of the source that could be stored: the order of the annotation file, not that of image ids,
-    by which torchvision and pycocotools sort. Translate index lists that were made elsewhere by `index_of`.
+    Images are in the order of the annotation file, without skipped images. torchvision and pycocotools sort by image
+    id instead, so translate their positions with `index_of`.
 
-    Several caches are read as one, the images of the first before those of the second:
+    A list of caches is read as one cache, with the images of the first before those of the second:
 
         both = Cache(["voc2007/fastload/trainval.lmdb", "voc2012/fastload/trainval.lmdb"], renumber=True)
 
-    Their categories are matched by name. Labels are category ids, so a name must have the same id in all of them. They
-    show the further columns that all of them have.
+    Their categories are matched by name. Labels are category ids, so a name must have the same id in all caches. The
+    extra columns are those that all caches have.
 
-    Nothing is copied on opening: arrays and records are views of the mapped file, and keep it mapped. Opening one path
-    many times in a process maps it once. Of several caches the arrays are joined when they are first asked for, and
-    the records stay where they are. A cache pickles as its paths, and works after fork and spawn.
+    Opening copies nothing: arrays and records are views of the mapped file, and keep it mapped. A file that is opened
+    several times in a process is mapped once. The arrays of several caches are joined on first use. A cache pickles as
+    its paths, and works after fork and spawn.
 
     Args:
-        path: a file that `fastload build-cache` made, or a list of such files and of Caches.
-        renumber: of several caches, whose image ids may clash: the ids are then the positions 0 to n - 1.
+        path: a file made by `fastload build-cache`, or a list of files and Caches.
+        renumber: for a list of caches whose image ids may clash: use the positions 0 to n - 1 as image ids.
 
     Raises:
-        CacheError: a file is missing, damaged or of another version, or caches cannot be read as one: an image id is in
-            two of them, or a category's name or id stands for different ones.
-        ArgumentError: the list is empty, or a subclass in it makes items of its own.
+        CacheError: a file is missing, damaged or of another version; or the caches cannot be combined, because an image
+            id is in two of them, or because their categories disagree.
+        ArgumentError: the list is empty, or a cache in it is of a subclass that overrides `__getitem__`.
     """
 
     def __init__(
@@ -62,20 +61,22 @@ class Cache(CacheFile, Dataset[Example]):
     ) -> None:
         if isinstance(path, Sequence) and not isinstance(path, str):
             path = caches = [part if isinstance(part, Cache) else Cache(part) for part in path]
-            if own := [type(cache).__name__ for cache in caches if not has_items_of(Cache, cache)]:
-                raise ArgumentError(f"{own[0]} makes items of its own: join it to others by torch's ConcatDataset")
+            if overriding := [type(cache).__name__ for cache in caches if not has_items_of(Cache, cache)]:
+                raise ArgumentError(
+                    f"{overriding[0]} overrides __getitem__: combine it with other caches by torch's ConcatDataset"
+                )
         super().__init__(path, renumber)
 
     def __getitem__(self, index: int) -> Example:
-        """Image `index`, checked against its checksum, and what is annotated on it.
+        """Return image `index` and its target, after verifying its checksum.
 
         Raises:
-            CacheError: its bytes are not those that were written.
-            DecodeError: it does not decode.
-            IndexError: there is no such image.
+            CacheError: the record is damaged.
+            DecodeError: the image cannot be decoded.
+            IndexError: there is no image `index`.
         """
         cache, i = self.locate(index)
-        if cache is not self:  # whose arrays need not be joined for it, in each of many worker processes
+        if cache is not self:  # reading from the single file avoids joining the arrays in every worker process
             image, target = cast(Cache, cache)[i]
             for column in set(cache.store.columns) - set(self.store.columns):
                 target.pop(column.name, None)
@@ -94,24 +95,32 @@ class Cache(CacheFile, Dataset[Example]):
         return torch.from_numpy(pixels).permute(2, 0, 1), target
 
     def subset(self, indices: Sequence[int] | NDArray[np.integer[Any]] | Tensor) -> Subset[Example]:
-        """Some of the images, as a `torch.utils.data.Subset` whose `indices` are an int64 array.
+        """Return some of the images as a `torch.utils.data.Subset` with an int64 array as `indices`.
+
+            first = cache.subset(range(1000))
 
         Args:
-            indices: (k) a list, a range, an array (not copied if it is int64) or a tensor; negative ones count from
-                the end.
+            indices: (k) integers as a list, a range, an array (not copied if it is int64) or a tensor. Negative indices
+                count from the end.
 
         Raises:
-            IndexError: an index of no image.
-            TypeError: no list of integers, such as a boolean mask.
+            IndexError: an index is out of range.
+            TypeError: `indices` is not a list of integers but, for example, a boolean mask.
         """
-        return Subset(self, as_positions(indices, len(self)))  # type: ignore[arg-type]  # all that Subset does is index
+        return Subset(self, as_positions(indices, len(self)))  # type: ignore[arg-type]  # Subset only indexes it
 
     def without_empty(self, skip_crowd: bool = False) -> Subset[Example]:
-        """The images that there is something to learn from, as torchvision's scripts choose them for training: those
-        with a box that is wider and higher than one pixel of the annotated picture.
+        """Return the images with a box that is wider and higher than one pixel of the annotated image.
+
+        These are the images that torchvision's detection scripts train on.
+
+            train = FastLoader(cache.without_empty(skip_crowd=True), batch_size=16)
 
         Args:
-            skip_crowd: boxes around crowds do not count.
+            skip_crowd: ignore boxes around crowds.
+
+        Returns:
+            A `torch.utils.data.Subset` as of `subset`.
         """
         number = np.diff(self.box_offsets)
         pixel = (self.sizes / self.source_sizes + ROUNDING).astype(np.float32)  # (n, 2) in pixels of the stored image
@@ -139,22 +148,22 @@ class Cache(CacheFile, Dataset[Example]):
 
 
 def flatten(dataset: Any) -> tuple[Cache, NDArray[np.int64]] | None:
-    """The cache that `dataset` is, or the one of all caches in it, and where in that cache its images are (n).
+    """Return one cache with all images of a dataset, and the positions (n) of its items in that cache.
 
-    None unless it is a Cache, or Subsets and ConcatDatasets of some in any nesting, that make no items of their own.
-    A cache that comes several times is one cache, of which some images come several times.
+    Returns None unless the dataset is a Cache, or Subsets and ConcatDatasets of Caches in any nesting, of classes that
+    do not override `__getitem__`. A cache that occurs several times is used once, with repeated positions.
 
     Raises:
-        CacheError: caches that cannot be read as one.
-        IndexError, TypeError: a Subset of images that there are not.
+        CacheError: the caches cannot be combined.
+        IndexError, TypeError: the indices of a Subset are invalid.
     """
     caches: list[Cache] = []
-    starts: dict[int, int] = {}  # where in all of them a cache begins
+    starts: dict[int, int] = {}  # position of the first image of each cache, by the id of its store
 
     def positions(dataset: Any) -> NDArray[np.int64] | None:
         if has_items_of(Subset, dataset):
-            within = positions(dataset.dataset)
-            return None if within is None else within[as_positions(dataset.indices, len(within))]
+            inner = positions(dataset.dataset)
+            return None if inner is None else inner[as_positions(dataset.indices, len(inner))]
         if has_items_of(ConcatDataset, dataset):
             parts = [part for one in dataset.datasets if (part := positions(one)) is not None]
             return np.concatenate(parts) if len(parts) == len(dataset.datasets) else None
@@ -170,7 +179,7 @@ def flatten(dataset: Any) -> tuple[Cache, NDArray[np.int64]] | None:
 
 
 def has_items_of(kind: Any, dataset: Any) -> bool:
-    """Whether `dataset` is a `kind` of which no subclass has put other items in their place."""
+    """Return whether `dataset` is a `kind`, and its class does not override how `kind` returns items."""
     names = ("__getitem__", "__getitems__")
     return isinstance(dataset, kind) and all(
         getattr(type(dataset), name, None) is getattr(kind, name, None) for name in names

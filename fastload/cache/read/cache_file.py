@@ -1,4 +1,4 @@
-"""CacheFile: the records and arrays of a built dataset, read without copying. Needs no torch."""
+"""CacheFile: the records and arrays of a cache, read without copying. Needs no torch."""
 
 from __future__ import annotations
 
@@ -28,31 +28,51 @@ from fastload.sources.base import Category
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Record:
-    """One image and its G boxes. The arrays are read-only views of the cache."""
+    """One stored image and its G boxes. The arrays are read-only views of the cache.
 
-    data: memoryview  # the payload: for `Encoding.ORIGINAL` the bytes of a JPEG file
+    Args:
+        data: the payload; for `Encoding.ORIGINAL`, the bytes of a JPEG file.
+        encoding: the encoding of the payload.
+        size: width and height in pixels.
+        source_size: width and height of the annotated image; larger if it was shrunk.
+        boxes: (G, 4) x0, y0, x1, y1 in pixels.
+        labels: (G) indices into `CacheFile.categories`.
+        crowd: (G) whether the box is around a crowd.
+        area: (G) square pixels: of the segmentation if the source has one, else of the box.
+        annotation_ids: (G) the ids in the source.
+        image_id: the id in the source.
+        name: the file name in the source.
+        columns: extra columns by name: (G, ...) values per object, or (...) the value of the image. A ragged column is
+            a list of G arrays (k, ...) or, with two levels, of G lists of arrays; of an image it is one of these.
+    """
+
+    data: memoryview
     encoding: Encoding
-    size: tuple[int, int]  # width, height in pixels
-    source_size: tuple[int, int]  # of the picture that was annotated, which may have been stored smaller
-    boxes: NDArray[np.float32]  # (G, 4) x0, y0, x1, y1 in pixels
-    labels: NDArray[np.int32]  # (G) indices into `CacheFile.categories`
-    crowd: NDArray[np.bool_]  # (G)
-    area: NDArray[np.float32]  # (G) square pixels, of the segmentation where there is one
-    annotation_ids: NDArray[np.int64]  # (G)
+    size: tuple[int, int]
+    source_size: tuple[int, int]
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int32]
+    crowd: NDArray[np.bool_]
+    area: NDArray[np.float32]
+    annotation_ids: NDArray[np.int64]
     image_id: int
-    name: str  # the file the image came from
-    # Further ones by name: an array (G, ...) of the objects, or (...) of the image. A ragged column is a list of G
-    # arrays (k, ...) or, with two levels, of G lists of such arrays; of the image it is one such array or list.
+    name: str
     columns: Mapping[str, Any]
 
 
 class CacheFile:
-    """A cache, opened read-only: what `Cache` is, for all that needs no torch.
+    """The part of `Cache` that needs no torch: a cache that is opened read-only. See `Cache`.
 
-    `Cache` says what it is made of, how it may be used, and in which order its images are.
+    Args:
+        path: a file, or a list of files and caches.
+        renumber: for a list of caches: use the positions as image ids.
+
+    Raises:
+        CacheError: a file is missing, damaged or of another version, or the caches cannot be combined.
+        ArgumentError: the list is empty.
     """
 
-    _caches: tuple[CacheFile, ...] = ()  # that are read as one, if it is not a single file
+    _caches: tuple[CacheFile, ...] = ()  # the list of caches; empty for a single file
 
     def __init__(
         self,
@@ -61,11 +81,11 @@ class CacheFile:
     ) -> None:
         if isinstance(path, Sequence) and not isinstance(path, str):
             if not path:
-                raise ArgumentError("a list of caches needs one at least, and this one is empty")
+                raise ArgumentError("the list of caches is empty: give one cache or more")
             self._caches = tuple(part if isinstance(part, CacheFile) else CacheFile(part) for part in path)
             self._renumber = renumber
         elif renumber:
-            raise ArgumentError("renumber=True is for a list of caches, whose image ids may clash")
+            raise ArgumentError(f"renumber=True is for a list of caches: open {path} without it, or in a list")
         else:
             self._path = Path(os.path.abspath(path))
         self._mapping = self._open()
@@ -77,11 +97,14 @@ class CacheFile:
         return len(self.image_ids)
 
     def record(self, index: int) -> Record:
-        """Image `index` as it is stored, with its boxes.
+        """Return image `index` as it is stored, with its boxes, after verifying its checksum.
+
+            record = cache.record(0)
+            record.size, record.boxes, record.name
 
         Raises:
-            CacheError: its bytes are not those that were written.
-            IndexError: there is no such image.
+            CacheError: the record is damaged.
+            IndexError: there is no image `index`.
         """
         i = self._position(index)
         header = self.check_record(i)
@@ -102,12 +125,15 @@ class CacheFile:
         )
 
     def records(self) -> Iterator[Record]:
-        """All images as they are stored, in order."""
+        """Iterate over `record(i)` of all images, in order."""
         return map(self.record, range(len(self)))
 
     def columns_of(self, index: int) -> Columns:
-        """All columns of image `index` by key, `annotations.SCHEMA` and further ones: (G, ...) of objects, (...) of the
-        image; of ragged ones the arrays of `Column.keys`. Views."""
+        """Return all columns of image `index` by key, as views.
+
+        These are the columns of `annotations.SCHEMA` and the extra columns: (G, ...) values per object, or (...) the
+        value of the image; of ragged columns, the arrays of `Column.keys`.
+        """
         i = self._position(index)
         columns: dict[str, NDArray[Any]] = {}
         for column in (*SCHEMA, *self._mapping.columns):
@@ -116,64 +142,72 @@ class CacheFile:
         return columns
 
     def check_record(self, index: int) -> RecordHeader:
-        """The header of image `index`. `CacheError` when a bit of its record is not as it was written."""
+        """Verify the record of image `index` and return its header.
+
+        Raises:
+            CacheError: the record is damaged.
+            IndexError: there is no image `index`.
+        """
         cache, i = self.locate(index)
         if cache is not self:
             return cache.check_record(i)
         record = self.record_bytes(i)
         try:
             header = read_header(record)
-            known = (*self.sizes[i], self.encodings[i], self.checksums[i])
-            if (header.width, header.height, header.encoding, header.checksum) != known:
-                raise ValueError("it is not the record that the index knows")
+            indexed = (*self.sizes[i], self.encodings[i], self.checksums[i])
+            if (header.width, header.height, header.encoding, header.checksum) != indexed:
+                raise ValueError("it is not the record in the index")
             check_payload(record, header)
         except ValueError as error:
             self.check_unchanged()
             raise CacheError(
                 f"{self.path}: image {self.image_ids[i]} ({self.name(i)}) is damaged: {error}. "
-                f"`fastload verify {self.path}` lists all damage; `fastload build-cache --overwrite` builds it anew."
+                f"`fastload verify {self.path}` lists all damage; `fastload build-cache --overwrite` builds it again."
             ) from error
         self.check_unchanged()
         return header
 
     def check_unchanged(self) -> None:
-        """See that each file is still the one that was opened. Takes a microsecond or two for one that nobody changed.
+        """Check that each file is still the one that was opened. Takes one or two microseconds if it is unchanged.
 
-        What was read of arrays and records before this call was not zeros in the place of lost pages. Damage to single
-        records is not looked for here: see `check_record`.
+        Success means that no page read before this call was lost and replaced by zeros. Single records are not
+        verified: see `check_record`.
 
         Raises:
-            CacheError: The file was truncated or overwritten, or its disk has lost the index.
+            CacheError: a file was truncated or overwritten, or its index can no longer be read from disk.
         """
         self._mapping.check_unchanged()
 
     def ensure(self, positions: NDArray[np.int64]) -> None:
-        """Wait until the records at `positions` (k) may be read at their `addresses`, by any thread.
+        """Wait until the records at `positions` can be read at their `addresses`, by any thread.
 
-        Engines call it for the records of a plan before they read any. Records of local files and in memory can always
-        be read, so that it returns at once. A store that gets its records from elsewhere gets them now, many together,
-        and keeps them in place until the batches of that plan are made. Positions may repeat.
+        Engines call this with the records of a plan before they read them. For local files and caches in memory, it
+        returns immediately. A remote store fetches the records together, and keeps them until the batches of the plan
+        are done.
+
+        Args:
+            positions: (k) positions of records. They may repeat.
 
         Raises:
-            CacheError: Some cannot be had, which it names. Others may be asked for after that.
+            CacheError: some records cannot be fetched. The message names them. Other records can still be requested.
         """
         self._mapping.ensure(positions)
 
     def record_bytes(self, index: int) -> memoryview:
-        """The whole record of image `index`, header and payload, unchecked. Needs no `ensure`."""
+        """Return the record of image `index`, header and payload, without verifying it. Needs no `ensure`."""
         return self._mapping.record(self._position(index))
 
     def name(self, index: int) -> str:
-        """The file that image `index` came from, as the source names it."""
+        """Return the file name of image `index` in the source."""
         return self._mapping.name(self._position(index))
 
     @property
     def shards(self) -> tuple[CacheFile, ...]:
-        """The caches of a single file that this one consists of, in order; itself if it is one."""
+        """The single-file caches that this cache consists of, in order. A single file consists of itself."""
         return tuple(shard for cache in self._caches for shard in cache.shards) or (self,)
 
     def locate(self, index: int) -> tuple[CacheFile, int]:
-        """The one of `shards` that holds image `index`, and its index there."""
+        """Return the shard that holds image `index`, and its index in that shard."""
         i = self._position(index)
         if not isinstance(self._mapping, Shards):
             return self, i
@@ -181,61 +215,61 @@ class CacheFile:
         return cache.locate(i)
 
     def path_of(self, index: int) -> Path:
-        """Where the file lies that holds image `index`."""
+        """Return the path of the file that holds image `index`."""
         return self.locate(index)[0].path
 
     @property
     def path(self) -> Path:
-        """Where the cache lies. CacheError if it has several files: each of `shards` has a path, `path_of` finds it."""
+        """The path of the file. CacheError if there are several: use `path_of(i)`, or the paths of `shards`."""
         if self._caches:
             raise CacheError(
-                f"a cache of several files has no single path: ask path_of(i), or its shards. It has {self.where}."
+                f"a cache of several files has no single path: use path_of(i) or shards. Its files are {self.where}."
             )
         return self._path
 
     @property
     def where(self) -> str:
-        """Where its files lie, for messages."""
+        """The paths of its files, for messages."""
         return _listed([shard.path for shard in self.shards])
 
     @property
     def manifest(self) -> Manifest:
-        """What the file says of itself. CacheError if there are several: each of `shards` has one."""
+        """The manifest of the file. CacheError if there are several files: use the manifests of `shards`."""
         return self._mapping.manifest
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex digits that change whenever images or annotations do."""
+        """Hex digest that changes whenever images or annotations change."""
         return self._mapping.fingerprint
 
     @property
     def categories(self) -> tuple[Category, ...]:
-        """The K classes; labels index this tuple."""
+        """The classes. `labels` are indices into this tuple."""
         return self._mapping.categories
 
     @property
     def store(self) -> Store:
-        """Where its images lie."""
+        """The store that holds the index and the records."""
         return self._mapping
 
     @property
     def image_ids(self) -> NDArray[np.int64]:
-        """(n) the source's ids."""
+        """(n) image ids of the source."""
         return self._mapping.index["image_id"]
 
     @property
     def sizes(self) -> NDArray[np.int32]:
-        """(n, 2) width, height of the decoded images."""
+        """(n, 2) width, height of the decoded images in pixels."""
         return self._mapping.index["size"]
 
     @property
     def source_sizes(self) -> NDArray[np.int32]:
-        """(n, 2) width, height of the pictures that were annotated; larger where images were stored smaller."""
+        """(n, 2) width, height of the annotated images in pixels; larger than `sizes` for images that were shrunk."""
         return self._mapping.index["source_size"]
 
     @property
     def box_offsets(self) -> NDArray[np.int64]:
-        """(n + 1) image i has the boxes box_offsets[i] to box_offsets[i + 1]."""
+        """(n + 1) offsets: the boxes of image i are box_offsets[i] to box_offsets[i + 1]."""
         return self._mapping.index["box_offset"]
 
     @property
@@ -250,67 +284,67 @@ class CacheFile:
 
     @property
     def crowd(self) -> NDArray[np.bool_]:
-        """(m) whether a box surrounds a crowd of objects."""
+        """(m) whether the box is around a crowd of objects."""
         return self._mapping.index["crowd"].view(np.bool_)
 
     @property
     def area(self) -> NDArray[np.float32]:
-        """(m) square pixels: of the segmentation where the source has one, else of the box."""
+        """(m) square pixels: of the segmentation if the source has one, else of the box."""
         return self._mapping.index["area"]
 
     @property
     def annotation_ids(self) -> NDArray[np.int64]:
-        """(m) the source's ids of the boxes."""
+        """(m) annotation ids of the source."""
         return self._mapping.index["annotation_id"]
 
     @property
     def columns(self) -> Columns:
-        """The columns beside those, by name: (m, ...) a value a box, or (n, ...) a value an image. See `ragged` too."""
+        """The extra columns by name: (m, ...) with a value per box, or (n, ...) with a value per image. See also `ragged`."""
         return {column.name: self._mapping.index[column.key] for column in self._mapping.columns if not column.ragged}
 
     @property
     def ragged(self) -> Mapping[str, Ragged]:
-        """The ragged columns, by name: m rows if they are of boxes, n if they are of images."""
+        """The ragged columns by name, with a row per box or per image."""
         return {column.name: column.of(self._mapping.index) for column in self._mapping.columns if column.ragged}
 
     @property
     def encodings(self) -> NDArray[np.uint8]:
-        """(n) how each payload holds its image: values of `layout.Encoding`."""
+        """(n) the encoding of each record: values of `Encoding`."""
         return self._mapping.index["encoding"]
 
     @property
     def addresses(self) -> NDArray[np.uint64]:
-        """(n) where in memory the records begin, valid as long as this cache is held."""
+        """(n) memory address of each record, valid as long as this cache exists."""
         return self._mapping.addresses
 
     @property
     def lengths(self) -> NDArray[np.uint64]:
-        """(n) bytes of the records, headers included."""
+        """(n) size of each record in bytes, including its header."""
         return self._mapping.lengths
 
     @property
     def checksums(self) -> NDArray[np.uint64]:
-        """(n) of the records, as their headers should state them."""
+        """(n) checksum of each record, as its header must state it."""
         return self._mapping.index["checksum"]
 
     @cached_property
     def annotations(self) -> Annotations:
-        """All of that as batches are made of it."""
+        """All annotations, in the form that batches are made from."""
         return self._annotations(slice(None), self.box_offsets)
 
     @cached_property
     def annotations_without_crowds(self) -> Annotations:
-        """The same, without the boxes that surround crowds."""
+        """The annotations without boxes around crowds."""
         single = ~self.crowd
         return self._annotations(single, np.concatenate([[0], np.cumsum(single)])[self.box_offsets])
 
     def _annotations(self, rows: slice | NDArray[np.bool_], offsets: NDArray[np.int64]) -> Annotations:
-        """Of some of the boxes, those of image i being offsets[i] to offsets[i + 1]."""
-        further: dict[str, dict[str, Any]] = {"object": {}, "image": {}, "ragged": {}}
+        """Return the annotations with the boxes `rows`, of which offsets[i] to offsets[i + 1] belong to image i."""
+        extra: dict[str, dict[str, Any]] = {"object": {}, "image": {}, "ragged": {}}
         for column in self._mapping.columns:
             values = column.of(self._mapping.index)
             kind = "ragged" if column.ragged else column.per
-            further[kind][column.name] = values[rows] if column.per == "object" else values
+            extra[kind][column.name] = values[rows] if column.per == "object" else values
         boxes = _core.Annotations(
             offsets,
             self.boxes[rows],
@@ -321,11 +355,11 @@ class CacheFile:
             self.sizes,
             self.source_sizes,
         )
-        return Annotations(boxes, further["object"], further["image"], further["ragged"], self._mapping.check_unchanged)
+        return Annotations(boxes, extra["object"], extra["image"], extra["ragged"], self._mapping.check_unchanged)
 
     @cached_property
     def images_without_boxes(self) -> NDArray[np.int64]:
-        """Indices of the images that have no box."""
+        """Indices of the images without boxes."""
         return np.flatnonzero(np.diff(self.box_offsets) == 0)
 
     @overload
@@ -333,18 +367,19 @@ class CacheFile:
     @overload
     def index_of(self, image_ids: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.int64]: ...
     def index_of(self, image_ids: Any) -> int | NDArray[np.int64]:
-        """Where images lie in the cache.
+        """Return the indices of images by their image ids.
 
             train = cache.subset(cache.index_of(ids_of_my_split))
 
         Args:
-            image_ids: the source's ids, one or many: a number, a list, an array or a tensor.
+            image_ids: one image id, or a list, array or tensor of image ids.
 
         Returns:
-            Indices, in the order of `image_ids`: an int64 array, or a number for a number.
+            Indices in the order of `image_ids`, as an int64 array, or one index for one id.
 
         Raises:
-            CacheError: ids that are not in the cache, which it names.
+            CacheError: some ids are not in the cache. The message names them.
+            TypeError: `image_ids` are not integers.
         """
         ids, order = self._by_id
         wanted = _as_integers(image_ids, "image ids")
@@ -354,41 +389,41 @@ class CacheFile:
             named = ", ".join(map(str, missing.ravel()[:5].tolist()))
             more = f" and {missing.size - 5} more" if missing.size > 5 else ""
             raise CacheError(
-                f"{self.where} holds no image of id {named}{more}. They are of another split, or were left out when it "
-                f"was built: {_listed([problems_path(shard.path) for shard in self.shards])} would say why."
+                f"{self.where} holds no image with id {named}{more}. Check that they are of this split, and whether "
+                f"{_listed([problems_path(shard.path) for shard in self.shards])} lists them as skipped."
             )
         positions: NDArray[np.int64] = order[place]
         return positions if positions.ndim else int(positions)
 
     @cached_property
     def _by_id(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The image ids, sorted, and the index of each."""
+        """The sorted image ids, and the index of each."""
         order = np.argsort(self.image_ids, kind="stable")
         return self.image_ids[order], order
 
     def __getstate__(self) -> dict[str, Any]:
-        made = {name for name in vars(self) if isinstance(getattr(type(self), name, None), cached_property)}
-        state = {name: value for name, value in vars(self).items() if name not in made | {"_mapping"}}
+        cached = {name for name in vars(self) if isinstance(getattr(type(self), name, None), cached_property)}
+        state = {name: value for name, value in vars(self).items() if name not in cached | {"_mapping"}}
         return {**state, "fingerprint": self.fingerprint}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._mapping = self._open()
         if self._mapping.fingerprint != self.fingerprint:
-            raise CacheError(f"{self.where} has changed since it was pickled: open the new one with fastload.Cache.")
+            raise CacheError(f"{self.where} has changed since it was pickled: open it again with fastload.Cache.")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.where!r}: {len(self)} images, {self.box_offsets[-1]} boxes)"
 
     def _values(self, column: Column, i: int) -> Any:
-        """A column's values of image i: an array, or `Ragged`."""
+        """Return the values of a column for image i: an array, or `Ragged`."""
         objects, values = slice(*self.box_offsets[i : i + 2]), column.of(self._mapping.index)
         if column.ragged:
             return values[objects if column.per == "object" else slice(i, i + 1)]
         return values[objects if column.per == "object" else i, ...]
 
     def _shown(self, column: Column, i: int) -> Any:
-        """A column's values of image i in the form that `Record.columns` has."""
+        """Return the values of a column for image i as `Record.columns` has them."""
         values = self._values(column, i)
         if not column.ragged:
             return values
@@ -397,31 +432,31 @@ class CacheFile:
     def _position(self, index: int) -> int:
         n, position = len(self), as_int(index)
         if not -n <= position < n:
-            raise IndexError(f"image {position} of a cache of {n} images")
+            raise IndexError(f"there is no image {position} in a cache of {n} images ({self.where})")
         return position % n
 
 
 def as_positions(indices: Any, count: int) -> NDArray[np.int64]:
-    """Indices into a list of `count` images as an array of positions (k): the same array if it already is one.
+    """Return indices as an array of positions (k), without a copy if they are one already.
 
     Args:
-        indices: a list, a range, an array or a tensor of integers; negative ones count from the end.
-        count: how many images there are.
+        indices: integers as a list, a range, an array or a tensor. Negative indices count from the end.
+        count: number of images.
 
     Raises:
-        IndexError: an index of no image.
-        TypeError: no one-dimensional list of integers, such as a boolean mask.
+        IndexError: an index is out of range.
+        TypeError: `indices` is not a one-dimensional list of integers but, for example, a boolean mask.
     """
     if isinstance(indices, range):
         indices = np.arange(indices.start, indices.stop, indices.step)
     positions = _as_integers(indices, "indices")
     if positions.ndim != 1:
-        raise TypeError(f"indices are a list of image numbers, not an array of shape {positions.shape}")
+        raise TypeError(f"indices must be one-dimensional, not an array of shape {positions.shape}")
     if not len(positions):
         return positions
     low, high = int(positions.min()), int(positions.max())
     if low < -count or high >= count:
-        raise IndexError(f"image {low if low < -count else high} of {count} images")
+        raise IndexError(f"there is no image {low if low < -count else high}: there are {count} images")
     return positions if low >= 0 else np.where(positions < 0, positions + count, positions)
 
 
@@ -430,11 +465,11 @@ def _listed(paths: Sequence[Path]) -> str:
     return ", ".join(map(str, paths[:SHOWN])) + more
 
 
-def _as_integers(values: Any, what: str) -> NDArray[np.int64]:
-    """An int64 array of a number, list, array or tensor; not a copy where it is one. TypeError if it is none."""
+def _as_integers(values: Any, name: str) -> NDArray[np.int64]:
+    """Convert integers to an int64 array, without a copy if they are one already. TypeError if they are no integers."""
     array = np.asarray(values)
     if array.dtype == np.bool_:
-        raise TypeError(f"{what} are integers, not a boolean mask: give np.flatnonzero(mask)")
+        raise TypeError(f"{name} must be integers, not a boolean mask: give np.flatnonzero(mask)")
     if array.size and not np.issubdtype(array.dtype, np.integer):
-        raise TypeError(f"{what} are integers, not {array.dtype}")
+        raise TypeError(f"{name} must be integers, not {array.dtype}")
     return array.astype(np.int64, copy=False)

@@ -1,4 +1,4 @@
-"""Store: what a cache asks of wherever its images lie."""
+"""The `Store` protocol: where the records and the index of a cache come from."""
 
 from __future__ import annotations
 
@@ -14,46 +14,46 @@ from fastload.sources.base import Category
 
 
 class Store(Protocol):
-    """The images of a cache: in a mapped file, in memory, or in several caches that are read as one.
+    """The storage of a cache: a mapped file, memory, or several caches that are read as one.
 
-    Images are known by their positions, 0 to n - 1. Python reads one by `record`, which has the bytes when it returns.
-    Engines read at `addresses` from native threads, and call `ensure` first.
+    Positions are 0 to n - 1. Python reads a record by `record`. Engines read at `addresses` from native threads, after
+    calling `ensure`.
     """
 
     @property
     def index(self) -> Index:
-        """The arrays of `layout.INDEX` and of `columns`, each to be asked for by name or key. Read-only, and checked
-        against one another."""
+        """The arrays of `layout.INDEX` by name and those of `columns` by key: read-only, and consistent with each
+        other."""
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """The columns of the index beside those that every cache has."""
+        """The extra columns of the index."""
 
     @property
     def addresses(self) -> NDArray[np.uint64]:
-        """(n) where in memory each record begins, as long as this store is held."""
+        """(n) memory address of each record, valid as long as this store exists."""
 
     @property
     def lengths(self) -> NDArray[np.uint64]:
-        """(n) bytes of each record."""
+        """(n) size of each record in bytes."""
 
     @property
     def categories(self) -> tuple[Category, ...]:
-        """What the labels of the index number."""
+        """The categories. Labels of the index are positions in it."""
 
     @property
     def fingerprint(self) -> str:
-        """Changes whenever images or annotations do."""
+        """Hex digest that changes whenever images or annotations change."""
 
     @property
     def manifest(self) -> Manifest:
-        """What a cache file says of itself. CacheError if there is no single one."""
+        """The manifest of the file. CacheError if there are several files."""
 
     def record(self, position: int) -> memoryview:
-        """The bytes of record `position`, header and payload."""
+        """Return the record at `position`, header and payload."""
 
     def name(self, position: int) -> str:
-        """The file that image `position` came from."""
+        """Return the file name of the image at `position` in the source."""
 
     def ensure(self, positions: NDArray[np.int64]) -> None:
         """See `CacheFile.ensure`."""

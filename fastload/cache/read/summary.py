@@ -1,4 +1,4 @@
-"""What is in a cache, in numbers."""
+"""Statistics of a cache."""
 
 from __future__ import annotations
 
@@ -16,30 +16,33 @@ QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 @dataclass(frozen=True)
 class ClassCount:
-    """How often a class occurs."""
+    """The number of boxes and images of a class."""
 
     name: str
     boxes: int
-    images: int  # with at least one box of it
+    images: int  # with at least one box of the class
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a cache holds. Distributions are (minimum, lower quartile, median, upper quartile, maximum)."""
+    """The statistics of a cache.
+
+    `distributions` are (minimum, lower quartile, median, upper quartile, maximum) by name, empty without values.
+    """
 
     images: int
     boxes: int
     crowds: int
     images_without_boxes: int
     bytes: int
-    encodings: Counter[str]  # images by encoding
-    encoding_bytes: Counter[str]  # bytes of their records by encoding
+    encodings: Counter[str]  # number of images by encoding
+    encoding_bytes: Counter[str]  # size of their records by encoding
     classes: tuple[ClassCount, ...]  # in the order of `CacheFile.categories`
     distributions: dict[str, tuple[float, ...]]
 
 
 def summarize(cache: CacheFile) -> Summary:
-    """Count what is in `cache`. Reads its index only."""
+    """Compute the statistics of a cache of one file. Reads its index only."""
     boxes_per_image = np.diff(cache.box_offsets)
     width, height = cache.sizes.T.astype(np.float64)
     box_width, box_height = (cache.boxes[:, 2:] - cache.boxes[:, :2]).T.astype(np.float64)
@@ -61,7 +64,7 @@ def summarize(cache: CacheFile) -> Summary:
             "width / height": _quantiles(width / height),
             "kilobytes an image": _quantiles(cache.lengths / 1e3),
             "boxes an image": _quantiles(boxes_per_image),
-            "box side, px": _quantiles(np.sqrt(box_width * box_height)),  # of the square of equal area
+            "box side, px": _quantiles(np.sqrt(box_width * box_height)),  # the side of a square of equal area
         },
     )
 
@@ -69,7 +72,7 @@ def summarize(cache: CacheFile) -> Summary:
 def _count_classes(cache: CacheFile) -> tuple[ClassCount, ...]:
     k = len(cache.categories)
     image_of = np.repeat(np.arange(len(cache)), np.diff(cache.box_offsets))
-    pairs = np.unique(image_of * max(k, 1) + cache.labels)  # every (image, class) once
+    pairs = np.unique(image_of * max(k, 1) + cache.labels)  # each (image, class) once
     boxes, images = np.bincount(cache.labels, minlength=k), np.bincount(pairs % max(k, 1), minlength=k)
     return tuple(
         ClassCount(category.name, int(boxes[label]), int(images[label]))

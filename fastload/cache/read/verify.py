@@ -1,4 +1,4 @@
-"""Verifying a cache: every bit of every record, and that every image still decodes."""
+"""Verifying a cache: the checksum of every record, and that every image decodes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fastload.errors import CacheError
 
 @dataclass(frozen=True)
 class Damage:
-    """An image of a cache that cannot be used."""
+    """A damaged image of a cache."""
 
     index: int
     image_id: int
@@ -29,22 +29,30 @@ def verify_cache(
     workers: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Damage]:
-    """The damaged images of the cache at `path`, in order. `CacheError` when it cannot even be opened or is changed
-    meanwhile."""
+    """Verify every record of a cache, and return the damaged images in order.
+
+    Args:
+        path: the cache.
+        workers: number of threads. Default: one per core.
+        progress: called with (images done, images in total).
+
+    Raises:
+        CacheError: the cache cannot be opened, or it changes during the verification.
+    """
     cache = CacheFile(path)
     damage = []
-    for done, found in enumerate(ordered_map(partial(_check, cache), range(len(cache)), workers), start=1):
+    for done, damaged in enumerate(ordered_map(partial(_check, cache), range(len(cache)), workers), start=1):
         progress(done, len(cache))
-        if found is not None:
+        if damaged is not None:
             cache.check_unchanged()
-            damage.append(found)
+            damage.append(damaged)
     return damage
 
 
 def advice(path: Path) -> str:
-    """What to do about damage."""
+    """Return advice on how to replace the damaged cache at `path`."""
     return (
-        "The file was changed or the disk is failing since it was built. Copy it anew from where it is whole, or build "
+        "The file was changed after it was built, or the disk is failing. Copy it again from an intact copy, or build "
         f"it again: fastload build-cache DATASET --overwrite (replaces {path.name})."
     )
 
