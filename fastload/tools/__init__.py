@@ -1,1 +1,1 @@
-"""What the commands do beside building caches: advice, pictures, the demo, the sample set."""
+"""The work of the commands other than building caches: advice, drawings, the demo, the sample set."""

@@ -1,4 +1,4 @@
-"""What each way of storing a dataset costs and gives, measured on a sample of it."""
+"""Compare ways of storing a dataset by size, speed and quality, measured on a sample of its images."""
 
 from __future__ import annotations
 
@@ -32,51 +32,77 @@ REDUCTIONS = {
     "short 512, q90 4:2:0": Reduction(short=512, quality=90, subsampling="420"),
     "short 320, q90 4:2:0": Reduction(short=320, quality=90, subsampling="420"),
 }
-# The job that is timed: the usual one of a detector's training.
+# The timed workload: a typical detector training.
 SHORT_EDGE, LONG_EDGE, BATCH_SIZE = 512, 736, 16
-SECONDS = 1.0  # of timing an option
+SECONDS = 1.0  # minimum time to measure the speed of an option
 
 
 @dataclass(frozen=True)
 class Option:
-    """One way of storing the dataset. Everything but `images_per_second` and `psnr` is of the whole set."""
+    """One way of storing the dataset.
+
+    Args:
+        encoding: the label of the encoding.
+        reduction: a key of REDUCTIONS.
+        bytes: size of the cache of the whole dataset.
+        build_seconds: time to build the cache of the whole dataset.
+        images_per_second: speed of loading.
+        psnr: dB, in RGB at the original size. None: lossless.
+        fits_disk: whether the cache fits on the disk.
+        fits_memory: whether the cache fits in memory, so that nothing is read from disk after the first epoch.
+    """
 
     encoding: str
-    reduction: str  # of REDUCTIONS
+    reduction: str
     bytes: int
     build_seconds: float
     images_per_second: float
-    psnr: float | None  # dB, in RGB at the original's size; None: not a bit is lost
+    psnr: float | None
     fits_disk: bool
-    fits_memory: bool  # so that after an epoch nothing is read from disk
+    fits_memory: bool
 
     @property
     def command(self) -> str:
-        """The arguments of build-cache that ask for it."""
+        """The arguments of `fastload build-cache` for this option."""
         settings = REDUCTIONS[self.reduction].describe().items()
-        dial = "".join(f" --{name.replace('_', '-')} {value}" for name, value in settings if value is not None)
-        return f"--encoding {self.encoding}{dial}"
+        reduction = "".join(f" --{name.replace('_', '-')} {value}" for name, value in settings if value is not None)
+        return f"--encoding {self.encoding}{reduction}"
 
 
 @dataclass(frozen=True)
 class Advice:
-    """The options of a dataset."""
+    """The options for storing a dataset.
+
+    Args:
+        images: number of images in the dataset.
+        sampled: number of images that were measured.
+        threads: number of threads that were used.
+        free_disk: bytes, on the disk where the caches would be.
+        free_memory: bytes that could hold a cache.
+        options: the measured options.
+    """
 
     images: int
-    sampled: int  # so many of them were measured
+    sampled: int
     threads: int
-    free_disk: int  # bytes, where the caches would go
-    free_memory: int  # bytes that could hold a cache
+    free_disk: int
+    free_memory: int
     options: tuple[Option, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """The same as plain lists and dicts."""
+        """Return the advice as lists and dicts."""
         options = [asdict(option) | {"command": option.command} for option in self.options]
         return asdict(self) | {"options": options}
 
 
 class SampleOf:
-    """A source of some images of several others."""
+    """A source with random images of several sources.
+
+    Args:
+        sources: the sources to choose from.
+        count: maximum number of images.
+        seed: seed of the random choice.
+    """
 
     format, location = "sample", "a sample"
 
@@ -94,7 +120,7 @@ class SampleOf:
         return len(self._samples)
 
     def samples(self, start: int = 0) -> Iterator[Sample]:
-        """As every source's."""
+        """See `Source.samples`."""
         return iter(self._samples[start:])
 
 
@@ -105,14 +131,25 @@ def advise(
     threads: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Advice:
-    """Measure every option on `count` random images of `sources`, whose caches would go to the folder `home`.
+    """Measure every option on random images of a dataset.
 
-    Caches are built and read as ever, with `threads` threads, in a temporary folder; what is built and read is in
-    memory, so a slow disk does not show. `SourceError` when there are no images, `CacheError` when none can go in.
+    The caches are built in a temporary folder and are read from memory, so the speed of the disk has no influence.
+
+    Args:
+        sources: the splits of the dataset.
+        home: the folder where the caches would be, to check its free disk space.
+        count: number of images to measure.
+        threads: number of threads for building and loading.
+        progress: called with (options done, options in total).
+
+    Raises:
+        SourceError: there are no images.
+        CacheError: none of the chosen images can be stored.
     """
     total = sum(map(len, sources))
     if not total:
-        raise SourceError("there are no images to plan for.")
+        locations = ", ".join(source.location for source in sources)
+        raise SourceError(f"there are no images to measure in {locations}: choose another dataset or split.")
     sample = SampleOf(sources, count, seed=0)
     free_disk, free_memory = shutil.disk_usage(_existing(home)).free, available_memory()
     options: list[Option] = []
@@ -143,7 +180,7 @@ def advise(
 
 
 def available_memory() -> int:
-    """Bytes of memory that are free or could be freed, the cache of files included; 0 if the system does not say."""
+    """Return the bytes of memory that are free or can be freed, including the page cache; 0 if unknown."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         (line,) = (line for line in lines if line.startswith("MemAvailable:"))
@@ -153,12 +190,12 @@ def available_memory() -> int:
 
 
 def _combinations(original: CacheFile) -> Iterator[tuple[str, Encoding, float]]:
-    """Each reduction that changes something others do not, in each encoding, with its PSNR to `original`."""
+    """Yield each reduction with a distinct effect on the images, in each encoding, with its PSNR to `original`."""
     seen: set[tuple[tuple[int, int], ...]] = set()
     for name, reduction in REDUCTIONS.items():
         sizes = tuple(reduction.size_of((int(width), int(height))) for width, height in original.sizes)
         key = (*sizes, (reduction.quality or 0, 0))
-        if key in seen:  # all pictures are smaller than it asks for
+        if key in seen:  # all images are smaller already
             continue
         seen.add(key)
         psnr = _psnr(original, reduction)
@@ -168,7 +205,7 @@ def _combinations(original: CacheFile) -> Iterator[tuple[str, Encoding, float]]:
 
 
 def _psnr(original: CacheFile, reduction: Reduction) -> float:
-    """Peak signal-to-noise ratio in dB of all RGB samples together, shrunk pictures enlarged again (bicubic)."""
+    """Return the PSNR in dB over all RGB values, with shrunk images enlarged again (bicubic)."""
     squares, samples = 0.0, 0
     for record in original.records():
         before = checked_jpeg(bytes(record.data))
@@ -184,8 +221,8 @@ def _psnr(original: CacheFile, reduction: Reduction) -> float:
 
 
 def _speed(path: Path, threads: int) -> float:
-    """Images/s of FastLoader over the cache at `path`: the median epoch, after one to warm up."""
-    from fastload.loader.fast_loader import FastLoader  # takes two seconds, for torch
+    """Return the images/s of FastLoader on the cache at `path`: the median over epochs, after a warm-up epoch."""
+    from fastload.loader.fast_loader import FastLoader  # imports torch, which takes two seconds
     from fastload.plan.transforms import RandomFlip, ShortestEdge
 
     loader = FastLoader(
@@ -203,7 +240,7 @@ def _speed(path: Path, threads: int) -> float:
 
 
 def _epoch(loader: Iterable[Any]) -> float:
-    """Seconds that an epoch takes."""
+    """Return the seconds of one epoch."""
     start = time.perf_counter()
     for _ in loader:
         pass
@@ -220,5 +257,5 @@ def _pick(sources: Sequence[Source], chosen: set[int]) -> Iterator[Sample]:
 
 
 def _existing(folder: Path) -> Path:
-    """The nearest folder above that is there."""
+    """Return `folder`, or its nearest parent that exists."""
     return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())

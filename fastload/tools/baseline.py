@@ -1,7 +1,7 @@
-"""The DataLoader most people write, for the demo and the benchmarks to compare with.
+"""A typical DataLoader, as the baseline of the demo and the benchmarks.
 
-Files are opened and decoded by Pillow in worker processes, each image is scaled, flipped and made a tensor there, and
-a collate function pads the batch: torchvision's detection reference in short. Images are not grouped by shape.
+Worker processes decode files by Pillow, scale and flip each image and convert it to a tensor; a collate function pads
+the batch, as in torchvision's detection reference. Images are not grouped by shape.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from fastload.sources.base import Sample
 
 SHORT_EDGE, LONG_EDGE, DIVISOR = 512, 736, 32
-FILL = (124, 116, 104)  # of the padding: as FastLoader's collators have it
+FILL = (124, 116, 104)  # RGB of the padding, as in FastLoader's collators
 Item = tuple[Tensor, dict[str, Tensor]]
 
 
@@ -48,7 +48,7 @@ class BaselineDataset(Dataset[Item]):
         return tensor, {"boxes": boxes, "labels": torch.from_numpy(sample.columns["label"])}
 
     def read(self, path: Path) -> tuple[NDArray[np.uint8], float]:
-        """The scaled image (h, w, 3) RGB of a file and its scale."""
+        """Return the scaled image (h, w, 3) RGB of a file, and its scale."""
         image = Image.open(path).convert("RGB")
         scale = scale_of(*image.size)
         size = scaled_size(*image.size)
@@ -56,18 +56,18 @@ class BaselineDataset(Dataset[Item]):
 
 
 def scale_of(width: int, height: int) -> float:
-    """The scale that makes the short edge 512, or less to keep the long edge within 736."""
+    """Return the scale that makes the short edge 512, or less to keep the long edge within 736."""
     return min(SHORT_EDGE / min(width, height), LONG_EDGE / max(width, height))
 
 
 def scaled_size(width: int, height: int) -> tuple[int, int]:
-    """Width and height at that scale, rounded half up as `ShortestEdge` does."""
+    """Return the width and height at that scale, rounded half up like `ShortestEdge`."""
     scale = scale_of(width, height)
     return int(width * scale + 0.5), int(height * scale + 0.5)
 
 
 def pad_batch(items: Sequence[Item]) -> tuple[Tensor, list[dict[str, Tensor]]]:
-    """A `collate_fn`: images top-left on (B, 3, H, W), H and W the largest rounded up to multiples of 32."""
+    """Collate images into (B, 3, H, W), aligned top-left; H and W are the largest, rounded up to multiples of 32."""
     height, width = (max(image.shape[axis] for image, _ in items) for axis in (1, 2))
     height, width = (-(-edge // DIVISOR) * DIVISOR for edge in (height, width))
     batch = torch.tensor(FILL, dtype=torch.uint8).reshape(1, 3, 1, 1).repeat(len(items), 1, height, width)
@@ -77,7 +77,7 @@ def pad_batch(items: Sequence[Item]) -> tuple[Tensor, list[dict[str, Tensor]]]:
 
 
 def baseline_loader(dataset: Dataset[Item], batch_size: int, workers: int) -> DataLoader[Any]:
-    """The DataLoader over it, with workers that stay alive between epochs."""
+    """Return the DataLoader of a dataset, with workers that stay alive between epochs."""
     return DataLoader(
         dataset,
         batch_size,

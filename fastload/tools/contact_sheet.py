@@ -1,4 +1,4 @@
-"""Contact sheets: images of a batch or a cache with their boxes and class names, to look at."""
+"""Contact sheets: images of a batch or a cache, drawn with their boxes and class names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fastload.cache.read.cache import Cache
     from fastload.plan.align import Collator
 
-SHEET_WIDTH = 1680  # pixels, about: what a screen shows
+SHEET_WIDTH = 1680  # pixels: about the width of a screen
 LARGEST_TILE = 736
 GAP = 12
 BACKGROUND, TEXT = (22, 24, 29), (196, 200, 208)
@@ -30,7 +30,7 @@ Rectangle = tuple[float, float, float, float]  # x0, y0, x1, y1
 
 
 class NamedCategory(Protocol):
-    """What `draw` needs of a category: `Cache.categories` are such."""
+    """A category for `draw`, such as those of `Cache.categories`."""
 
     @property
     def id(self) -> int: ...
@@ -52,36 +52,39 @@ def draw(
     Args:
         images: (B, 3, H, W) uint8, or B of (3, h, w) of any sizes; tensors on any device, or arrays.
         targets: `Targets`, or a dict for each image with `boxes` (n, 4) xyxy in pixels of the image and `labels` (n)
-            category ids; possibly `iscrowd` (n), drawn dashed, `scores` (n), written behind the name, and `image_id`.
-        categories: what has an `id` and a `name`, such as `Cache.categories`.
-        captions: a line under each image. Default: its id.
+            category ids. Optional: `iscrowd` (n), whose boxes are dashed, `scores` (n), shown after the class name, and
+            `image_id`.
+        categories: objects with an `id` and a `name`, such as `Cache.categories`.
+        captions: a line of text below each image. Default: its image id.
 
     Returns:
-        A Pillow image.
+        The sheet as a Pillow image.
 
     Raises:
         ValueError: there is no image, the counts differ, or an image is not uint8 (3, h, w).
     """
-    pictures = [_picture(image) for image in images]
-    notes = [{name: _array(value) for name, value in target.items()} for target in targets]
+    tiles = [_to_pillow(image) for image in images]
+    arrays = [{name: _array(value) for name, value in target.items()} for target in targets]
     if captions is None:
-        captions = [f"image {note['image_id']}" if "image_id" in note else "" for note in notes]
-    if not len(pictures) == len(notes) == len(captions):
-        raise ValueError(f"{len(pictures)} images, {len(notes)} targets and {len(captions)} captions: give one of each")
-    if not pictures:
-        raise ValueError("nothing to draw: there is no image")
+        captions = [f"image {target['image_id']}" if "image_id" in target else "" for target in arrays]
+    if not len(tiles) == len(arrays) == len(captions):
+        raise ValueError(
+            f"{len(tiles)} images, {len(arrays)} targets and {len(captions)} captions: give one of each per image"
+        )
+    if not tiles:
+        raise ValueError("there is no image to draw: give one image or more")
     colors = class_colors(categories)
-    columns, long_edge, width = _layout([picture.size for picture in pictures])
-    tiles = []
-    for picture, note, caption in zip(pictures, notes, captions, strict=True):
-        tile = _annotated(picture, note, long_edge, categories, colors)
-        tiles.append(_captioned(tile, caption, width))
-    present = {int(label) for note in notes for label in note["labels"]}
+    columns, long_edge, width = _layout([tile.size for tile in tiles])
+    tiles = [
+        _captioned(_annotated(tile, target, long_edge, categories, colors), caption, width)
+        for tile, target, caption in zip(tiles, arrays, captions, strict=True)
+    ]
+    present = {int(label) for target in arrays for label in target["labels"]}
     return _sheet(tiles, columns, [(c.name, colors[c.id]) for c in categories if c.id in present])
 
 
 def class_colors(categories: Sequence[NamedCategory]) -> dict[int, Color]:
-    """A bright colour for each category id: hues a golden angle apart, so that neighbours differ most."""
+    """Return a bright color for each category id. Hues are a golden angle apart, so that neighbors differ most."""
     colors = {}
     for number, category in enumerate(categories):
         hue, saturation = (0.02 + number * 0.381966) % 1, (0.85, 0.6)[number // 8 % 2]
@@ -91,8 +94,14 @@ def class_colors(categories: Sequence[NamedCategory]) -> dict[int, Color]:
 
 
 def view(cache: Cache, indices: Sequence[int], collator: Collator | None = None) -> Image.Image:
-    """A sheet of images of a cache: as they are stored, or as the loader batches them if `collator` is given
-    (short edge 512, long edge at most 736, padded to one canvas)."""
+    """Draw images of a cache on a sheet.
+
+    Args:
+        cache: the cache.
+        indices: the images to draw.
+        collator: draw the images as a batch of the loader with this collator (short edge 512, long edge at most 736).
+            Default: draw them as they are stored.
+    """
     from fastload.loader.fast_loader import FastLoader
     from fastload.plan.transforms import ShortestEdge
 
@@ -109,34 +118,46 @@ def view(cache: Cache, indices: Sequence[int], collator: Collator | None = None)
 def choose(
     cache: Cache, index: Sequence[int], image_id: Sequence[int], name: Sequence[str], images: int, seed: int | None
 ) -> list[int]:
-    """Positions in the cache: those named by position, id or file name; if none is, `images` of them at random."""
+    """Return the indices of the requested images, or of random images if none is requested.
+
+    Args:
+        cache: the cache.
+        index: indices of images.
+        image_id: image ids.
+        name: file names.
+        images: number of random images.
+        seed: seed of the random choice.
+
+    Raises:
+        FastloadError: a requested image is not in the cache.
+    """
     if not (index or image_id or name):
         rng = np.random.default_rng(seed)
         return sorted(rng.choice(len(cache), min(images, len(cache)), replace=False).tolist())
     chosen = []
     for position in index:
         if not -len(cache) <= position < len(cache):
-            raise FastloadError(f"{cache.where} holds images 0 to {len(cache) - 1}: there is no image {position}")
+            raise FastloadError(f"{cache.where} has no image {position}: choose from 0 to {len(cache) - 1}")
         chosen.append(position)
     chosen += cache.index_of(image_id).tolist()
     names = {cache.name(i): i for i in range(len(cache))} if name else {}
     for wanted in name:
         if wanted not in names:
-            raise FastloadError(f"{cache.where} holds no image {wanted}; it does hold {next(iter(names))}, for one")
+            raise FastloadError(f"{cache.where} has no image {wanted}: give a name such as {next(iter(names))}")
         chosen.append(names[wanted])
     return chosen
 
 
 def save(sheet: Image.Image, file: Path) -> None:
-    """Write a sheet in the format of the file's suffix, whole or not at all."""
+    """Write a sheet atomically, in the format of the file's suffix. FastloadError if it cannot be written."""
     if file.suffix.lower() not in Image.registered_extensions():
-        raise FastloadError(f"{file}: a picture's name ends in .png, .jpg or another such suffix.")
+        raise FastloadError(f"{file}: choose a file name with the suffix of an image format, such as .png.")
     unfinished = file.with_name(f".{file.name}.{os.getpid()}{file.suffix}")
     try:
         sheet.save(unfinished)
         os.replace(unfinished, file)
     except (OSError, ValueError) as error:
-        raise FastloadError(f"{file} cannot be written: {error}") from error
+        raise FastloadError(f"{file} cannot be written: {error}. Choose another file.") from error
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -148,11 +169,11 @@ def _caption(cache: Cache, index: int) -> str:
 
 
 def _array(value: Any) -> NDArray[Any]:
-    """A tensor of any device, an array or a number as an array."""
+    """Convert a tensor of any device, an array or a number to an array."""
     return np.asarray(value.cpu() if hasattr(value, "cpu") else value)
 
 
-def _picture(image: Any) -> Image.Image:
+def _to_pillow(image: Any) -> Image.Image:
     pixels = _array(image)
     if pixels.ndim != 3 or pixels.shape[0] != 3 or pixels.dtype != np.uint8:
         raise ValueError(f"draw needs uint8 images (3, H, W), not {pixels.dtype} {pixels.shape}")
@@ -160,7 +181,7 @@ def _picture(image: Any) -> Image.Image:
 
 
 def _layout(sizes: Sequence[tuple[int, int]]) -> tuple[int, float, int]:
-    """How many columns make a sheet about square, and the long edge of a shown picture and the width of a column."""
+    """Return the number of columns of a roughly square sheet, the long edge of its images and the column width."""
     shapes = np.array([(width / max(width, height), height / max(width, height)) for width, height in sizes])
     wide, high = shapes.max(0)
     columns = min(ceil(sqrt(len(sizes) * high / wide)), len(sizes))
@@ -169,37 +190,37 @@ def _layout(sizes: Sequence[tuple[int, int]]) -> tuple[int, float, int]:
 
 
 def _annotated(
-    picture: Image.Image,
-    note: dict[str, NDArray[Any]],
+    image: Image.Image,
+    target: dict[str, NDArray[Any]],
     long_edge: float,
     categories: Sequence[NamedCategory],
     colors: dict[int, Color],
 ) -> Image.Image:
-    """A picture scaled to a long edge, with its boxes."""
-    scale = long_edge / max(picture.size)
-    small = picture.resize((round(picture.width * scale) or 1, round(picture.height * scale) or 1), reducing_gap=2)
-    pen = ImageDraw.Draw(small)
+    """Scale an image to a long edge and draw its boxes."""
+    scale = long_edge / max(image.size)
+    scaled = image.resize((round(image.width * scale) or 1, round(image.height * scale) or 1), reducing_gap=2)
+    pen = ImageDraw.Draw(scaled)
     names = {category.id: category.name for category in categories}
-    boxes = note["boxes"].reshape(-1, 4) * scale
-    labels = note["labels"].astype(int).tolist()
-    crowd = note.get("iscrowd", np.zeros(len(boxes))).astype(bool)
+    boxes = target["boxes"].reshape(-1, 4) * scale
+    labels = target["labels"].astype(int).tolist()
+    crowd = target.get("iscrowd", np.zeros(len(boxes))).astype(bool)
     largest_first = np.argsort(-(boxes[:, 2:] - boxes[:, :2]).prod(1), kind="stable")
     for i in largest_first:
         _box(pen, tuple(boxes[i].tolist()), colors.get(labels[i], TEXT), dashed=bool(crowd[i]))
     taken: list[Rectangle] = []
     for i in largest_first:
         text = names.get(labels[i], str(labels[i])) + (" (crowd)" if crowd[i] else "")
-        if "scores" in note:
-            text += f" {note['scores'][i]:.2f}"
-        _label(pen, small.size, tuple(boxes[i].tolist()), text, colors.get(labels[i], TEXT), taken)
-    return small
+        if "scores" in target:
+            text += f" {target['scores'][i]:.2f}"
+        _label(pen, scaled.size, tuple(boxes[i].tolist()), text, colors.get(labels[i], TEXT), taken)
+    return scaled
 
 
-def _captioned(picture: Image.Image, caption: str, width: int) -> Image.Image:
-    """In the middle of a column, with the caption below."""
-    tile = Image.new("RGB", (width, picture.height + FONT_SIZE + 8), BACKGROUND)
-    tile.paste(picture, ((width - picture.width) // 2, 0))
-    ImageDraw.Draw(tile).text((2, picture.height + 4), caption, TEXT, _font())
+def _captioned(image: Image.Image, caption: str, width: int) -> Image.Image:
+    """Center an image in a column of `width` pixels, with its caption below."""
+    tile = Image.new("RGB", (width, image.height + FONT_SIZE + 8), BACKGROUND)
+    tile.paste(image, ((width - image.width) // 2, 0))
+    ImageDraw.Draw(tile).text((2, image.height + 4), caption, TEXT, _font())
     return tile
 
 
@@ -208,7 +229,7 @@ def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _box(pen: ImageDraw.ImageDraw, box: Rectangle, color: Color, dashed: bool) -> None:
-    """A frame two pixels wide with a dark line around, to be seen on any picture."""
+    """Draw a frame two pixels wide with a dark outline, which is visible on any image."""
     x0, y0, x1, y1 = box
     if not dashed:
         pen.rectangle((x0 - 1, y0 - 1, max(x1, x0) + 1, max(y1, y0) + 1), outline=(0, 0, 0))
@@ -230,8 +251,10 @@ def _label(
     color: Color,
     taken: list[Rectangle],
 ) -> None:
-    """The class name beside or in its box, at the first place where it hides no other; nowhere if there is none (the
-    legend explains the colours)."""
+    """Draw a class name beside or in its box, at the first place where it covers no other name.
+
+    Without such a place, nothing is drawn: the legend explains the colors.
+    """
     width, height = pen.textlength(text, _font()) + 6, FONT_SIZE + 3
     x0, y0, x1, y1 = box
     for x, y in ((x0, y0 - height), (x0, y0), (x0, y1), (x0, y1 - height), (x1 - width, y0 - height), (x1 - width, y0)):
@@ -252,7 +275,7 @@ def _overlap(a: Rectangle, b: Rectangle) -> bool:
 
 
 def _sheet(tiles: list[Image.Image], columns: int, legend: list[tuple[str, Color]]) -> Image.Image:
-    """Tiles row by row, each row as high as its highest, and the legend below."""
+    """Arrange tiles in rows, each as high as its highest tile, with the legend below."""
     rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
     heights = [max(tile.height for tile in row) for row in rows]
     width = columns * (tiles[0].width + GAP) + GAP
@@ -273,7 +296,7 @@ def _sheet(tiles: list[Image.Image], columns: int, legend: list[tuple[str, Color
 
 
 def _legend_lines(legend: list[tuple[str, Color]], width: int) -> list[list[tuple[float, str, Color]]]:
-    """Entries broken into lines, each with its x."""
+    """Break the legend into lines of (x, name, color)."""
     lines: list[list[tuple[float, str, Color]]] = []
     x = float(width)
     for name, color in legend:

@@ -1,4 +1,4 @@
-"""The demo: a sample set, its cache, a race against the usual DataLoader, and a picture of a batch."""
+"""The demo: a sample set, its cache, a speed comparison with a typical DataLoader, and a drawing of a batch."""
 
 from __future__ import annotations
 
@@ -22,13 +22,20 @@ from fastload.tools.progress import Report, show_progress
 from fastload.tools.sample import make_sample
 
 BATCH_SIZE = 16
-ROUNDS = 3  # epochs of each loader that are timed, in turns
+ROUNDS = 3  # timed epochs of each loader, which take turns
 WORKERS = os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo found. Speeds in images/s, medians over rounds."""
+    """The result of the demo.
+
+    Args:
+        usual: images/s of the typical DataLoader, the median over rounds.
+        fast: images/s of FastLoader, the median over rounds.
+        cache: the cache that was built.
+        picture: the drawing of a batch.
+    """
 
     usual: float
     fast: float
@@ -37,9 +44,16 @@ class DemoResult:
 
 
 def run_demo(folder: Path, images: int = 300) -> DemoResult:
-    """Make the sample set in `folder`/sample, cache it, time loaders on it, draw `folder`/batch.png.
+    """Make a sample set and its cache, compare loaders on it, and draw a batch.
 
-    A set and a cache that are there already are used again. Raises SourceError when something else is there.
+    An existing sample set and cache are used again.
+
+    Args:
+        folder: where to put `sample/` and `batch.png`.
+        images: number of images in the sample set.
+
+    Raises:
+        SourceError: `folder`/sample holds something else.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with show_progress("1/4 sample set") as report:
@@ -49,16 +63,16 @@ def run_demo(folder: Path, images: int = 300) -> DemoResult:
     with show_progress("2/4 cache") as report:
         build_cache(source, dataset.cache, BuildOptions(), report)
     cache = Cache(dataset.cache)
-    with show_progress("3/4 race") as report:
-        usual, fast = _race(cache, list(source.samples()), report)
-    with show_progress("4/4 picture") as report:
-        picture = _draw_batch(cache, folder / "batch.png")
+    with show_progress("3/4 comparison") as report:
+        usual, fast = _compare(cache, list(source.samples()), report)
+    with show_progress("4/4 drawing") as report:
+        drawing = _draw_batch(cache, folder / "batch.png")
         report(BATCH_SIZE, BATCH_SIZE)
-    return DemoResult(usual, fast, dataset.cache, picture)
+    return DemoResult(usual, fast, dataset.cache, drawing)
 
 
-def _race(cache: Cache, samples: list[Sample], report: Report) -> list[float]:
-    """Images/s of the usual loader and of FastLoader, after one epoch of each to warm up."""
+def _compare(cache: Cache, samples: list[Sample], report: Report) -> list[float]:
+    """Return the images/s of the typical loader and of FastLoader, after a warm-up epoch of each."""
     loaders: list[Iterable[Any]] = [
         baseline_loader(BaselineDataset(samples), BATCH_SIZE, WORKERS),
         _fast_loader(cache, WORKERS),
@@ -66,13 +80,13 @@ def _race(cache: Cache, samples: list[Sample], report: Report) -> list[float]:
     speeds: list[list[float]] = [[] for _ in loaders]
     done, total = 0, len(cache) * len(loaders) * (1 + ROUNDS)
     for _ in range(1 + ROUNDS):
-        for loader, found in zip(loaders, speeds, strict=True):
+        for loader, timed in zip(loaders, speeds, strict=True):
             start = time.perf_counter()
             for images, _targets in loader:
                 done += len(images)
                 report(done, total)
-            found.append(len(cache) / (time.perf_counter() - start))
-    return [median(found[1:]) for found in speeds]
+            timed.append(len(cache) / (time.perf_counter() - start))
+    return [median(timed[1:]) for timed in speeds]
 
 
 def _fast_loader(cache: Cache, workers: int) -> FastLoader:

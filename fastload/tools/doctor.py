@@ -1,4 +1,4 @@
-"""What this machine has that fastload uses, what is missing, and the command that fixes it."""
+"""Checks of this machine: what fastload uses, what is missing, and how to install it."""
 
 from __future__ import annotations
 
@@ -15,24 +15,31 @@ from fastload.errors import EngineError
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked for."""
+    """The result of one check.
+
+    Args:
+        what: what was checked.
+        found: what was found. None: it is missing.
+        fix: what to do if it is missing.
+        needed: False if fastload works without it.
+    """
 
     what: str
-    found: str | None  # None: it is missing
-    fix: str = ""  # what to do when it is missing
-    needed: bool = True  # False: fastload works without
+    found: str | None
+    fix: str = ""
+    needed: bool = True
 
 
 def examine() -> list[Finding]:
-    """Look at everything. Never raises: what breaks while being looked at is reported as missing."""
-    return [_safely(look) for look in (_python, _core, _turbojpeg, _simd, _torch, _gpu, _dali, _cores, _memory)]
+    """Run all checks. A check that fails with an exception is reported as missing."""
+    return [_safely(check) for check in (_python, _core, _turbojpeg, _simd, _torch, _gpu, _dali, _cores, _memory)]
 
 
-def _safely(look: Callable[[], Finding]) -> Finding:
+def _safely(check: Callable[[], Finding]) -> Finding:
     try:
-        return look()
-    except Exception as error:  # a broken installation is what this is for
-        return Finding(look.__name__.strip("_"), None, f"it fails with: {' '.join(str(error).split())}")
+        return check()
+    except Exception as error:  # a broken installation can raise anything
+        return Finding(check.__name__.strip("_"), None, f"it fails with: {' '.join(str(error).split())}")
 
 
 def _python() -> Finding:
@@ -67,10 +74,10 @@ def _torch() -> Finding:
 def _gpu() -> Finding:
     if not Path("/proc/driver/nvidia").exists() and sys.platform == "linux":
         return Finding("GPU", None, "no NVIDIA driver is loaded: batches stay in the CPU's memory", needed=False)
-    import torch  # takes two seconds, so only where there may be something to find
+    import torch  # takes two seconds, so only if there may be a GPU
 
     if not torch.cuda.is_available():
-        return Finding("GPU", None, "torch sees none: install a CUDA build of torch (pytorch.org)", needed=False)
+        return Finding("GPU", None, "torch finds none: install a CUDA build of torch (pytorch.org)", needed=False)
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return Finding("GPU", ", ".join(names), needed=False)
 

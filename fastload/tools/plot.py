@@ -1,4 +1,4 @@
-"""A picture of what `advise` has measured: bytes on disk against images/s."""
+"""A plot of the measurements of `advise`: size on disk against images/s."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ MARKERS = dict(zip(REDUCTIONS, "osD^v", strict=True))
 
 
 def check_plot(file: Path) -> None:
-    """FastloadError, before anything is measured, when `file` could not be drawn."""
+    """Check, before anything is measured, that a plot can be written to `file`. FastloadError if not."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise FastloadError("--plot needs matplotlib: pip install 'fastload-vision[plot]'") from error
     if file.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise FastloadError(f"{file}: a picture is a .png, .svg or .pdf file.")
+        raise FastloadError(f"{file}: choose a file name that ends in .png, .svg or .pdf.")
     if not file.absolute().parent.is_dir():
-        raise FastloadError(f"{file}: there is no such folder.")
+        raise FastloadError(f"{file}: its folder does not exist. Create it, or choose another.")
 
 
 def plot_advice(advice: Advice, file: Path) -> None:
-    """Draw the options of `advice` to `file`."""
+    """Plot the options of `advice` to `file`."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -69,9 +69,9 @@ def _reduced(name: str, psnr: float | None) -> str:
     return name if psnr is None else f"{name} ({psnr:.0f} dB)"
 
 
-def _mark_limits(axes, advice: Advice) -> None:  # type: ignore[no-untyped-def]  # matplotlib is not always there
+def _mark_limits(axes, advice: Advice) -> None:  # type: ignore[no-untyped-def]  # matplotlib may not be installed
     low, high = axes.get_xlim()
-    for limit, what in ((advice.free_memory, "free memory"), (advice.free_disk, "free disk")):
+    for limit, name in ((advice.free_memory, "free memory"), (advice.free_disk, "free disk")):
         if low < limit < high:
             axes.axvline(limit, color="#9ca3af", linestyle="--", linewidth=1)
-            axes.annotate(what, (limit, 0), xytext=(4, 6), textcoords="offset points", fontsize=8, color="#6b7280")
+            axes.annotate(name, (limit, 0), xytext=(4, 6), textcoords="offset points", fontsize=8, color="#6b7280")

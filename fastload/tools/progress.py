@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a line now and then elsewhere. Always on stderr."""
+"""Progress reports on stderr: a bar on a terminal, else a line every few seconds."""
 
 from __future__ import annotations
 
@@ -10,34 +10,35 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-LINE_SECONDS = 5.0  # between lines where there is no terminal
+LINE_SECONDS = 5.0  # between lines without a terminal
 
-Report = Callable[[int, int], None]  # items done, items in all
+Report = Callable[[int, int], None]  # called with (items done, items in total)
 
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(_shown(speed) if speed else "", style="cyan")
+        return Text(_format_rate(speed) if speed else "", style="cyan")
 
 
-def _shown(rate: float) -> str:
+def _format_rate(rate: float) -> str:
     return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s"
 
 
 @contextmanager
 def show_progress(what: str, unit: str = "images") -> Iterator[Report]:
-    """Show how far long work is, on stderr: a bar on a terminal, else a line every five seconds.
+    """Show the progress of a long operation on stderr: a bar on a terminal, else a line every five seconds.
 
         with show_progress("Building") as report:
             build_cache(source, "train.lmdb", progress=report)
 
     Args:
-        what: a word or two for the work.
-        unit: what is counted.
+        what: a short description of the operation.
+        unit: the name of the items that are counted.
 
     Yields:
-        A function to call with (done, total) as work goes on. The first call may come with work already done.
+        A function to call with (items done, items in total). If the first call has items done already, they do not
+        count for the speed.
     """
     console = Console(stderr=True)
     yield from _bar(what, console) if console.is_terminal else _lines(what, unit, console)
@@ -69,7 +70,10 @@ def _lines(what: str, unit: str, console: Console) -> Iterator[Report]:
         rate = (done - first) / max(now - start, 1e-9)
         left = f", {(total - done) / rate:.0f} s left" if rate and done < total else ""
         console.print(
-            f"{what}: {done} of {total} {unit}, {_shown(rate)}{left}", markup=False, highlight=False, soft_wrap=True
+            f"{what}: {done} of {total} {unit}, {_format_rate(rate)}{left}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
         )
 
     yield report

@@ -1,4 +1,4 @@
-"""The console that commands print to, and the tables they print."""
+"""The console of the commands, and its tables."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ console = Console()
 
 
 def print_table(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """A table whose first column is text and whose others are numbers; an empty `header` is not shown."""
+    """Print a table with text in the first column and numbers in the others. An empty `header` is not shown."""
     console.print(Text(title, style="bold"), soft_wrap=True)
     table = Table(*header, show_header=any(header))
     table.columns[0].no_wrap = True
     for column in table.columns[1:]:
         column.justify = "right"
     for row in rows:
-        table.add_row(*map(Text, row))  # as Text, brackets in a name are no markup
+        table.add_row(*map(Text, row))  # as Text, so that brackets in a name are not parsed as markup
     console.print(table)
 
 
 def human_bytes(number: float) -> str:
-    """A number of bytes in the unit that suits it, three digits."""
+    """Format a number of bytes with three digits and a suitable unit."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if number < 1024:
             return f"{number:.3g} {unit}"

@@ -97,7 +97,7 @@ def test_psnr(dataset):
 
 
 def test_reductions_without_effect_are_not_listed(tiny):
-    """Sizes above all pictures' are left out."""
+    """Sizes larger than all images are skipped."""
     found = plan(tiny)
     assert {option["reduction"] for option in found["options"]} == {"lossless", "q90 4:2:0"}
 
@@ -136,7 +136,7 @@ def test_plot(tiny, tmp_path):
 def test_plot_problems_come_first(tiny, tmp_path, monkeypatch):
     """Without matplotlib, or a folder, --plot says what to do before anything is measured."""
     monkeypatch.setattr("fastload.cli.plan.advise", None)
-    for file, word in (("none/p.png", "no such folder"), ("p.gif", ".png")):
+    for file, word in (("none/p.png", "its folder does not exist"), ("p.gif", ".png")):
         done = fastload_command("plan", tiny, "--plot", tmp_path / file)
         assert done.returncode == 1 and word in done.stderr
     monkeypatch.setitem(sys.modules, "matplotlib", None)

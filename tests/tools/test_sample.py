@@ -177,7 +177,7 @@ def test_made_once(tmp_path):
     with pytest.raises(SourceError, match="another sample set"):
         make_sample(folder, 3, seed=1)
     next((folder / "val").iterdir()).unlink()
-    with pytest.raises(SourceError, match="gone"):
+    with pytest.raises(SourceError, match="missing"):
         make_sample(folder, 3)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")

@@ -1,4 +1,4 @@
-"""The sample set: pictures with COCO annotations that fastload makes itself, for demos and tests."""
+"""The sample set: generated images with COCO annotations, for demos and tests."""
 
 from fastload.tools.sample.dataset import make_sample
 

@@ -1,4 +1,4 @@
-"""Writes the sample set: a COCO folder, complete or not there at all."""
+"""Writes the sample set as a COCO folder, atomically."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from fastload.tools.sample.outline import Points, polygons, run_lengths, signed_
 from fastload.tools.sample.scene import Kind, Scene, Thing, make_scene
 from fastload.tools.sample.shapes import SHAPES
 
-VERSION = 1  # of the pictures: raised when the same seed draws something else
+VERSION = 1  # of the images: increased when the same seed gives other images
 JPEG = {"quality": 96, "subsampling": "4:4:4"}
 CATEGORY_IDS = (1, 2, 3, 5, 6, 8, 11, 13)  # with gaps, as COCO's have
-LEAST_SHARE = 0.2  # of a thing: where less can be seen, it is not annotated
-LEAST_AREA = 20.0  # in pixels, likewise
-Progress = Callable[[int, int], None]  # called with (pictures done, pictures in all)
+LEAST_SHARE = 0.2  # an object with a smaller visible share of its area is not annotated
+LEAST_AREA = 20.0  # square pixels: an object with a smaller visible area is not annotated
+Progress = Callable[[int, int], None]  # called with (images done, images in total)
 
 
 @dataclass(frozen=True)
-class _Picture:
-    """One line of the plan: which picture goes where."""
+class _ImageSpec:
+    """The number, id and split of one image."""
 
-    number: int  # counts all pictures: with the seed, all that the picture depends on
+    number: int  # the position in the set; the image depends on it and on the seed only
     image_id: int
     split: str
 
@@ -43,35 +43,35 @@ class _Picture:
 
 
 def make_sample(folder: str | Path, images: int = 300, seed: int = 0, progress: Progress | None = None) -> Path:
-    """Draw a small dataset to try things on, in COCO's layout: annotations/instances_{train,val}.json, train/, val/.
+    """Generate a small dataset in COCO's layout: annotations/instances_{train,val}.json, train/ and val/.
 
-    Four fifths are `train`. The same arguments, NumPy and Pillow give the same bytes. A folder that already holds this
-    very set is left as it is. The set appears whole or not at all. It is drawn by several processes, so a script calls
-    this below `if __name__ == "__main__":`.
+    Four fifths of the images are `train`. The same arguments with the same versions of NumPy and Pillow give the same
+    bytes. A folder that already holds this set is not changed. The folder is written atomically. Several processes draw
+    the images, so scripts must call this function below `if __name__ == "__main__":`.
 
         folder = make_sample("sample/", images=100)
 
     Args:
-        folder: where to make it.
-        images: how many, at least 2.
-        seed: another seed gives other images.
-        progress: is called with (images done, images in all).
+        folder: the folder to create.
+        images: number of images, at least 2.
+        seed: seed of the images.
+        progress: called with (images done, images in total).
 
     Returns:
-        The folder's absolute path.
+        The absolute path of the folder.
 
     Raises:
-        SourceError: `folder` holds anything else.
+        SourceError: `folder` holds something else or cannot be replaced, or `images` is less than 2.
     """
     folder = Path(folder).resolve()
     if images < 2:
-        raise SourceError("a sample set has at least 2 images: one to train on, one to test on")
+        raise SourceError(f"{folder}: a sample set needs at least 2 images, one of each split, not {images}")
     info = {"description": "fastload sample set", "version": VERSION, "images": images, "seed": seed}
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         _check_same(folder, info)
         return folder
     if folder == Path.cwd():
-        raise SourceError(f"{folder} is the folder you are in and cannot be replaced: name one to be made")
+        raise SourceError(f"{folder} is the current folder, which cannot be replaced: name a new folder")
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         unfinished.mkdir(parents=True)
@@ -83,19 +83,19 @@ def make_sample(folder: str | Path, images: int = 300, seed: int = 0, progress: 
 
 
 def _check_same(folder: Path, info: dict[str, Any]) -> None:
-    """Raise unless `folder` holds the sample set that `info` describes, with all its pictures."""
+    """Check that `folder` holds the sample set that `info` describes, with all its images. SourceError if not."""
     for split in ("train", "val"):
         try:
             found = json.loads((folder / "annotations" / f"instances_{split}.json").read_bytes())
             made, names = found["info"], [image["file_name"] for image in found["images"]]
         except (OSError, ValueError, KeyError, TypeError):
-            raise SourceError(f"{folder} is not empty and holds no sample set: choose another folder") from None
+            raise SourceError(f"{folder} is not empty and not a sample set: choose another folder") from None
         if made != info:
             raise SourceError(f"{folder} holds another sample set, {made}: remove it or choose another folder")
         missing = [name for name in names if not (folder / split / name).is_file()]
         if missing:
             raise SourceError(
-                f"{folder / split}: {len(missing)} pictures are gone, {missing[0]} the first: remove {folder}"
+                f"{folder / split}: {len(missing)} images are missing, such as {missing[0]}: remove {folder}"
             )
 
 
@@ -109,13 +109,13 @@ def _write(folder: Path, info: dict[str, Any], progress: Progress) -> None:
     }
     pool = ProcessPoolExecutor(os.cpu_count(), get_context("spawn"))
     try:
-        for done, (picture, size, found) in enumerate(pool.map(partial(_make, folder, info["seed"]), plan), 1):
-            coco = sets[picture.split]
-            entry = {"id": picture.image_id, "file_name": picture.name, "width": size[0], "height": size[1]}
+        for done, (spec, size, annotations) in enumerate(pool.map(partial(_make, folder, info["seed"]), plan), 1):
+            coco = sets[spec.split]
+            entry = {"id": spec.image_id, "file_name": spec.name, "width": size[0], "height": size[1]}
             coco["images"].append(entry)
-            for annotation in found:
+            for annotation in annotations:
                 number = len(coco["annotations"]) + 1
-                coco["annotations"].append({"id": number, "image_id": picture.image_id, **annotation})
+                coco["annotations"].append({"id": number, "image_id": spec.image_id, **annotation})
             progress(done, len(plan))
     finally:
         pool.shutdown(cancel_futures=True)
@@ -123,11 +123,11 @@ def _write(folder: Path, info: dict[str, Any], progress: Progress) -> None:
         (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(coco))
 
 
-def _plan(images: int, seed: int) -> list[_Picture]:
-    """Ids are scattered, as COCO's are; the last fifth is `val`."""
+def _plan(images: int, seed: int) -> list[_ImageSpec]:
+    """Choose image ids with gaps, like those of COCO. The last fifth is `val`."""
     ids = np.sort(np.random.Generator(np.random.Philox(key=seed)).choice(600_000, images, replace=False) + 1)
     train = images - max(1, images // 5)
-    return [_Picture(n, int(ids[n]), "train" if n < train else "val") for n in range(images)]
+    return [_ImageSpec(n, int(ids[n]), "train" if n < train else "val") for n in range(images)]
 
 
 def _categories() -> list[dict[str, Any]]:
@@ -138,24 +138,24 @@ def _categories() -> list[dict[str, Any]]:
 
 
 def _kind(number: int) -> Kind:
-    """One picture in 32 is empty, one in 16 is crowded, one in 8 has a heap."""
+    """One image in 32 is empty, one in 16 is crowded, one in 8 has a heap."""
     if number % 32 == 10:
         return Kind.EMPTY
     return {3: Kind.CROWDED, 5: Kind.HEAP, 13: Kind.HEAP}.get(number % 16, Kind.USUAL)
 
 
-def _make(folder: Path, seed: int, picture: _Picture) -> tuple[_Picture, tuple[int, int], list[dict[str, Any]]]:
-    """Draw a picture and write its JPEG; returns it with its width and height and its annotations without ids."""
-    rng = np.random.Generator(np.random.Philox(key=[seed, picture.number + 1]))
-    scene = make_scene(rng, _kind(picture.number))
+def _make(folder: Path, seed: int, spec: _ImageSpec) -> tuple[_ImageSpec, tuple[int, int], list[dict[str, Any]]]:
+    """Draw and write an image. Returns its spec, its width and height, and its annotations without ids."""
+    rng = np.random.Generator(np.random.Philox(key=[seed, spec.number + 1]))
+    scene = make_scene(rng, _kind(spec.number))
     image = Image.fromarray(scene.pixels)
-    image.save(folder / picture.split / picture.name, "JPEG", **JPEG)
-    things = [found for thing in scene.things if not thing.heap and (found := _annotation(thing))]
-    return picture, image.size, things + _crowd(scene)
+    image.save(folder / spec.split / spec.name, "JPEG", **JPEG)
+    objects = [found for thing in scene.things if not thing.heap and (found := _annotation(thing))]
+    return spec, image.size, objects + _crowd(scene)
 
 
 def _annotation(thing: Thing) -> dict[str, Any] | None:
-    """COCO's annotation of what can be seen of a thing; None when that is too little."""
+    """Return the COCO annotation of the visible part of an object, or None if that is too small."""
     assert thing.visible is not None
     corner = np.array(thing.window[:2], float)
     pieces = [piece + corner for piece in polygons(thing.visible)]
@@ -171,7 +171,7 @@ def _annotation(thing: Thing) -> dict[str, Any] | None:
 
 
 def _crowd(scene: Scene) -> list[dict[str, Any]]:
-    """The crowd region of the picture's heap, if it has one."""
+    """Return the crowd annotation of the scene's heap, if it has one."""
     heap = [thing for thing in scene.things if thing.heap]
     cover = np.zeros(scene.pixels.shape[:2], np.float32)
     for thing in heap:
@@ -193,6 +193,6 @@ def _crowd(scene: Scene) -> list[dict[str, Any]]:
 
 
 def _box(points: Points) -> list[float]:
-    """COCO's x, y, width, height around points."""
+    """Return the bounding box of points as x, y, width, height."""
     low, high = points.min(0), points.max(0)
     return [round(float(value), 2) for value in (*low, *(high - low))]

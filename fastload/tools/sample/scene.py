@@ -1,4 +1,4 @@
-"""One picture: things lying on a surface, seen from above, and what of each of them can be seen."""
+"""One generated image: objects on a surface seen from above, with the visible part of each."""
 
 from __future__ import annotations
 
@@ -10,50 +10,50 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from fastload.tools.sample.shapes import SHAPES, Points
-from fastload.tools.sample.surfaces import SURFACES, Picture, Plane, Rng, fractal, noise
+from fastload.tools.sample.surfaces import SURFACES, Pixels, Plane, Rng, fractal, noise
 
-# COCO's commonest picture sizes and about their shares.
+# The most common image sizes in COCO, with their approximate shares.
 SIZES = ((640, 480), (640, 427), (480, 640), (500, 375), (427, 640), (612, 612), (640, 360), (375, 500), (640, 640))
 SIZE_SHARES = (0.32, 0.24, 0.12, 0.12, 0.08, 0.03, 0.04, 0.03, 0.02)
-CLASS_SHARES = np.array([0.2, 0.15, 0.15, 0.13, 0.12, 0.1, 0.08, 0.07])  # of SHAPES: uneven, as COCO's are
+CLASS_SHARES = np.array([0.2, 0.15, 0.15, 0.13, 0.12, 0.1, 0.08, 0.07])  # of SHAPES: uneven, like those of COCO
 SUPERSAMPLE = 4
 Window = tuple[int, int, int, int]  # of pixels: x0, y0, x1, y1
-Light = tuple[float, float]  # unit vector in x and y towards the lamp
+Light = tuple[float, float]  # unit vector in x and y toward the lamp
 
 
 class Kind(Enum):
-    """What is on a picture. USUAL draws the number of things as COCO's pictures have it."""
+    """The content of an image. USUAL has numbers of objects like those of COCO images."""
 
     USUAL = "usual"
     EMPTY = "empty"
     CROWDED = "crowded"
-    HEAP = "heap"  # usual, and a heap of one class too many to tell apart: a crowd region
+    HEAP = "heap"  # usual, and many overlapping objects of one class, annotated as a crowd
 
 
 @dataclass
 class Thing:
-    """An object to paint."""
+    """An object in a scene."""
 
     label: int  # of SHAPES
-    points: Points  # the outline, in pixels of the picture
+    points: Points  # the outline, in pixels of the image
     inverse: NDArray[np.float64]  # (2, 3) from pixels x, y, 1 to the object's u, v
     radius: float
     heap: bool
-    window: Window = (0, 0, 0, 0)  # where `cover` lies on the picture
-    cover: Plane | None = None  # how much of each pixel it covers
-    visible: Plane | None = None  # the same, less what lies on top
+    window: Window = (0, 0, 0, 0)  # the pixels of `cover` and `visible`
+    cover: Plane | None = None  # the covered fraction of each pixel
+    visible: Plane | None = None  # the covered fraction without objects on top
 
 
 @dataclass
 class Scene:
-    """A picture, its things from bottom to top with `cover` and `visible` set."""
+    """An image and its objects from bottom to top, with `cover` and `visible` set."""
 
     pixels: NDArray[np.uint8]  # (H, W, 3) RGB
     things: list[Thing]
 
 
 def make_scene(rng: Rng, kind: Kind) -> Scene:
-    """Draw a picture of a kind. The same generator state gives the same picture."""
+    """Draw an image of a kind. The same generator state gives the same image."""
     width, height = SIZES[rng.choice(len(SIZES), p=SIZE_SHARES)]
     things = _arrange(rng, kind, width, height)
     angle = rng.uniform(0, 2 * np.pi)
@@ -69,7 +69,7 @@ def make_scene(rng: Rng, kind: Kind) -> Scene:
 
 
 def _arrange(rng: Rng, kind: Kind, width: int, height: int) -> list[Thing]:
-    """Choose classes, sizes and places; largest things mostly at the bottom."""
+    """Choose classes, sizes and positions, with the largest objects mostly at the bottom."""
     count = int(np.clip(np.rint(rng.lognormal(np.log(5), 0.85)), 1, 40))
     if kind is Kind.EMPTY:
         return []
@@ -99,7 +99,7 @@ def _heap(rng: Rng, width: int, height: int) -> list[Thing]:
 
 
 def _thing(rng: Rng, label: int, side: float, center: NDArray[np.float64], heap: bool = False) -> Thing:
-    """A thing whose area is side ** 2, turned at random and a little out of proportion."""
+    """Return an object with an area of about side ** 2, rotated at random and slightly stretched."""
     outline = SHAPES[label].outline()
     x, y = outline.T
     unit_area = abs(0.5 * np.sum(x * np.roll(y, -1) - y * np.roll(x, -1)))
@@ -112,8 +112,8 @@ def _thing(rng: Rng, label: int, side: float, center: NDArray[np.float64], heap:
     return Thing(label, outline @ forward.T + center, inverse, float(radius), heap)
 
 
-def _lay(rng: Rng, canvas: Picture, thing: Thing, light: Light) -> None:
-    """Paint a thing with its shadow and a rim shaded by the light."""
+def _lay(rng: Rng, canvas: Pixels, thing: Thing, light: Light) -> None:
+    """Paint an object with its shadow and a rim shaded by the light."""
     lift = 1.5 + 0.1 * thing.radius
     window = _window(thing.points, 3 * lift, canvas)
     if window is None:
@@ -128,8 +128,8 @@ def _lay(rng: Rng, canvas: Picture, thing: Thing, light: Light) -> None:
     thing.window, thing.cover = window, cover
 
 
-def _lay_sheet(rng: Rng, canvas: Picture, light: Light) -> None:
-    """A sheet of another material: edges and clutter that are no category."""
+def _lay_sheet(rng: Rng, canvas: Pixels, light: Light) -> None:
+    """Paint a sheet of another material: background edges that belong to no category."""
     height, width = canvas.shape[1:]
     half = rng.uniform(0.12, 0.45, 2) * min(height, width)
     turn = rng.uniform(0, np.pi)
@@ -143,15 +143,15 @@ def _lay_sheet(rng: Rng, canvas: Picture, light: Light) -> None:
     _compose(canvas, window, cover, material, light, rng.uniform(1, 5))
 
 
-def _window(points: Points, margin: float, canvas: Picture) -> Window | None:
-    """The box of pixels around an outline that lies on the picture."""
+def _window(points: Points, margin: float, canvas: Pixels) -> Window | None:
+    """Return the pixels around an outline, clipped to the image; None if nothing is left."""
     low = np.maximum(np.floor(points.min(0) - margin), 0).astype(int)
     high = np.minimum(np.ceil(points.max(0) + margin), canvas.shape[:0:-1]).astype(int)
     return (int(low[0]), int(low[1]), int(high[0]), int(high[1])) if (high - low > 1).all() else None
 
 
 def _coverage(points: Points, window: Window) -> Plane:
-    """How much of each pixel of the window the outline covers, 0 to 1."""
+    """Return the fraction of each pixel in the window that the outline covers, 0 to 1."""
     x0, y0, x1, y1 = window
     image = Image.new("L", ((x1 - x0) * SUPERSAMPLE, (y1 - y0) * SUPERSAMPLE))
     inner = (points - (x0, y0)) * SUPERSAMPLE - 0.5
@@ -170,7 +170,7 @@ def _blur(plane: Plane, radius: float) -> Plane:
 
 
 def _rim(cover: Plane, reach: float, light: Light) -> Plane:
-    """Brightness of a rounded rim: how the blurred cover slopes towards the light."""
+    """Return the brightness of a rounded rim: the slope of the blurred cover toward the light."""
     reach = max(reach, 0.7)
     height = _blur(cover, reach)
     slope = np.zeros_like(height)
@@ -179,8 +179,8 @@ def _rim(cover: Plane, reach: float, light: Light) -> Plane:
     return np.asarray(1 + np.clip(0.7 * reach * slope, -0.5, 0.6))
 
 
-def _compose(canvas: Picture, window: Window, cover: Plane, paint: Picture, light: Light, lift: float) -> None:
-    """Put paint on the canvas where `cover` says, and around it the shadow of something `lift` pixels high."""
+def _compose(canvas: Pixels, window: Window, cover: Plane, paint: Pixels, light: Light, lift: float) -> None:
+    """Paint on the canvas with the opacity `cover`, over a shadow as of an object `lift` pixels high."""
     x0, y0, x1, y1 = window
     under = canvas[:, y0:y1, x0:x1]
     shadow = _blur(_shifted(cover, round(-light[0] * lift), round(-light[1] * lift)), 0.6 * lift)
@@ -189,14 +189,14 @@ def _compose(canvas: Picture, window: Window, cover: Plane, paint: Picture, ligh
 
 
 def _shifted(plane: Plane, right: int, down: int) -> Plane:
-    """Moved, what comes in from outside being a repeat of the edge."""
+    """Return the plane shifted, with its edge repeated."""
     rows = np.clip(np.arange(plane.shape[0]) - down, 0, plane.shape[0] - 1)
     cols = np.clip(np.arange(plane.shape[1]) - right, 0, plane.shape[1] - 1)
     return plane[rows[:, None], cols[None]]
 
 
 def _find_visible(things: list[Thing], height: int, width: int) -> None:
-    """From the top down, what of each thing is not covered."""
+    """Set the visible part of each object, from top to bottom."""
     free = np.ones((height, width), np.float32)
     for thing in reversed(things):
         if thing.cover is None:
@@ -206,8 +206,8 @@ def _find_visible(things: list[Thing], height: int, width: int) -> None:
         free[y0:y1, x0:x1] -= thing.visible
 
 
-def _light(rng: Rng, canvas: Picture, light: Light) -> None:
-    """The lamp's fall-off, dappled shade, vignetting and the colour of the light."""
+def _light(rng: Rng, canvas: Pixels, light: Light) -> None:
+    """Apply the falloff and color of the light, dappled shade and vignetting."""
     height, width = canvas.shape[1:]
     y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
     x = np.linspace(-1, 1, width, dtype=np.float32)[None]
@@ -221,8 +221,8 @@ def _light(rng: Rng, canvas: Picture, light: Light) -> None:
     canvas *= brightness * (tint * rng.uniform(0.9, 1.2))
 
 
-def _photograph(rng: Rng, canvas: Picture) -> NDArray[np.uint8]:
-    """Sensor noise that grows with the light, and rounding."""
+def _photograph(rng: Rng, canvas: Pixels) -> NDArray[np.uint8]:
+    """Add sensor noise that grows with the light, and round to 8 bits."""
     iso = rng.lognormal(np.log(0.005), 0.9)
     grain = noise(rng, canvas.shape)
     grain *= np.sqrt(np.maximum(canvas, 0.05))

@@ -1,6 +1,6 @@
-"""What the categories look like: an outline, and a colouring of the object's own coordinates.
+"""The appearance of the categories: an outline and a coloring in object coordinates.
 
-Object coordinates u (right) and v (down) are in units of the object's radius; outlines are (N, 2) points of u, v.
+Object coordinates u (right) and v (down) are in units of the object's radius. Outlines are (N, 2) points u, v.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastload.tools.sample.surfaces import Picture, Plane, Rng, color, mix
+from fastload.tools.sample.surfaces import Pixels, Plane, Rng, color, mix
 
 Points = NDArray[np.float64]  # (N, 2)
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A category. `relief` is the width of the rounded rim, in radii: how three-dimensional it looks."""
+    """A category. `relief` is the width of the rounded rim in radii."""
 
     name: str
     supercategory: str
     outline: Callable[[], Points]
-    paint: Callable[[Rng, Plane, Plane], Picture]
+    paint: Callable[[Rng, Plane, Plane], Pixels]
     relief: float = 0.2
 
 
@@ -38,33 +38,33 @@ def _polar(radius: Callable[[Plane], Any], n: int = 96) -> Points:
 
 
 def _mirrored(upper: list[tuple[float, float]]) -> Points:
-    """A closed outline from its upper half, given left to right, and the same below."""
+    """Return a closed outline from its upper half, given from left to right."""
     half = np.array(upper)
     return np.concatenate([half, half[::-1] * (1, -1)])
 
 
 def _soft(corners: Points, rounds: int = 2) -> Points:
-    """Chaikin's corner cutting."""
+    """Round corners by Chaikin's corner cutting."""
     for _ in range(rounds):
         after = np.roll(corners, -1, 0)
         corners = np.stack([0.75 * corners + 0.25 * after, 0.25 * corners + 0.75 * after], 1).reshape(-1, 2)
     return corners
 
 
-def _pick(rng: Rng, *pairs: tuple[str, str]) -> tuple[Picture, Picture]:
-    """One of the pairs of colours, each a little off so that no two objects are the same."""
+def _pick(rng: Rng, *pairs: tuple[str, str]) -> tuple[Pixels, Pixels]:
+    """Choose a pair of colors, varied slightly so that no two objects look the same."""
     first, second = pairs[rng.integers(len(pairs))]
     tint = rng.uniform(0.85, 1.12, (2, 3, 1, 1)).astype(np.float32)
     return color(first) * tint[0], color(second) * tint[1]
 
 
 def _smooth(x: Plane, edge: float, width: float) -> Plane:
-    """0 below `edge`, 1 above, rising over `width`."""
+    """Return a ramp from 0 below `edge` to 1 above, over `width`."""
     return np.asarray(np.clip((x - edge) / width + 0.5, 0, 1))
 
 
-def _ball(rng: Rng, u: Plane, v: Plane) -> Picture:
-    """A beach ball: six segments around a pole that faces us slantwise, on a sphere."""
+def _ball(rng: Rng, u: Plane, v: Plane) -> Pixels:
+    """A beach ball: a sphere with six segments around a tilted pole."""
     first, second = _pick(rng, ("e0352b", "f5f2e8"), ("2468c8", "f8d038"), ("1f9d6b", "f5f2e8"), ("f28a1e", "2f4fa8"))
     depth = np.sqrt(np.maximum(1 - u * u - v * v, 0))
     x, y = u + 0.35 * depth, v - 0.45 * depth
@@ -74,14 +74,14 @@ def _ball(rng: Rng, u: Plane, v: Plane) -> Picture:
     return skin * (0.35 + 0.7 * depth)
 
 
-def _star(rng: Rng, u: Plane, v: Plane) -> Picture:
-    """Ten facets, lit in turn."""
+def _star(rng: Rng, u: Plane, v: Plane) -> Pixels:
+    """Ten facets, alternately light and dark."""
     base, shade = _pick(rng, ("f6c21a", "c07a08"), ("e8542c", "962410"), ("f2e6c0", "b49a60"))
     facet = np.sin(5 * np.arctan2(u, -v))
     return mix(shade, base, 0.35 + 0.55 * _smooth(facet, 0, 0.2))
 
 
-def _leaf(rng: Rng, u: Plane, v: Plane) -> Picture:
+def _leaf(rng: Rng, u: Plane, v: Plane) -> Pixels:
     """A midrib along u and slanted side veins."""
     base, vein = _pick(rng, ("4f8f2e", "c3d98a"), ("2f6b3a", "9fc98f"), ("c8641e", "f0c070"), ("b03a24", "eaa860"))
     side = np.abs((4.5 * (u - 0.9 * np.abs(v))) % 1 - 0.5)
@@ -89,8 +89,8 @@ def _leaf(rng: Rng, u: Plane, v: Plane) -> Picture:
     return mix(base * (1 + 0.25 * v), vein, lines)
 
 
-def _flower(rng: Rng, u: Plane, v: Plane) -> Picture:
-    """Six petals that pale outwards around a yellow heart."""
+def _flower(rng: Rng, u: Plane, v: Plane) -> Pixels:
+    """Six petals that get paler outward, around a yellow center."""
     base, tip = _pick(rng, ("c22a78", "f7a8cc"), ("7a3fb8", "d8b8f4"), ("e8e4f0", "ffffff"), ("d8402c", "ffb090"))
     radius = np.hypot(u, v)
     between = np.cos(6 * np.arctan2(v, u))
@@ -99,8 +99,8 @@ def _flower(rng: Rng, u: Plane, v: Plane) -> Picture:
     return mix(petals, heart, _smooth(-radius, -0.27, 0.04))
 
 
-def _fish(rng: Rng, u: Plane, v: Plane) -> Picture:
-    """Bands across, a pale belly, an eye."""
+def _fish(rng: Rng, u: Plane, v: Plane) -> Pixels:
+    """Vertical bands, a pale belly and an eye."""
     base, band = _pick(rng, ("f07818", "fff4e4"), ("3878b8", "d8ecf4"), ("7c8c98", "2c3c4c"), ("e8c82c", "28343c"))
     wave = np.sin(7.5 * u + 1.2 * np.abs(v))
     skin = mix(base, band, _smooth(wave, 0.45, 0.35)) * (1 - 0.35 * v)
@@ -108,7 +108,7 @@ def _fish(rng: Rng, u: Plane, v: Plane) -> Picture:
     return mix(mix(skin, color("ffffff"), _smooth(-eye, -0.1, 0.02)), color("101418"), _smooth(-eye, -0.055, 0.02))
 
 
-def _butterfly(rng: Rng, u: Plane, v: Plane) -> Picture:
+def _butterfly(rng: Rng, u: Plane, v: Plane) -> Pixels:
     """Dark margins with pale spots, and a dark body along v."""
     wing, margin = _pick(rng, ("f08c1c", "2a1810"), ("3c90e0", "0c1c3c"), ("f4e8a0", "504020"), ("c83c50", "281020"))
     radius = np.hypot(np.abs(u) - 0.42, np.abs(v) - 0.2)
@@ -118,8 +118,8 @@ def _butterfly(rng: Rng, u: Plane, v: Plane) -> Picture:
     return mix(skin, color("181210"), _smooth(-np.abs(u), -0.06, 0.03) * _smooth(-np.abs(v), -0.62, 0.05))
 
 
-def _gear(rng: Rng, u: Plane, v: Plane) -> Picture:
-    """Turned metal with a dark bore and a groove."""
+def _gear(rng: Rng, u: Plane, v: Plane) -> Pixels:
+    """Lathed metal with a dark bore and a groove."""
     metal, sheen = _pick(rng, ("6e747a", "d4dade"), ("8a6a34", "e8c888"), ("7a5648", "dca890"))
     radius = np.hypot(u, v)
     turning = 0.5 + 0.28 * np.sin(2 * np.arctan2(v, u) + 0.6)
@@ -129,11 +129,11 @@ def _gear(rng: Rng, u: Plane, v: Plane) -> Picture:
     return mix(face * (1 - 0.55 * groove), color("1a1c20"), bore)
 
 
-def _bottle(rng: Rng, u: Plane, v: Plane) -> Picture:
-    """Glass lying along u: a bright streak, a label, a cap."""
+def _bottle(rng: Rng, u: Plane, v: Plane) -> Pixels:
+    """A glass bottle along u with a highlight, a label and a cap."""
     glass, label = _pick(rng, ("1e5a34", "f0e8d0"), ("6a3a14", "f4f0e4"), ("24507c", "e4ecf0"), ("7c1c28", "ecdcc0"))
     across = v / 0.29
-    body: Picture = glass * (1.25 - 0.7 * across * across)
+    body: Pixels = glass * (1.25 - 0.7 * across * across)
     body = mix(body, color("ffffff"), 0.7 * _smooth(-np.abs(across + 0.45), -0.1, 0.1))
     text = _smooth(-np.abs(np.abs(u + 0.42) - 0.2), -0.03, 0.02)
     paper = mix(label, glass, text) * (1.1 - 0.35 * np.abs(across))

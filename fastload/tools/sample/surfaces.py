@@ -1,4 +1,4 @@
-"""Surfaces things lie on. Pictures here are planar: (3, H, W) float32 RGB, 0 to 1 and a little beyond."""
+"""Background surfaces. Images here are planar: (3, H, W) float32 RGB, about 0 to 1."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Plane = NDArray[np.floating[Any]]  # (H, W)
-Picture = NDArray[np.floating[Any]]  # (3, H, W)
+Pixels = NDArray[np.floating[Any]]  # (3, H, W)
 Rng = np.random.Generator
 
 
-def color(text: str) -> Picture:
-    """A colour such as "e8b04a" as a picture of one pixel."""
+def color(text: str) -> Pixels:
+    """Return a color such as "e8b04a" as an image of one pixel."""
     return (np.frombuffer(bytes.fromhex(text), np.uint8).astype(np.float32) / 255).reshape(3, 1, 1)
 
 
-def mix(a: Picture, b: Picture, t: Plane | float) -> Picture:
-    """From `a` where t is 0 to `b` where t is 1."""
+def mix(a: Pixels, b: Pixels, t: Plane | float) -> Pixels:
+    """Interpolate from `a` where t is 0 to `b` where t is 1."""
     return a + (b - a) * t
 
 
 def noise(rng: Rng, shape: tuple[int, ...]) -> Plane:
-    """White noise, uniform, of mean 0 and deviation 1."""
+    """Return uniform white noise with mean 0 and standard deviation 1."""
     field = rng.random(shape, np.float32)
     field -= 0.5
     field *= np.float32(12**0.5)
@@ -35,8 +35,17 @@ def noise(rng: Rng, shape: tuple[int, ...]) -> Plane:
 def fractal(
     rng: Rng, height: int, width: int, roughness: float = 0.8, octaves: int = 7, stretch: tuple[float, float] = (1, 1)
 ) -> Plane:
-    """Noise of about mean 0 and deviation 1 whose octaves each have `roughness` times the amplitude of the coarser
-    one; 1 is the spectrum of photographs (power falling as 1 / f squared). `stretch` draws it out in y and x."""
+    """Return fractal noise with a mean of about 0 and a standard deviation of about 1.
+
+    Args:
+        rng: the generator.
+        height: rows.
+        width: columns.
+        roughness: amplitude of each octave relative to the coarser one; 1 is the spectrum of photographs (power falls
+            as 1 / f squared).
+        octaves: number of octaves.
+        stretch: scale in y and x.
+    """
     rows, cols = int(np.ceil(height / stretch[0])), int(np.ceil(width / stretch[1]))
     side = [-(-(n - 2) // 2**octaves) + 2 for n in (rows, cols)]
     field = noise(rng, (side[0], side[1]))
@@ -53,7 +62,7 @@ def fractal(
 
 
 def _double(field: Plane) -> Plane:
-    """Twice as many rows, less two: a quadratic B-spline through `field`."""
+    """Return 2 n - 2 rows for n rows, by quadratic B-spline subdivision."""
     near, far = field[:-1], field[1:]
     out = np.empty((2 * len(near), field.shape[1]), np.float32)
     step = 0.25 * (far - near)
@@ -62,26 +71,26 @@ def _double(field: Plane) -> Plane:
     return out
 
 
-def _rounded(rng: Rng, height: int, width: int, dark: str, light: str, roughness: float, contrast: float) -> Picture:
-    """A plain rough material between two colours, with large stains."""
+def _rough(rng: Rng, height: int, width: int, dark: str, light: str, roughness: float, contrast: float) -> Pixels:
+    """Draw a plain rough material between two colors, with large stains."""
     grain = fractal(rng, height, width, roughness)
     stain = fractal(rng, height, width, 0.5, octaves=5)
     return mix(color(dark), color(light), 0.5 + contrast * grain + 0.12 * stain)
 
 
-def sand(rng: Rng, height: int, width: int) -> Picture:
+def sand(rng: Rng, height: int, width: int) -> Pixels:
     dark, light = [("9c7b4f", "e2c795"), ("8d8274", "d3c8b5"), ("a8683f", "dda46f")][rng.integers(3)]
-    return _rounded(rng, height, width, dark, light, 0.95, 0.22)
+    return _rough(rng, height, width, dark, light, 0.95, 0.22)
 
 
-def stone(rng: Rng, height: int, width: int) -> Picture:
+def stone(rng: Rng, height: int, width: int) -> Pixels:
     dark, light = [("54585c", "b4b6b4"), ("6d6258", "c4b8aa"), ("3c4650", "8f9ba6")][rng.integers(3)]
-    picture = _rounded(rng, height, width, dark, light, 0.8, 0.25)
+    surface = _rough(rng, height, width, dark, light, 0.8, 0.25)
     crack = np.abs(fractal(rng, height, width, 0.6, octaves=6))
-    return mix(picture, 0.5 * picture, np.clip(1 - 18 * crack, 0, 1))
+    return mix(surface, 0.5 * surface, np.clip(1 - 18 * crack, 0, 1))
 
 
-def grass(rng: Rng, height: int, width: int) -> Picture:
+def grass(rng: Rng, height: int, width: int) -> Pixels:
     dark, light = [("24401c", "86a844"), ("2c4a2a", "7fb069"), ("4a4a1e", "b8ab5a")][rng.integers(3)]
     blades = np.maximum(
         fractal(rng, height, width, 0.85, octaves=5, stretch=(5, 1)),
@@ -91,8 +100,8 @@ def grass(rng: Rng, height: int, width: int) -> Picture:
     return mix(color(dark), color(light), 0.25 + 0.3 * blades + 0.15 * patch)
 
 
-def wood(rng: Rng, height: int, width: int) -> Picture:
-    """Planks: long grain, each plank its own tone, dark gaps between."""
+def wood(rng: Rng, height: int, width: int) -> Pixels:
+    """Draw planks with long grain, different tones and dark gaps."""
     if rng.random() < 0.4:
         return wood(rng, width, height).transpose(0, 2, 1)
     dark, light = [("5a3a22", "b98a5a"), ("8a6a48", "dcc09a"), ("33251d", "7d5f4a")][rng.integers(3)]
@@ -106,8 +115,8 @@ def wood(rng: Rng, height: int, width: int) -> Picture:
     return mix(color(dark), color(light), 0.5 + 0.2 * grain + tone[:, None] + 0.07 * pores) * shade[:, None]
 
 
-def linen(rng: Rng, height: int, width: int) -> Picture:
-    """Woven threads, with stripes now and then."""
+def linen(rng: Rng, height: int, width: int) -> Pixels:
+    """Draw woven threads, sometimes with stripes."""
     base = [("c9beab", "8d8271"), ("7a90a8", "4a6078"), ("b5756a", "7d4540"), ("e4dfd3", "b0a893")][rng.integers(4)]
     pitch = float(rng.uniform(2.5, 4))
     warp = np.abs((np.arange(width) / pitch) % 1 - 0.5).astype(np.float32)
@@ -120,8 +129,8 @@ def linen(rng: Rng, height: int, width: int) -> Picture:
     return mix(color(base[0]), color(base[1]), t)
 
 
-def tiles(rng: Rng, height: int, width: int) -> Picture:
-    """Glazed tiles of slightly different tones with grout between."""
+def tiles(rng: Rng, height: int, width: int) -> Pixels:
+    """Draw glazed tiles with slightly different tones, and grout between them."""
     dark, light = [("3f6b72", "8fb9b5"), ("a35a3c", "d59a70"), ("b9b3a6", "ece7dc"), ("35507d", "7e9bc4")][
         rng.integers(4)
     ]
@@ -136,11 +145,11 @@ def tiles(rng: Rng, height: int, width: int) -> Picture:
     return mix(tile, color("6f6a62") * (1 + 0.2 * glaze), grout)
 
 
-def paper(rng: Rng, height: int, width: int) -> Picture:
+def paper(rng: Rng, height: int, width: int) -> Pixels:
     dark, light = [("d9d2c2", "fffaf0"), ("c4ccd2", "f4f8fa"), ("c79a78", "ecc9a8"), ("55606e", "8592a0")][
         rng.integers(4)
     ]
-    return _rounded(rng, height, width, dark, light, 0.8, 0.12)
+    return _rough(rng, height, width, dark, light, 0.8, 0.12)
 
 
-SURFACES: tuple[Callable[[Rng, int, int], Picture], ...] = (sand, stone, grass, wood, linen, tiles, paper)
+SURFACES: tuple[Callable[[Rng, int, int], Pixels], ...] = (sand, stone, grass, wood, linen, tiles, paper)
