@@ -299,7 +299,7 @@ class CacheFile:
 
     @property
     def columns(self) -> Columns:
-        """The extra columns by name: (m, ...) with a value per box, or (n, ...) with a value per image. See also `ragged`."""
+        """The extra columns by name: (m, ...) with a value per box, or (n, ...) with a value per image."""
         return {column.name: self._mapping.index[column.key] for column in self._mapping.columns if not column.ragged}
 
     @property
