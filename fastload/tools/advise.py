@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from math import inf, log10
 from pathlib import Path
@@ -18,6 +18,7 @@ from PIL import Image
 import fastload._core as _core
 from fastload.annotations import Column
 from fastload.cache.format.layout import Encoding
+from fastload.cache.progress import OnProgress, no_progress
 from fastload.cache.read.cache_file import CacheFile
 from fastload.cache.write.build import BuildOptions, build_cache
 from fastload.cache.write.checked_image import checked_jpeg
@@ -129,7 +130,7 @@ def advise(
     home: Path,
     count: int = 64,
     threads: int = 1,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: OnProgress = no_progress,
 ) -> Advice:
     """Measure every option on random images of a dataset.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from fastload.cache.progress import OnProgress
 from fastload.cache.read.cache import Cache
 from fastload.cache.write.build import BuildOptions, build_cache
 from fastload.loader.fast_loader import FastLoader
@@ -18,7 +19,7 @@ from fastload.sources.base import Sample
 from fastload.sources.detect import find_datasets
 from fastload.tools.baseline import LONG_EDGE, SHORT_EDGE, BaselineDataset, baseline_loader
 from fastload.tools.contact_sheet import draw, save
-from fastload.tools.progress import Report, show_progress
+from fastload.tools.progress import show_progress
 from fastload.tools.sample import make_sample
 
 BATCH_SIZE = 16
@@ -71,7 +72,7 @@ def run_demo(folder: Path, images: int = 300) -> DemoResult:
     return DemoResult(usual, fast, dataset.cache, drawing)
 
 
-def _compare(cache: Cache, samples: list[Sample], report: Report) -> list[float]:
+def _compare(cache: Cache, samples: list[Sample], report: OnProgress) -> list[float]:
     """Return the images/s of the typical loader and of FastLoader, after a warm-up epoch of each."""
     loaders: list[Iterable[Any]] = [
         baseline_loader(BaselineDataset(samples), BATCH_SIZE, WORKERS),

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-LINE_SECONDS = 5.0  # between lines without a terminal
+from fastload.cache.progress import OnProgress
 
-Report = Callable[[int, int], None]  # called with (items done, items in total)
+LINE_SECONDS = 5.0  # between lines without a terminal
 
 
 class _Rate(ProgressColumn):
@@ -26,7 +26,7 @@ def _format_rate(rate: float) -> str:
 
 
 @contextmanager
-def show_progress(what: str, unit: str = "images") -> Iterator[Report]:
+def show_progress(what: str, unit: str = "images") -> Iterator[OnProgress]:
     """Show the progress of a long operation on stderr: a bar on a terminal, else a line every five seconds.
 
         with show_progress("Building") as report:
@@ -44,7 +44,7 @@ def show_progress(what: str, unit: str = "images") -> Iterator[Report]:
     yield from _bar(what, console) if console.is_terminal else _lines(what, unit, console)
 
 
-def _bar(what: str, console: Console) -> Iterator[Report]:
+def _bar(what: str, console: Console) -> Iterator[OnProgress]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
 
@@ -56,7 +56,7 @@ def _bar(what: str, console: Console) -> Iterator[Report]:
         yield report
 
 
-def _lines(what: str, unit: str, console: Console) -> Iterator[Report]:
+def _lines(what: str, unit: str, console: Console) -> Iterator[OnProgress]:
     start = last = time.monotonic()
     first: int | None = None
 

@@ -278,6 +278,16 @@ def test_strict(tmp_path):
     assert build(root, strict=True, overwrite=True).problems == {"converted": 1}
 
 
+def test_problems_files_of_older_versions(tmp_path):
+    """A problems file that says "left out", as older versions wrote, is read as "skipped" and fails a strict build."""
+    root = write_coco(tmp_path, {"a.jpg": jpeg(), "b.jpg": b"x"})
+    listed = build(root).path.with_suffix(".problems.jsonl")
+    listed.write_text(listed.read_text().replace('"skipped"', '"left out"'))
+    assert [problem.kind for problem in read_problems(root / "fastload/train.lmdb")] == ["skipped"]
+    with pytest.raises(CacheError, match="1 images were skipped"):
+        build(root, strict=True)
+
+
 def test_problems_of_an_older_build_go(tmp_path):
     """When a new build meets no problem, the old list of problems is removed."""
     root = write_coco(tmp_path, many_jpegs(2) | {"x.jpg": b"x"})

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import fastload._core as _core
 from fastload.cache.parallel import ordered_map
+from fastload.cache.progress import OnProgress, no_progress
 from fastload.cache.read.cache_file import CacheFile
 from fastload.errors import CacheError
 
@@ -27,7 +27,7 @@ class Damage:
 def verify_cache(
     path: str | os.PathLike[str],
     workers: int | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: OnProgress = no_progress,
 ) -> list[Damage]:
     """Verify every record of a cache, and return the damaged images in order.
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fastload.cache.format.index import Entry, build_index
 from fastload.cache.format.problems import read_problems
+from fastload.cache.progress import OnProgress
 from fastload.cache.read.cache_file import CacheFile
 from fastload.cache.write.ingest import IngestedImage, Stamp
 from fastload.cache.write.writer import CacheWriter, Part
@@ -19,7 +20,6 @@ from fastload.sources.base import Problem
 
 COMMIT_BYTES = 64 << 20
 COMMIT_SECONDS = 2.0
-Progress = Callable[[int, int], None]  # called with (images done, images in total)
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class BuildReport:
     problems: Counter[str]
 
 
-def fill(writer: CacheWriter, ingested: Iterable[IngestedImage], total: int, progress: Progress) -> None:
+def fill(writer: CacheWriter, ingested: Iterable[IngestedImage], total: int, progress: OnProgress) -> None:
     """Commit ingested images to an unfinished cache.
 
     Args:

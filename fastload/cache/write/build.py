@@ -13,7 +13,8 @@ from fastload.cache.format.layout import Encoding
 from fastload.cache.format.manifest import Manifest, describe_arrays
 from fastload.cache.format.problems import problems_path, read_problems, write_problems
 from fastload.cache.parallel import ordered_map
-from fastload.cache.write.assemble import BuildReport, Progress, check_up_to_date, fill, report
+from fastload.cache.progress import OnProgress, no_progress
+from fastload.cache.write.assemble import BuildReport, check_up_to_date, fill, report
 from fastload.cache.write.ingest import IngestedImage, Stamp, make_record, stamp_of
 from fastload.cache.write.resize import Reduction
 from fastload.cache.write.writer import CacheWriter, write_errors
@@ -54,7 +55,7 @@ def build_cache(
     source: Source,
     path: Path | str,
     options: BuildOptions = DEFAULTS,
-    progress: Progress = lambda done, total: None,
+    progress: OnProgress = no_progress,
 ) -> BuildReport:
     """Build the cache of `source` at `path`, unless an up-to-date one exists.
 

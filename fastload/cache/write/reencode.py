@@ -14,8 +14,9 @@ from fastload.cache.format.layout import Encoding
 from fastload.cache.format.manifest import Manifest, describe_arrays
 from fastload.cache.format.problems import read_problems, write_problems
 from fastload.cache.parallel import ordered_map
+from fastload.cache.progress import OnProgress, no_progress
 from fastload.cache.read.cache_file import CacheFile, Record
-from fastload.cache.write.assemble import BuildReport, Progress, check_up_to_date, fill, report
+from fastload.cache.write.assemble import BuildReport, check_up_to_date, fill, report
 from fastload.cache.write.checked_image import checked_jpeg
 from fastload.cache.write.fitting import scale_columns
 from fastload.cache.write.ingest import IngestedImage, encode, make_entry
@@ -43,7 +44,7 @@ class ReencodeOptions:
 
 
 def transcode_cache(
-    source: Path, path: Path, options: ReencodeOptions, progress: Progress = lambda done, total: None
+    source: Path, path: Path, options: ReencodeOptions, progress: OnProgress = no_progress
 ) -> BuildReport:
     """Convert the cache at `source` to a new cache at `path`, unless an up-to-date one exists.
 

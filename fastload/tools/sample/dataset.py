@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from fastload.cache.progress import OnProgress, no_progress
 from fastload.errors import SourceError
 from fastload.tools.sample.outline import Points, polygons, run_lengths, signed_area
 from fastload.tools.sample.scene import Kind, Scene, Thing, make_scene
@@ -26,7 +26,6 @@ JPEG = {"quality": 96, "subsampling": "4:4:4"}
 CATEGORY_IDS = (1, 2, 3, 5, 6, 8, 11, 13)  # with gaps, as COCO's have
 LEAST_SHARE = 0.2  # an object with a smaller visible share of its area is not annotated
 LEAST_AREA = 20.0  # square pixels: an object with a smaller visible area is not annotated
-Progress = Callable[[int, int], None]  # called with (images done, images in total)
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class _ImageSpec:
         return f"{self.image_id:012d}.jpg"
 
 
-def make_sample(folder: str | Path, images: int = 300, seed: int = 0, progress: Progress | None = None) -> Path:
+def make_sample(folder: str | Path, images: int = 300, seed: int = 0, progress: OnProgress | None = None) -> Path:
     """Generate a small dataset in COCO's layout: annotations/instances_{train,val}.json, train/ and val/.
 
     Four fifths of the images are `train`. The same arguments with the same versions of NumPy and Pillow give the same
@@ -75,7 +74,7 @@ def make_sample(folder: str | Path, images: int = 300, seed: int = 0, progress: 
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         unfinished.mkdir(parents=True)
-        _write(unfinished, info, progress or (lambda done, total: None))
+        _write(unfinished, info, progress or no_progress)
         os.replace(unfinished, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -99,7 +98,7 @@ def _check_same(folder: Path, info: dict[str, Any]) -> None:
             )
 
 
-def _write(folder: Path, info: dict[str, Any], progress: Progress) -> None:
+def _write(folder: Path, info: dict[str, Any], progress: OnProgress) -> None:
     plan = _plan(info["images"], info["seed"])
     for name in ("annotations", "train", "val"):
         (folder / name).mkdir()
