@@ -1,8 +1,8 @@
-"""What Hugging Face Accelerate does around a loader that it prepared, around FastLoader's own threads and order.
+"""Does for FastLoader what Hugging Face Accelerate does for a loader in `prepare`.
 
-Accelerate builds a loader anew, as a DataLoader of the same dataset and batch sampler. That would leave behind all that
-reads a cache, so FastLoader declares itself prepared and does the same things: each process has its share, batches come
-on its device, and gradient accumulation learns when the last batch has come.
+Accelerate replaces a loader by a DataLoader of the same dataset and batch sampler, which would not read the cache as
+FastLoader does. So FastLoader declares itself prepared and does the same work: it shares the epoch among processes,
+moves batches to the device of the process, and reports the last batch for gradient accumulation.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def is_running() -> bool:
 
 
 class Preparation(DataLoaderStateMixin):  # type: ignore[misc]  # Accelerate has no types
-    """A loader's part in an Accelerate run. `seed` is what the ranks agreed on: the first one's."""
+    """A loader's part in an Accelerate run. `seed` is the seed of the first rank, which all ranks use."""
 
     def __init__(self, order: EpochOrder, seed: int) -> None:
         state = PartialState()
@@ -44,7 +44,7 @@ class Preparation(DataLoaderStateMixin):  # type: ignore[misc]  # Accelerate has
         self._device = state.device
 
     def batches(self, batches: BatchIterator) -> Iterator[Any]:
-        """The batches on this process's device; `end_of_dataloader` is true while the last is worked on."""
+        """The batches on this process's device; `end_of_dataloader` is True while the last one is in use."""
         self.begin()
         try:
             for batch in batches:

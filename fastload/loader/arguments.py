@@ -1,4 +1,4 @@
-"""Checks of FastLoader's arguments: each error says what to write instead."""
+"""Checks FastLoader's arguments; each error says what to write instead."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def check_arguments(loader: FastLoader[Any]) -> None:
-    """Raise ArgumentError for values that there are none of; warn of arguments without meaning on a cache."""
+    """Raise ArgumentError for invalid values, and warn of arguments that have no effect on a cache."""
     if loader.on_error not in ("raise", "skip"):
         raise ArgumentError(f'on_error is "raise" or "skip", not {loader.on_error!r}')
     if loader.verify_checksums not in ("first", "always", "never"):
@@ -36,7 +36,7 @@ def check_arguments(loader: FastLoader[Any]) -> None:
             f"{', '.join(ignored)}: ignored, since FastLoader reads a cache without worker processes", stacklevel=4
         )
     if loader.pin_memory and not torch.cuda.is_available():
-        warnings.warn("pin_memory: ignored, since no accelerator is found", stacklevel=4)
+        warnings.warn("pin_memory: ignored, since there is no accelerator", stacklevel=4)
     if loader.pin_memory_device:
         warnings.warn("pin_memory_device: ignored, since `device` says where batches are", stacklevel=4)
     if loader.function_workers < 0:
@@ -44,7 +44,7 @@ def check_arguments(loader: FastLoader[Any]) -> None:
 
 
 def refuse_what_needs_a_cache(loader: FastLoader[Any]) -> None:
-    """Raise ArgumentError if arguments are given that a dataset which is not a cache cannot follow."""
+    """Raise ArgumentError if the dataset is not a cache and an argument needs one."""
     given = {
         "transforms": loader.transforms,
         "group_by_aspect": loader.group_by_aspect,
@@ -58,14 +58,14 @@ def refuse_what_needs_a_cache(loader: FastLoader[Any]) -> None:
     if refused := [name for name, value in given.items() if value]:
         raise ArgumentError(
             f"{', '.join(refused)}: only for caches, and the dataset is a {type(loader.dataset).__name__}. "
-            "Build a cache of it with `fastload build-cache`, or leave these arguments out."
+            "Build a cache of it with `fastload build-cache`, or remove these arguments."
         )
 
 
 def split_transforms(
     transforms: Sequence[Transform | SampleFunction],
 ) -> tuple[list[Transform], list[SampleFunction]]:
-    """Edits of the plan, and the functions on samples that follow them."""
+    """Split into Transforms, which edit the plan, and the functions on samples that follow them."""
     if not isinstance(transforms, Sequence):
         raise ArgumentError(f"transforms is a list of fastload Transforms and functions, not {transforms!r}")
     edits: list[Transform] = []
@@ -86,6 +86,6 @@ def split_transforms(
 
 
 def refuse_class(given: Any, argument: str) -> None:
-    """Raise ArgumentError for a class of ours where an object is wanted: the parentheses are easily forgotten."""
+    """Raise ArgumentError if a Transform or Collator class is given instead of an object: `()` is easily forgotten."""
     if isinstance(given, type) and issubclass(given, Transform | Collator):
         raise ArgumentError(f"{given.__name__} in {argument} is a class: write {given.__name__}(...)")

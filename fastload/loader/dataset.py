@@ -1,4 +1,4 @@
-"""What FastLoader's `dataset` may be: the cache under it, and the images of that cache."""
+"""Resolves FastLoader's `dataset` to a cache and the images to read from it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from fastload.plan.image_index import ImageIndex
 
 
 def opened(dataset: Any) -> Any:
-    """`dataset`, or the cache that it is the path or the list of. Any other list is a dataset."""
+    """Open a cache if `dataset` is its path or a list of caches; return anything else unchanged."""
     if isinstance(dataset, str | os.PathLike):
         return Cache(dataset)
     if not isinstance(dataset, list | tuple) or not any(map(_is_cache, dataset)):
         return dataset
     if others := [part for part in dataset if not isinstance(part, str | os.PathLike | Cache)]:
         raise ArgumentError(
-            f"a {type(others[0]).__name__} in a list of caches: join datasets by torch.utils.data.ConcatDataset"
+            f"a {type(others[0]).__name__} in a list of caches: join datasets with torch.utils.data.ConcatDataset"
         )
     return Cache(dataset)
 
@@ -30,12 +30,15 @@ def _is_cache(part: Any) -> bool:
 
 
 def cache_and_images(dataset: Any) -> tuple[Cache, ImageIndex] | None:
-    """The cache under `dataset`, and the images of it: see `flatten`."""
-    found = flatten(dataset)
-    return found and (found[0], ImageIndex(found[1], found[0].sizes[found[1]]))
+    """The cache that `dataset` reads, and the images it uses of it. None if there is no cache: see `flatten`."""
+    flat = flatten(dataset)
+    if flat is None:
+        return None
+    cache, index = flat
+    return cache, ImageIndex(index, cache.sizes[index])
 
 
 def without_empty(dataset: Any, cache: Cache, images: ImageIndex) -> Any:
-    """`dataset` without the images that there is nothing to learn from; itself if there are none such."""
+    """`dataset` without its images that have no box; unchanged if every image has one."""
     kept = np.isin(images.index, np.asarray(cache.without_empty().indices))
     return dataset if kept.all() else cache.subset(images.index[kept])

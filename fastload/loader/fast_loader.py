@@ -38,6 +38,7 @@ from fastload.loader.sampling import EpochOrder, EpochRandom
 from fastload.loader.state import EpochProgress, restore, state_of
 from fastload.loader.stats import Meter, Stats
 from fastload.plan.align import Collator, TopLeftAlign
+from fastload.plan.image_index import ImageIndex
 from fastload.plan.transforms import Transform
 
 RANDOM_SAMPLERS = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
@@ -57,69 +58,85 @@ else:
 class FastLoader(_DataLoader[T_co]):
     """A `torch.utils.data.DataLoader` that reads caches several times faster.
 
-    `dataset` is the path of a cache, a `Cache`, a list of such, or `Subset`s and `ConcatDataset`s of Caches in any
-    nesting; batches are then `Batch(images, targets)`. Any other dataset is loaded by DataLoader itself, unchanged; if
-    torchdata is installed, by its StatefulDataLoader. All of DataLoader's arguments are taken. On a cache they mean:
+        loader = FastLoader("train.lmdb", batch_size=16, shuffle=True, num_workers=8, device="cuda")
+        for images, targets in loader:
+            ...
 
-    - `batch_size`, `shuffle`, `sampler`, `batch_sampler`, `drop_last`: as ever. `batch_size=None` hands out single
-      (image, target) pairs, unpadded. A `DistributedSampler` shares each epoch among processes, and a run may go on
-      with another number of them: see `state_dict`.
-    - `num_workers`: native threads; 0 decodes in the calling thread. They live as long as the loader, so
-      `persistent_workers` changes nothing. Nor does `in_order`: batches always come in order.
-    - `prefetch_factor`: batches in the making at a time, in all. Default: six, more if there are many threads.
-    - `collate_fn`: a `Collator` (default `TopLeftAlign()`), or any function of a list of (image, target) pairs:
-      images (3, H, W), unpadded; targets as the dicts of `Targets`.
-    - `generator`: draws the seed, once; without it torch's default generator does. Batches depend on the seed, the
-      epoch, the cache and the settings only: `num_workers` and `prefetch_factor` do not change a bit.
-    - `pin_memory`: images and targets are copied to page-locked memory, where there is an accelerator.
-    - `worker_init_fn`, `multiprocessing_context`, `timeout`: meaningless without processes; a warning says so.
-    - `snapshot_every_n_steps`: changes nothing, since `state_dict` is exact at every batch.
+    On a cache, batches are `Batch(images, targets)`. Any other dataset is loaded by DataLoader itself, or by
+    StatefulDataLoader if torchdata is installed.
 
-    And, for caches only:
+    `state_dict()` and `load_state_dict()` resume in the middle of an epoch: on a cache always, on other datasets if
+    torchdata is installed. On a cache, `num_workers`, `prefetch_factor`, `batch_size` and the number of ranks of a
+    DistributedSampler may differ then: the rest of the epoch is shared again. The state of one rank serves all ranks
+    that have done the same number of steps. Any other `sampler` or `batch_sampler` must give the same order again; the
+    states of torch's generators are saved for that.
 
-    - `transforms`: `Transform`s, then possibly functions (image, target) -> (image, target) for the unusual. These
-      get unpadded images (3, H, W) and torchvision-style dicts, as tv_tensors if torchvision has been imported, one
-      image at a time; the batch's targets are then a list of dicts instead of `Targets`.
-    - `function_workers`: threads in which such functions and a `collate_fn` run, several batches at a time. 0: the
-      calling thread, where what they draw from global random generators is the same from run to run.
-    - `skip_crowd`: leave out boxes that surround a crowd of objects. `skip_empty`: leave out images without a box that
-      is wider and higher than a pixel, be it a crowd's. Together they are what torchvision's scripts train on.
-      `loader.dataset` is then a `Subset`, whose positions a sampler gives.
-    - `group_by_aspect`: batches of images of similar shape, so that less is padding; every image still comes once.
-      None: with the loader's own `shuffle=True`; a sampler's order is kept. True reads a sampler 32 batches ahead.
-    - `on_error`: what happens to an image that does not decode. "raise": `DecodeError`, after which one may go on with
-      the next batch. "skip": it is left in the fill colour, without boxes; a warning at the epoch's end counts such
-      images, and `skipped` names them.
-    - `verify_checksums`: of an image's bytes, "first" (the first time they are read), "always" or "never". A mismatch
-      is treated as `on_error` says.
-    - `engine`: "native"; "dali", NVIDIA DALI on a cache of the encoding `original`, on the GPU if `device` is one;
-      "reference", slow and simple, to compare with; or "auto", the fastest there is (see `engines.choose`).
-      `engine_used` says which it is.
+    Args:
+        dataset: the path of a cache, a `Cache`, a list of these, or `Subset`s and `ConcatDataset`s of Caches in any
+            nesting; or any other dataset.
 
-    And for any dataset:
+        The arguments of DataLoader, on a cache:
 
-    - `dtype`: of the images: torch.uint8, float32, bfloat16 or float16. Default: float32 if `mean` or `std` is given,
-      else uint8. Floating-point images are (image - mean) / std.
-    - `mean`, `std`: of red, green and blue in levels of 0 to 255. Default: 0 and 255, so that `dtype=torch.float32`
-      alone gives images in [0, 1].
-    - `memory_format`: torch.channels_last, or torch.contiguous_format.
-    - `device`: batches are handed out there; "cuda", "cpu", ..., or "auto": a CUDA device if there is one. There, with
-      `num_workers`, copying and normalizing the next two batches overlaps with the use of the present one, on streams
-      of their own; the stream that is current when a batch is handed out waits for it, the host does not.
-      `targets.image_id` stays on the host. On a dataset that is not a cache, give `pin_memory` too.
+        batch_size, shuffle, sampler, batch_sampler, drop_last: as in DataLoader. `batch_size=None` yields single
+            (image, target) pairs, unpadded. A `DistributedSampler` shares each epoch among processes.
+        num_workers: native threads, which live as long as the loader; 0 decodes in the calling thread.
+        collate_fn: a `Collator` (default: `TopLeftAlign()`), or any function of a list of (image, target) pairs. It
+            gets unpadded images (3, H, W) and the dicts of `Targets`.
+        pin_memory: copy images and targets to page-locked memory, if there is an accelerator.
+        generator: draws the seed, once. Default: torch's default generator. Batches depend on the seed, the epoch, the
+            cache and the settings, but not on `num_workers` and `prefetch_factor`.
+        prefetch_factor: batches in flight, in total. Default: six, more with many threads.
+        timeout, worker_init_fn, multiprocessing_context, pin_memory_device: ignored with a warning.
+        persistent_workers, in_order, snapshot_every_n_steps: no effect: threads persist, batches always come in order,
+            and `state_dict` is exact after every batch.
 
-    Of a dataset that is not a cache, images are converted if a batch is a tuple or list that begins with a uint8 tensor
-    (B, 3, H, W).
+        For caches only:
 
-    `state_dict()` is where the loader is, and an equal loader that is given it by `load_state_dict()` goes on with the
-    batch that would have come here: torchdata's StatefulDataLoader protocol. On a cache, `num_workers` and
-    `prefetch_factor` may differ. So may `batch_size` and the number of ranks of a DistributedSampler: what is left of
-    the epoch is then shared anew. Any rank's state serves all of them, when they have come equally far. A `sampler` or
-    `batch_sampler` of another kind must give the same order again, for which the states of torch's generators are part
-    of the state: StateError if it does not. Other datasets have a state if torchdata is installed.
+        transforms: `Transform`s, then optionally functions (image, target) -> (image, target). A function gets one
+            unpadded image (3, H, W) and a dict as in torchvision, as tv_tensors if torchvision has been imported; the
+            targets of a batch are then a list of dicts.
+        group_by_aspect: make batches of images of similar shape, to save padding; every image still comes once. None:
+            only if the loader itself shuffles (`shuffle=True`). True reads a sampler 32 batches ahead.
+        on_error: "raise": an image that does not decode raises DecodeError; the next batch can be read after that.
+            "skip": the image is filled with the fill color and has no boxes. `skipped` lists such images, and a warning
+            at the end of the epoch counts them.
+        verify_checksums: check the bytes of an image "first" (when they are first read), "always" or "never". A
+            mismatch is handled as `on_error` says.
+        engine: "native"; "dali", NVIDIA DALI for caches with the encoding `original`, on the GPU if `device` is one;
+            "reference", slow and simple, for comparison; or "auto", the fastest one here (see
+            `fastload.engines.auto.choose_engine`). `engine_used` is the engine in use.
+        function_workers: threads that run the functions of `transforms` and `collate_fn`, several batches at a time. 0
+            runs them in the calling thread: what they draw from global random generators is then reproducible.
+        skip_crowd: skip boxes that mark a crowd of objects. Together with `skip_empty`, images and boxes are those that
+            torchvision's reference scripts train on.
+        skip_empty: skip images without a box (crowd boxes count) wider and higher than one pixel. `loader.dataset` is
+            then a `Subset`; samplers give positions in it.
+
+        For any dataset (if it is not a cache: for batches that are a tuple or list starting with a uint8 tensor
+        (B, 3, H, W)):
+
+        device: where batches are: "cuda", "cpu", ..., or "auto", a CUDA device if there is one. On a CUDA device and
+            with `num_workers`, the next two batches are copied and normalized on separate streams while one is in use.
+            The stream that is current when a batch is returned waits for it; the host does not. `targets.image_id`
+            stays on the host. If the dataset is not a cache, set `pin_memory` too.
+        mean, std: of red, green and blue, in levels of 0 to 255. Default: 0 and 255, so `dtype=torch.float32` alone
+            gives images in [0, 1].
+        dtype: of the images: torch.uint8, float32, bfloat16 or float16; floating-point images are (image - mean) / std.
+            Default: float32 if `mean` or `std` is given, else uint8.
+        memory_format: torch.channels_last or torch.contiguous_format.
+
+    Raises:
+        ArgumentError: an argument has no such value, or needs a cache.
+        CacheError: the cache cannot be opened.
+        DeviceError: the device cannot be used here.
+        EngineError: the engine cannot be used here; raised by `iter()`.
+        StateError: `load_state_dict` got a state of another dataset or order.
     """
 
-    if TYPE_CHECKING or RESUMES_ANY_DATASET:  # else bound where there is a state, which `_bind_state` knows
+    _cache: Cache  # these two only if `_on_cache`
+    _images: ImageIndex
+
+    if TYPE_CHECKING or RESUMES_ANY_DATASET:  # else `_bind_state` adds them to the loaders of caches
 
         def state_dict(self) -> dict[str, Any]:
             return self._state_dict()
@@ -163,24 +180,26 @@ class FastLoader(_DataLoader[T_co]):
         **further: Any,  # what newer versions of torch add
     ) -> None:
         dataset = cast(Dataset[T_co], opened(dataset))
-        found = cache_and_images(dataset)
-        if found is not None and skip_empty:
-            dataset = without_empty(dataset, *found)
-            found = cache_and_images(dataset)
-        if found is not None and collate_fn is None and (batch_size is not None or batch_sampler is not None):
-            collate_fn = TopLeftAlign()
-        self._found = found
+        cached = cache_and_images(dataset)
+        if cached is not None and skip_empty:
+            dataset = without_empty(dataset, *cached)
+            cached = cache_and_images(dataset)
+        self._on_cache = cached is not None
+        if cached is not None:
+            self._cache, self._images = cached
+            if collate_fn is None and (batch_size is not None or batch_sampler is not None):
+                collate_fn = TopLeftAlign()
         self.transforms, self.group_by_aspect, self.function_workers = transforms, group_by_aspect, function_workers
         self.on_error, self.verify_checksums, self.engine = on_error, verify_checksums, engine
         self.skip_crowd, self.skip_empty = skip_crowd, skip_empty
         self.device, self.mean, self.std, self.dtype, self.memory_format = device, mean, std, dtype, memory_format
-        self._feeds: tuple[Any, Feed | None] | None = None  # with what it was made for
-        self._format()  # finds what is wrong
-        self._state_in_use: dict[str, Any] | None = None  # of another dataset, whose next batch is on its way
+        self._feeds: tuple[Any, Feed | None] | None = None  # the settings it was made for, and the feed
+        self._format()  # raises for wrong arguments now rather than in the first epoch
+        self._state_in_use: dict[str, Any] | None = None  # of torchdata's loader, at the batch last handed out
         self.snapshot_every_n_steps = snapshot_every_n_steps
-        if found is None and RESUMES_ANY_DATASET:
+        if not self._on_cache and RESUMES_ANY_DATASET:
             further["snapshot_every_n_steps"] = snapshot_every_n_steps
-        base = _DataLoader if found is None else DataLoader
+        base = DataLoader if self._on_cache else _DataLoader
         base.__init__(
             self,
             cast(Dataset[T_co], dataset),
@@ -202,16 +221,16 @@ class FastLoader(_DataLoader[T_co]):
             **further,
         )
         self._bind_state()
-        if found is None:
+        if not self._on_cache:
             refuse_what_needs_a_cache(self)
             return
-        ranks = Ranks.of(sampler, len(found[1]))
+        ranks = Ranks.of(sampler, len(self._images))
         own_order = batch_sampler is None and (sampler is None or ranks is not None)
-        self.prefetch_factor = prefetch_factor  # which DataLoader has replaced by its own default
+        self.prefetch_factor = prefetch_factor  # DataLoader has replaced it by its own default
         check_arguments(self)
-        self._make_planner()  # finds what is wrong
+        self._make_planner()  # raises for wrong arguments now
         self._order = EpochOrder(
-            found[1].aspect,
+            self._images.aspect,
             self.batch_size,
             self.drop_last,
             shuffle=_is_random(self.sampler),
@@ -220,15 +239,15 @@ class FastLoader(_DataLoader[T_co]):
             batch_sampler=batch_sampler,
             ranks=ranks or Ranks(),
         )
-        self.engine_used = choose_engine(found[0], self.num_workers, self._gpu) if engine == "auto" else engine
-        self._engine: tuple[Any, Engine] | None = None  # with what it was opened for
+        self.engine_used = choose_engine(self._cache, self.num_workers, self._gpu) if engine == "auto" else engine
+        self._engine: tuple[Any, Engine] | None = None  # the settings it was opened for, and the engine
         self._lock = threading.Lock()
         self._seed: int | None = None
         self._meter: Meter | None = None
-        self._warned: list[str] = []  # of the bottleneck
+        self._warned: list[str] = []  # the warning of a bottleneck, given once
         self._preparation: Any = None  # Accelerate's, once it has prepared this loader
         self._next = EpochProgress(epoch=0, start=0)  # where the next iteration begins
-        self._current = EpochProgress(epoch=0, start=0, done=True)  # how far the latest iteration is
+        self._current = EpochProgress(epoch=0, start=0, done=True)  # of the latest iteration
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in ("group_by_aspect", "skip_empty") and "_order" in self.__dict__:
@@ -263,7 +282,7 @@ class FastLoader(_DataLoader[T_co]):
         )
 
     def _runs(self, progress: EpochProgress, planner: BatchPlanner) -> PlannedRuns:
-        """What is left of an epoch, planned."""
+        """Plans of the rest of an epoch."""
         seed, order, cut = self._base_seed(), self._order, progress.cut
         plan = partial(planner.plan, EpochRandom(seed, progress.epoch, order.ranks.rank))
         if order.is_own:
@@ -280,23 +299,26 @@ class FastLoader(_DataLoader[T_co]):
 
     @property
     def skipped(self) -> dict[int, str]:
-        """{image id: reason} of the images that `on_error="skip"` left out in the latest epoch."""
+        """{image id: reason} of the images that `on_error="skip"` skipped in the latest epoch."""
         return self._current.skipped if self._on_cache else {}
 
     def stats(self) -> Stats:
-        """Where the time of the latest epoch went, so far: images/s, and who waited for whom.
+        """Where the time of the latest epoch was spent so far: `stats().advice()` names the bottleneck.
 
-        `stats().advice()` names the bottleneck. A warning does so once, at the end of an epoch in which training waited
-        for data a quarter of the time. StateError on datasets that are not caches, and before the first epoch.
+        A warning names it once, at the end of an epoch in which training waited for data a quarter of the time.
+
+        Raises:
+            StateError: no epoch has begun, or the dataset is not a cache.
         """
         if not self._on_cache or self._meter is None:
-            raise StateError("there are no stats: they are of an epoch that has begun, on a cache")
+            raise StateError("there are no stats: they need a cache, and an epoch that has begun")
         return self._meter.stats()
 
     def set_epoch(self, epoch: int) -> None:
-        """Make the next iteration epoch `epoch`: its order and its random transforms. The samplers are told too.
+        """Make the next iteration epoch `epoch`, which decides its order and its random transforms.
 
-        After `load_state_dict`, setting the epoch that was interrupted keeps the place in it.
+        Also calls `set_epoch` of the samplers. After `load_state_dict`, setting the interrupted epoch keeps the
+        position in it.
         """
         for sampler in self._samplers():
             if hasattr(sampler, "set_epoch"):
@@ -306,26 +328,25 @@ class FastLoader(_DataLoader[T_co]):
             self._current = replace(self._current, done=True)
 
     def _bind_state(self) -> None:
-        """Methods of this object only, if the class has none: `isinstance(loader, Stateful)` asks for them. They do not
-        hold it: engines are to end with their loader."""
+        # On the object, not the class: `isinstance(loader, Stateful)` must be False for a loader without a state.
+        # Weakly, since a loader in a reference cycle would keep its threads until the garbage collector runs.
         if self._on_cache and not RESUMES_ANY_DATASET:
-            self.state_dict = _unbound(FastLoader._state_dict, self)  # type: ignore[method-assign]
-            self.load_state_dict = _unbound(FastLoader._load_state_dict, self)  # type: ignore[method-assign]
+            self.state_dict = _weakly_bound(FastLoader._state_dict, self)  # type: ignore[method-assign]
+            self.load_state_dict = _weakly_bound(FastLoader._load_state_dict, self)  # type: ignore[method-assign]
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("state_dict", "load_state_dict") and not RESUMES_ANY_DATASET:
+        if name in ("state_dict", "load_state_dict"):
             raise AttributeError(
-                f"a {type(self.dataset).__name__} is no cache, and DataLoader has no {name}: to resume any dataset, "
+                f"a {type(self.dataset).__name__} is not a cache, and DataLoader has no {name}: to resume any dataset, "
                 "`pip install 'fastload-vision[stateful]'`, or build a cache of it with `fastload build-cache`"
             )
-        return object.__getattribute__(self, name)  # raises what is raised elsewhere
+        return object.__getattribute__(self, name)  # raises Python's own AttributeError
 
     def _state_dict(self) -> dict[str, Any]:
         if not self._on_cache:
-            state: dict[str, Any] = self._state_in_use or _state_of(self)
-            return state
+            return self._state_in_use or _torchdata_state(self)
         with self._lock:
-            seed = self._base_seed()  # may draw from the generator that samplers draw from, so before its state is kept
+            seed = self._base_seed()  # first: it may advance the generator whose state is saved for the samplers
             here = self._next if self._current.done else self._current
             return {"seed": seed, **state_of(self._order, self._cache, here, self._samplers())}
 
@@ -339,12 +360,12 @@ class FastLoader(_DataLoader[T_co]):
 
     @property
     def use_stateful_dataloader(self) -> bool:
-        """True: Accelerate keeps `state_dict()` in its checkpoints."""
+        """Whether Accelerate saves `state_dict()` in its checkpoints."""
         return self._on_cache
 
     @property
     def _is_accelerate_prepared(self) -> bool:
-        """Accelerate asks this when it is to prepare a loader, and leaves alone what says True. See `Preparation`."""
+        """Accelerate reads this in `prepare`, and leaves a loader unchanged if it is True. See `Preparation`."""
         if self._on_cache and self._preparation is None and "accelerate" in sys.modules:
             from fastload.loader.accelerate import Preparation, is_running
 
@@ -355,10 +376,10 @@ class FastLoader(_DataLoader[T_co]):
 
     @_is_accelerate_prepared.setter
     def _is_accelerate_prepared(self, prepared: bool) -> None:
-        """Accelerate also notes here that it was answered."""
+        """Accelerate sets it too, which changes nothing."""
 
     def check_worker_number_rationality(self) -> None:
-        """DataLoader's warning about too many processes, which native threads are not."""
+        """Skips DataLoader's warning about too many processes: native threads are not processes."""
         if not self._on_cache:
             super().check_worker_number_rationality()
 
@@ -368,7 +389,7 @@ class FastLoader(_DataLoader[T_co]):
             state.pop(name, None)
         if self._on_cache:
             state.update(_engine=None, _meter=None)  # threads stay in their process
-            state.update({name: copy(state[name]) for name in ("_next", "_current")})  # a copy has a place of its own
+            state.update({name: copy(state[name]) for name in ("_next", "_current")})  # a copy has its own position
         else:
             state.update({name: None for name in ("_iterator", "_initial_iter_for_state_dict") if name in state})
         return state
@@ -379,31 +400,20 @@ class FastLoader(_DataLoader[T_co]):
         if self._on_cache:
             self._lock = threading.Lock()
 
-    @property
-    def _on_cache(self) -> bool:
-        return self._found is not None
-
-    @property
-    def _cache(self) -> Cache:
-        assert self._found is not None
-        return self._found[0]
-
     def _make_planner(self) -> tuple[BatchPlanner, BatchFinisher]:
-        """Of the settings as they are now: some may have been changed since the loader was made."""
-        assert self._found is not None
-        cache, images = self._found
+        """Reads the settings again, since users may assign to attributes between epochs."""
         edits, functions = split_transforms(self.transforms)
         refuse_class(self.collate_fn, "collate_fn")
         aligner = self.collate_fn if isinstance(self.collate_fn, Collator) else None
         batched = self.batch_sampler is not None
         if aligner and not batched:
             raise ArgumentError(
-                "batch_size=None hands out single images, so a collator as collate_fn has nothing to align"
+                "batch_size=None yields single images, so a collator as collate_fn has nothing to align"
             )
         fused = is_fused(self.collate_fn, functions)
         planner = BatchPlanner(
-            cache,
-            images,
+            self._cache,
+            self._images,
             edits,
             aligner if aligner and fused else TopLeftAlign(1),
             draws_seeds=not fused,
@@ -423,12 +433,14 @@ class FastLoader(_DataLoader[T_co]):
         return planner, finisher
 
     def _format(self) -> tuple[PixelFormat, Feed | None]:
-        """What images are to be, and what takes batches to the device. On a cache, engines make images that stay on the
-        CPU as they are to be."""
+        """The format of images, and the feed that converts batches and moves them to the device.
+
+        None if there is nothing to do: on a cache, engines make the images of the CPU in their format.
+        """
         pixels = PixelFormat(self.dtype, self.mean, self.std, self.memory_format)
-        wanted = self.device, pixels
-        if self._feeds is None or self._feeds[0] != wanted:
-            self._feeds = wanted, self._make_feed(pixels)
+        settings = self.device, pixels
+        if self._feeds is None or self._feeds[0] != settings:
+            self._feeds = settings, self._make_feed(pixels)
         return pixels, self._feeds[1]
 
     def _make_feed(self, pixels: PixelFormat) -> Feed | None:
@@ -437,27 +449,30 @@ class FastLoader(_DataLoader[T_co]):
         return feed if needed else None
 
     def _fed(self, feed: Feed, batches: Iterator[Any]) -> Iterator[Any]:
-        """Batches of another dataset on the device. The loader's state is that of the batch in use, not of one that is
-        on its way."""
+        """Batches of torch's loader on the device.
+
+        The feed reads one batch ahead, so the loader's state is saved with each batch: `state_dict` returns that of
+        the batch in use.
+        """
         states: deque[Any] = deque()
 
-        def noted() -> Iterator[Any]:
+        def with_states() -> Iterator[Any]:
             for batch in batches:
-                states.append(_state_of(self) if RESUMES_ANY_DATASET else None)
+                states.append(_torchdata_state(self) if RESUMES_ANY_DATASET else None)
                 yield batch
 
         try:
-            for batch in feed.over(noted()):
+            for batch in feed.over(with_states()):
                 self._state_in_use = states.popleft()
                 yield batch
         finally:
             self._state_in_use = None
 
     def _ready_engine(self, finisher: BatchFinisher) -> Engine:
-        """The engine, in this process and for such batches."""
-        wanted = os.getpid(), finisher.engine_pixels, self._gpu, self.num_workers, self.verify_checksums, self._depth
-        if self._engine is None or self._engine[0] != wanted:
-            self._engine = wanted, self._open_engine(finisher)
+        """The engine for the present process and settings, opened again if they have changed."""
+        settings = os.getpid(), finisher.engine_pixels, self._gpu, self.num_workers, self.verify_checksums, self._depth
+        if self._engine is None or self._engine[0] != settings:
+            self._engine = settings, self._open_engine(finisher)
         return self._engine[1]
 
     def _open_engine(self, finisher: BatchFinisher) -> Engine:
@@ -474,7 +489,7 @@ class FastLoader(_DataLoader[T_co]):
 
     @property
     def _gpu(self) -> int | None:
-        """The number of the GPU that batches are wanted on."""
+        """The index of the CUDA device of the batches."""
         _, feed = self._format()
         return feed.device.index if feed is not None and feed.device.type == "cuda" else None
 
@@ -484,14 +499,14 @@ class FastLoader(_DataLoader[T_co]):
         return self._seed
 
     def _samplers(self) -> list[Any]:
-        """All samplers that may want to know the epoch."""
+        """The sampler, the batch sampler and the sampler within it, each once."""
         inner = getattr(self.batch_sampler, "sampler", None)
-        given = [self.sampler, self.batch_sampler, inner]
-        return [s for i, s in enumerate(given) if s is not None and all(s is not other for other in given[:i])]
+        samplers = {id(sampler): sampler for sampler in (self.sampler, self.batch_sampler, inner)}
+        return [sampler for sampler in samplers.values() if sampler is not None]
 
     @property
     def _depth(self) -> int:
-        """Batches in the making at a time. A sampler is read no further ahead than DataLoader would."""
+        """Batches in flight. A sampler is read no further ahead than by DataLoader."""
         if self.num_workers == 0:
             return 1
         if self.prefetch_factor is not None:
@@ -500,27 +515,27 @@ class FastLoader(_DataLoader[T_co]):
         return depth if self._order.is_own else min(depth, 2 * self.num_workers)
 
     def _groups(self, shuffled: bool, batch_sampler: Any) -> bool:
+        """Whether batches are grouped by aspect ratio."""
         possible = batch_sampler is None and self.batch_size is not None
         if self.group_by_aspect and not possible:
             raise ArgumentError("group_by_aspect makes the batches, so it excludes batch_sampler and batch_size=None")
         return (possible and shuffled) if self.group_by_aspect is None else self.group_by_aspect
 
 
-def _unbound(method: Callable[..., Any], loader: FastLoader[Any]) -> Callable[..., Any]:
-    """A method of the loader that does not keep it alive."""
-    here = weakref.ref(loader)
+def _weakly_bound(method: Callable[..., Any], loader: FastLoader[Any]) -> Callable[..., Any]:
+    """A method bound to the loader without keeping it alive."""
+    reference = weakref.ref(loader)
 
     @wraps(method)
     def call(*args: Any, **named: Any) -> Any:
-        if (alive := here()) is None:
-            raise ReferenceError("the loader is gone: keep it in a variable")
+        if (alive := reference()) is None:
+            raise ReferenceError("the loader has been deleted: keep it in a variable")
         return method(alive, *args, **named)
 
     return call
 
 
-def _state_of(loader: FastLoader[Any]) -> dict[str, Any]:
-    """torchdata's."""
+def _torchdata_state(loader: FastLoader[Any]) -> dict[str, Any]:
     state: dict[str, Any] = _DataLoader.state_dict(loader)  # type: ignore[attr-defined]
     return state
 

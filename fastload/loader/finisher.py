@@ -1,4 +1,4 @@
-"""BatchFinisher: from an executed batch to what the user receives."""
+"""BatchFinisher: turns an executed batch into what the user receives."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from fastload.device.transfer import Feed
 from fastload.errors import DecodeError, DeviceError, PlanError
 from fastload.loader.iterator import PendingBatch
 from fastload.loader.planner import BatchPlanner
+from fastload.loader.stop_iteration import refuse_stop_iteration
 from fastload.plan.align import Collator
 
 SampleFunction = Callable[[Any, Any], tuple[Any, Any]]
@@ -25,9 +26,17 @@ SampleFunction = Callable[[Any, Any], tuple[Any, Any]]
 
 @dataclass
 class BatchFinisher:
-    """Calls the user's `functions` and `collate_fn`, copies to pinned memory or to a device, and reports failures.
+    """Handles failures, calls the user's functions, and copies batches to pinned memory or to a device.
 
-    `batched` is False for single samples.
+    Args:
+        planner: the planner of the batches.
+        functions: functions (image, target) -> (image, target) of `transforms`.
+        collate_fn: as in FastLoader.
+        batched: False if `batch_size` is None, so that single samples are handed out.
+        skip_errors: skip images that do not decode; else raise DecodeError.
+        pin: copy to page-locked memory.
+        feed: copies batches to the device; None: they stay on the CPU.
+        pixels: the format of the images.
     """
 
     planner: BatchPlanner
@@ -36,7 +45,7 @@ class BatchFinisher:
     batched: bool
     skip_errors: bool
     pin: bool
-    feed: Feed | None = None  # to the device, if batches are to be on another than the CPU
+    feed: Feed | None = None
     pixels: PixelFormat = field(default_factory=PixelFormat)
 
     def __post_init__(self) -> None:
@@ -44,62 +53,66 @@ class BatchFinisher:
 
     @property
     def engine_pixels(self) -> PixelFormat:
-        """What an engine is to make: levels for a GPU, which take a quarter of the time to get there."""
+        """The format that engines make: uint8 for a device, since that takes a quarter of the time to copy."""
         return PixelFormat() if self.feed is not None and self.is_fused else self.pixels
 
     @property
     def sends_ahead(self) -> bool:
-        """Whether `send_ahead` gains something: there are streams, and no Python function is to run meanwhile."""
+        """Whether to call `send_ahead`: the device has streams, and no Python function is called."""
         return self.feed is not None and self.feed.streams is not None and self.is_fused
 
-    def deliver(self, skipped: dict[int, str], job: PendingBatch) -> Any:
-        """What the user receives for an executed job. Failures raise DecodeError, or are added to `skipped`."""
+    @refuse_stop_iteration("a function of transforms, or collate_fn,")
+    def deliver(self, skipped: dict[int, str], pending: PendingBatch) -> Any:
+        """Return what the user receives for an executed batch.
+
+        Images that did not decode raise DecodeError or, if errors are skipped, are added to `skipped`.
+        """
         self.planner.cache.check_unchanged()
-        if job.failures:
-            self._account(job, job.failures, skipped)
+        if pending.failures:
+            self._account(pending, pending.failures, skipped)
         if self.feed is not None:
-            return self.feed.receive(job.sent or self.feed.send(self.make(job), job.images))
-        batch = self.make(job)
+            return self.feed.receive(pending.sent or self.feed.send(self.make(pending), pending.images))
+        batch = self.make(pending)
         return pin_memory(batch) if self.pin else batch  # type: ignore[no-untyped-call]
 
-    def send_ahead(self, job: PendingBatch) -> None:
-        """Start taking an executed job's batch to the device, before `deliver` is called for it."""
+    def send_ahead(self, pending: PendingBatch) -> None:
+        """Start copying an executed batch to the device, before `deliver` is called for it."""
         assert self.feed is not None
-        with suppress(DeviceError):  # no memory now: there may be when its turn comes
-            job.sent = self.feed.send(self.make(job), job.images)
+        with suppress(DeviceError):  # out of memory: `deliver` tries again
+            pending.sent = self.feed.send(self.make(pending), pending.images)
 
-    def make(self, job: PendingBatch) -> Any:
-        """The batch of a job, on the host."""
-        assert job.images is not None
-        batch = Batch(job.images, job.targets)
+    def make(self, pending: PendingBatch) -> Any:
+        """The batch in host memory."""
+        assert pending.images is not None
+        batch = Batch(pending.images, pending.targets)
         if self.is_fused:
             return batch
-        return self._collate(self._samples(job, batch), np.random.default_rng(job.run.seeds[job.number]))
+        return self._collate(self._samples(pending, batch), np.random.default_rng(pending.run.seeds[pending.number]))
 
-    def _account(self, job: PendingBatch, failures: dict[int, str], skipped: dict[int, str]) -> None:
-        """Raise for the first failure, or note all of them and take their boxes away."""
-        run = job.alone()
+    def _account(self, pending: PendingBatch, failures: dict[int, str], skipped: dict[int, str]) -> None:
+        """Raise DecodeError for the first failure, or add all of them to `skipped` and drop their boxes."""
+        run = pending.alone()
         records = {int(run.plan.index[row]): reason for row, reason in failures.items()}
         if not self.skip_errors:
-            raise DecodeError(self._complaint(records))
+            raise DecodeError(self._message(records))
         skipped.update({int(self.planner.cache.image_ids[record]): reason for record, reason in records.items()})
-        job.targets = self.planner.targets_without(run, run.plan.slot[list(failures)].tolist())
+        pending.targets = self.planner.targets_without(run, run.plan.slot[list(failures)].tolist())
 
-    def _complaint(self, records: dict[int, str]) -> str:
+    def _message(self, records: dict[int, str]) -> str:
         record, reason = next(iter(records.items()))
         cache = self.planner.cache
         path = cache.path_of(record)
         others = f" ({len(records) - 1} more in the same batch)" if len(records) > 1 else ""
         return (
             f"image {cache.image_ids[record]} ({cache.name(record)}) of {path} does not decode: "
-            f"{reason}{others}. Run `fastload verify {path}` to see what is damaged, or go on without such "
-            'images by on_error="skip".'
+            f"{reason}{others}. Run `fastload verify {path}` to see what is damaged, or skip such "
+            'images with on_error="skip".'
         )
 
-    def _samples(self, job: PendingBatch, batch: Batch) -> list[tuple[Any, Any]]:
-        """Single images (3, H, W), views into the canvas without its padding, and dicts; functions applied."""
+    def _samples(self, pending: PendingBatch, batch: Batch) -> list[tuple[Any, Any]]:
+        """Images (3, H, W), views of the batch without padding, and their targets as dicts, after the functions."""
         samples = []
-        for i, (width, height) in enumerate(job.alone().plan.size.tolist()):
+        for i, (width, height) in enumerate(pending.alone().plan.size.tolist()):
             sample: tuple[Any, Any] = batch.images[i, :, :height, :width], batch.targets[i]
             if self.functions:
                 sample = _as_tv_tensors(*sample)
@@ -120,12 +133,12 @@ class BatchFinisher:
 
 
 def is_fused(collate_fn: Callable[[Any], Any], functions: Sequence[SampleFunction]) -> bool:
-    """Whether engines make whole batches: no function of the user's sees single images."""
+    """Whether engines make whole batches, because no function of the user's takes single images."""
     return isinstance(collate_fn, Collator) and not functions
 
 
 def _as_tv_tensors(image: Tensor, target: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """An image and its target as torchvision's transforms know them, if torchvision has been imported."""
+    """An image and its target as tv_tensors, for torchvision's transforms, if torchvision has been imported."""
     tv_tensors = sys.modules.get("torchvision.tv_tensors")
     if tv_tensors is None:
         return image, target

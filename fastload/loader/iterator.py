@@ -1,7 +1,7 @@
-"""The iterator over batches: it keeps several in the making and hands them out in order.
+"""The iterator over batches: it keeps several in flight and hands them out in order.
 
-Plans are submitted ahead, native threads execute them, and the iterator waits for the oldest. Each iterator has its own
-share of the engine, so any number of them may be under way.
+It submits plans to the engine ahead of time, native threads execute them, and it waits for the oldest. Each iterator
+has its own share of the engine, so several can run at once.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from fastload.loader.planner import Planned, PlannedRun
 from fastload.loader.state import EpochProgress
 from fastload.loader.stats import Meter
 
-AHEAD = 2  # batches on their way to the device while one is in use
+AHEAD = 2  # batches being copied to the device while one is in use
 
 
 @dataclass(eq=False, slots=True)
 class PendingBatch:
-    """A batch under way, number `number` of its run. Dropping it abandons the batch: see `Engine`."""
+    """A batch in flight: number `number` of its run. Dropping it cancels the batch: see `Engine`."""
 
     run: PlannedRun
     number: int
     size: int  # B
     targets: Targets
     ticket: Any  # of its run
-    images: Tensor | None = None  # (B, 3, H, W), once it was waited for
-    failures: dict[int, str] | None = None  # {row: reason} of what did not decode; None: it was not waited for
-    sent: Any = None  # its batch, if on its way to the device already
+    images: Tensor | None = None  # (B, 3, H, W), after waiting for it
+    failures: dict[int, str] | None = None  # {row: reason} of images that did not decode; None before waiting for it
+    sent: Any = None  # the batch, if it is being copied to the device
 
     def alone(self) -> PlannedRun:
-        """A run of this batch only."""
+        """A run of this batch alone."""
         return self.run.part(self.number, self.number + 1)
 
 
@@ -50,14 +50,16 @@ class BatchIterator(Iterator[Any]):
     """Keeps at least `depth` batches submitted, and hands them out in order.
 
     Args:
-        runs: plans batches; an error in it is raised when its batch would have come, whatever the depth.
-        deliver: makes what the user gets of an executed job.
-        report: is called once, at the end or when the iterator is dropped.
+        runs: runs of planned batches; an error is raised in the place of its batch.
+        deliver: turns an executed batch into what the user receives.
+        report: called once, at the end or when the iterator is dropped.
         engine: executes plans, for this iterator only: see `Engine.share`.
-        progress, meter: count what is handed out, and where the time goes.
-        length: gives the batches of a whole epoch.
-        ahead: is called before `deliver` with the next jobs, if they happen to be executed without failure.
-        workers: threads that `deliver` runs in; 0: the caller's.
+        progress: counts the batches handed out.
+        meter: measures where the time is spent.
+        depth: batches in flight.
+        length: returns the number of batches of an epoch.
+        ahead: called with the next batches that are executed without failures, to start copying them to the device.
+        workers: threads that `deliver` runs in; 0: the calling thread.
     """
 
     def __init__(
@@ -81,56 +83,56 @@ class BatchIterator(Iterator[Any]):
         self._depth = depth
         self._length = length
         self._ahead = ahead
-        self._asking: dict[str, int] = {}  # the thread that asks for the next batch
-        self._planned: deque[Planned] = deque()  # to be submitted
+        self._caller: dict[str, int] = {}  # the thread that waits for the next batch
+        self._planned: deque[Planned] = deque()  # not yet submitted
         self._flight: deque[PendingBatch | Exception] = deque()  # submitted
         self._threads = ThreadPoolExecutor(workers, "fastload-function") if workers else None
-        self._delivered: deque[Future[Any]] = deque()  # being delivered by a thread, before those in flight
-        # Nothing that holds an error is given to it: by the frames that it was raised in, that may hold the iterator.
+        self._delivered: deque[Future[Any]] = deque()  # delivered by threads, before those in flight
+        # Its arguments must not hold an error: the traceback may hold this iterator, which then never ends.
         self._end = weakref.finalize(self, _end, self._threads, report)
 
     def __next__(self) -> Any:
-        me = threading.get_ident()  # no lock: Ctrl-C could leave it locked for good
-        if self._asking.setdefault("thread", me) != me:
+        me = threading.get_ident()  # no lock, since Ctrl-C could leave it locked for good
+        if self._caller.setdefault("thread", me) != me:
             raise FastloadError("another thread is waiting for this iterator's next batch: give each thread its own")
         try:
             self._submit_ahead()
             return self._next_delivered() if self._threads else self._next()
         finally:
-            self._asking.clear()
+            self._caller.clear()
 
     def __len__(self) -> int:
         return self._length()
 
     def at_end(self) -> bool:
-        """Whether no batch is to come."""
+        """Whether there are no more batches."""
         self._submit_ahead()
         return not self._flight and not self._delivered
 
     def _submit_ahead(self) -> None:
-        """Submit runs until enough is under way."""
+        """Submit runs until enough batches are in flight."""
         if len(self._flight) >= self._depth:
             return
         began = perf_counter()
         while len(self._flight) < self._depth and self._plan():
-            jobs = self._submitted(self._planned[0])
-            self._planned.popleft()  # right before they are in flight, for Ctrl-C may come at any moment
-            self._flight.extend(jobs)
+            batches = self._submitted(self._planned[0])
+            self._planned.popleft()  # only now: Ctrl-C may come at any moment
+            self._flight.extend(batches)
         self._meter.planned(began)
 
     def _plan(self) -> bool:
-        """Whether there is something to submit."""
+        """Plan a run if none is left. Returns whether there is one to submit."""
         while not self._planned and (runs := next(self._runs, None)) is not None:
             self._planned.extend(runs)
         return bool(self._planned)
 
     def _next(self) -> Any:
-        """The first batch in flight, delivered here."""
+        """The first batch in flight, delivered in this thread."""
         if not self._flight:
             self._stop()
         try:
             size, batch = self._finish(self._flight[0])
-        except Exception:  # Ctrl-C leaves the batch in its place
+        except Exception:  # not Ctrl-C, after which the batch can be read again
             self._take()
             raise
         self._take()
@@ -142,16 +144,16 @@ class BatchIterator(Iterator[Any]):
         return batch
 
     def _finish(self, first: PendingBatch | Exception) -> tuple[int, Any]:
-        """The size of a batch, and what the user gets."""
+        """The size of a batch, and what the user receives."""
         if isinstance(first, Exception):
             try:
                 raise first
             finally:
-                del first  # this frame would hold the error that holds it
-        asked = perf_counter()
+                del first  # or frame and error would hold one another
+        began = perf_counter()
         _wait(self._engine, first)
-        executed = self._meter.waited(asked)
-        batch = _without_stop_iteration(self._deliver, first)
+        executed = self._meter.waited(began)
+        batch = self._deliver(first)
         self._meter.planned(executed)
         return first.size, batch
 
@@ -160,16 +162,16 @@ class BatchIterator(Iterator[Any]):
         self._progress.count()
 
     def _next_delivered(self) -> Any:
-        """The first batch that a thread delivers."""
+        """The next batch that a thread delivers."""
         assert self._threads is not None
         while self._flight and len(self._delivered) < self._depth:
-            job = self._flight.popleft()
-            self._delivered.append(self._threads.submit(_execute, self._engine, self._deliver, job))
+            pending = self._flight.popleft()
+            self._delivered.append(self._threads.submit(_execute, self._engine, self._deliver, pending))
         if not self._delivered:
             self._stop()
-        asked = perf_counter()
-        wait(islice(self._delivered, 1))  # Ctrl-C leaves the batch in its place
-        self._meter.waited(asked)
+        began = perf_counter()
+        wait(islice(self._delivered, 1))  # before `popleft`: after Ctrl-C the batch can be read again
+        self._meter.waited(began)
         self._progress.count()
         size, batch = self._delivered.popleft().result()
         self._meter.handed_out(size)
@@ -188,14 +190,14 @@ class BatchIterator(Iterator[Any]):
                 return
             try:
                 _wait(self._engine, later)
-            except FastloadError:  # raised again in its turn
+            except FastloadError:  # raised again when it is this batch's turn
                 return
             if later.failures:
                 return
             ahead(later)
 
     def _submitted(self, run: Planned) -> list[PendingBatch | Exception]:
-        """Its batches under way; what keeps one from being so stands in its place."""
+        """Submit a run; returns its batches, and errors in the place of those that could not be submitted."""
         if isinstance(run, Exception):
             return [run]
         try:
@@ -203,34 +205,28 @@ class BatchIterator(Iterator[Any]):
         except Exception as error:
             if len(run.ends) == 1:
                 return [error]
-            # One of its batches is to blame: each by itself, then.
-            return [job for k in range(len(run.ends)) for job in self._submitted(run.part(k, k + 1))]
+            # Only some of its batches are at fault.
+            return [batch for k in range(len(run.ends)) for batch in self._submitted(run.part(k, k + 1))]
         sizes = [end - start for start, end in pairwise([0, *run.ends])]
         return list(map(PendingBatch, repeat(run), count(), sizes, run.targets, repeat(ticket)))
 
 
-def _wait(engine: Engine, job: PendingBatch) -> None:
-    """Until the job is executed. Raises the engine's error for it."""
-    if job.images is None:
-        if job.failures is None:
-            job.failures = engine.wait(job.ticket, job.number)
-        job.images = engine.images(job.ticket, job.number)
+def _wait(engine: Engine, pending: PendingBatch) -> None:
+    """Wait until the batch is executed, and set its images and failures."""
+    if pending.images is None:
+        if pending.failures is None:
+            pending.failures = engine.wait(pending.ticket, pending.number)
+        pending.images = engine.images(pending.ticket, pending.number)
 
 
-def _execute(engine: Engine, deliver: Callable[[PendingBatch], Any], job: PendingBatch | Exception) -> tuple[int, Any]:
-    """The size of a batch and what the user gets, in a thread."""
-    if isinstance(job, Exception):
-        raise job
-    _wait(engine, job)
-    return job.size, _without_stop_iteration(deliver, job)
-
-
-def _without_stop_iteration(deliver: Callable[[PendingBatch], Any], job: PendingBatch) -> Any:
-    """What it returns. A StopIteration of the user's functions would end the loop: it becomes a RuntimeError."""
-    try:
-        return deliver(job)
-    except StopIteration as error:
-        raise RuntimeError("a function of transforms, or collate_fn, raised StopIteration") from error
+def _execute(
+    engine: Engine, deliver: Callable[[PendingBatch], Any], pending: PendingBatch | Exception
+) -> tuple[int, Any]:
+    """The size of a batch, and what the user receives; runs in a thread."""
+    if isinstance(pending, Exception):
+        raise pending
+    _wait(engine, pending)
+    return pending.size, deliver(pending)
 
 
 def _end(threads: ThreadPoolExecutor | None, report: Callable[[], None]) -> None:

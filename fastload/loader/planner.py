@@ -1,4 +1,4 @@
-"""BatchPlanner: from the positions of a batch's images to its plan and its targets, before a pixel is touched."""
+"""BatchPlanner: turns positions of images into plans and targets, before any pixel is decoded."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ from fastload.batch import Targets, targets_of
 from fastload.cache.read.cache import Cache
 from fastload.errors import FastloadError, PlanError
 from fastload.loader.sampling import EpochRandom
+from fastload.loader.stop_iteration import refuse_stop_iteration
 from fastload.plan.align import Collator
 from fastload.plan.batch_plan import BatchPlan
 from fastload.plan.image_index import ImageIndex
 from fastload.plan.transforms import Transform
 
-RUN = 128  # batches planned at once in an order of the loader's own: most of what that costs is the same for one
+RUN = 128  # batches planned together in the loader's own order; most of the cost does not depend on their number
 
 
 @dataclass(eq=False)
 class PlannedRun:
-    """Batches planned together: the slots of `plan` up to each of `ends` are one."""
+    """Batches planned together. Batch k has the slots of `plan` from `ends[k - 1]` to `ends[k]`."""
 
     plan: BatchPlan
-    index: NDArray[np.int64]  # (slots) the only or first record that each shows
+    index: NDArray[np.int64]  # (slots) the record that was asked for; a mosaic shows further ones
     ends: Sequence[int]  # (batches)
     targets: list[Targets]  # (batches)
-    seeds: Sequence[int]  # (batches) for what chance is left when the pixels are there
+    seeds: Sequence[int]  # (batches) for random steps after decoding; 0 if there are none
 
     def part(self, begin: int, end: int) -> PlannedRun:
-        """Its batches from number `begin` to `end`."""
+        """The batches from number `begin` up to `end`, exclusive."""
         start, stop = self.ends[begin - 1] if begin else 0, self.ends[end - 1]
         return PlannedRun(
             self.plan.part(start, stop),
@@ -45,14 +46,20 @@ class PlannedRun:
         )
 
 
-Planned = PlannedRun | Exception  # what keeps a batch from being planned stands in its place
+Planned = PlannedRun | Exception  # an error takes the place of the batch that could not be planned
 
 
 @dataclass
 class BatchPlanner:
-    """Plans batches of `images` of `cache`: `edits` change each plan, `aligner` places its images on the canvas.
+    """Plans batches of `images` of `cache`.
 
-    `draws_seeds` is True if chance is left for when the pixels are there; each batch then has a seed for it.
+    Args:
+        cache: holds the images and their annotations.
+        images: the images that positions refer to.
+        edits: transforms, which change each plan.
+        aligner: places the images of a batch on its canvas.
+        draws_seeds: draw a seed for each batch, for random steps after decoding.
+        skip_crowd: skip boxes that mark a crowd.
     """
 
     cache: Cache
@@ -68,16 +75,23 @@ class BatchPlanner:
         self._spans_batches = self.aligner.spans_batches and all(edit.spans_batches for edit in self.edits)
 
     def plan(self, random: EpochRandom, step: int, batches: Sequence[NDArray[np.int64]]) -> Sequence[Planned]:
-        """Plan the batches of the images at these positions (B), which come in a row from number `step` on.
+        """Plan consecutive batches.
 
-        A pure function of the seed, the epoch, the step, the positions and the settings. Gives one run, or one for each
-        batch; what keeps a batch from being planned stands in its place.
+        The result depends only on the arguments and the settings.
+
+        Args:
+            random: the random numbers of the epoch.
+            step: the number of the first batch.
+            batches: (B) positions of the images of each batch.
+
+        Returns:
+            One run of all batches, or one run or error for each; or a single error if none could be planned.
         """
         if self._spans_batches and len(batches) > 1:
             try:
                 return self._plan(random, step, batches)
             except Exception as error:
-                return [_raised(error)]
+                return [error]
         return [self._plan_one(random, step + k, positions) for k, positions in enumerate(batches)]
 
     def _plan_one(self, random: EpochRandom, step: int, positions: NDArray[np.int64]) -> Planned:
@@ -85,10 +99,11 @@ class BatchPlanner:
             (run,) = self._plan(random, step, [positions])
             return run
         except Exception as error:
-            return _raised(error)
+            return error
 
+    @refuse_stop_iteration("a transform or collator")
     def _plan(self, random: EpochRandom, step: int, batches: Sequence[NDArray[np.int64]]) -> Sequence[Planned]:
-        """Transforms are called once. Batches that do not fit their canvases stand by themselves."""
+        """Call each transform once for all batches. If one of them does not fit its canvas, place each separately."""
         if not all(map(len, batches)):
             raise PlanError(f"batch {step} of the epoch is empty: check the batch sampler")
         self.cache.check_unchanged()
@@ -96,8 +111,8 @@ class BatchPlanner:
         positions, ends = self._checked(np.concatenate(batches)), list(accumulate(map(len, batches)))
         plan = self.images.plan(positions)
         for edit in self.edits:
-            if edit(plan, rng, self.images) is not None:  # type: ignore[func-returns-value]  # easily got wrong
-                raise PlanError(f"{edit!r} returned something: a transform changes the plan it is given")
+            if edit(plan, rng, self.images) is not None:  # type: ignore[func-returns-value]  # an easy mistake
+                raise PlanError(f"{edit!r} returned a value: a transform changes the plan it is given")
         index = self.images.index.take(positions)
         try:
             return [self._place(plan, rng, index, ends)]
@@ -121,7 +136,7 @@ class BatchPlanner:
         return PlannedRun(plan, index, ends, targets, seeds)
 
     def _checked(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Positions of images that there are; -1 is the last."""
+        """The same positions. Raises IndexError if one is out of range; -1 is the last image, as in a list."""
         n = len(self.images)
         if positions.min() < -n or positions.max() >= n:
             wrong = positions[(positions < -n) | (positions >= n)][0]
@@ -129,17 +144,24 @@ class BatchPlanner:
         return positions
 
     def targets_without(self, run: PlannedRun, failed: Sequence[int]) -> Targets:
-        """The targets of a run of one batch in which the images `failed` have no boxes."""
+        """The targets of a run of one batch, without the boxes of the images `failed`."""
         (targets,) = targets_of(run.plan, run.index, run.ends, self._annotations, self._category_ids, failed)
         return targets
 
 
 class PlannedRuns(Iterator[Sequence[Planned]]):
-    """Plans `batches`, the first of which is number `start`, `length` at a time; the first `cut` are passed over.
-    `length` is `RUN` by default.
+    """Plans the batches of an epoch, `length` at a time.
 
-    The runs are the same wherever one begins, since what `plan(step, batches)` draws at random depends on them. What
-    keeps a batch from being planned stands in its place. If it keeps a whole run from being planned, nothing follows.
+    Batches are divided into the same runs wherever one starts, because their random numbers depend on that division. An
+    error takes the place of the batch that could not be planned. If a whole run could not be planned, its error is the
+    last item.
+
+    Args:
+        plan: plans a run, given the number of its first batch and its batches: see `BatchPlanner.plan`.
+        batches: positions of the images of each batch.
+        start: the number of the first batch of `batches`.
+        cut: the number of batches to skip.
+        length: batches per run. Default: `RUN`.
     """
 
     def __init__(
@@ -155,8 +177,8 @@ class PlannedRuns(Iterator[Sequence[Planned]]):
         self._skip = cut % self._length
         self._step = start + cut - self._skip
         self._batches: Iterator[NDArray[np.int64]] = islice(batches, cut - self._skip, None)
-        self._taken: list[NDArray[np.int64]] = []  # read, and not yet planned: Ctrl-C may come in between
-        self._errors: list[Exception] = []  # the sampler's, after what it gave
+        self._taken: list[NDArray[np.int64]] = []  # read but not yet planned: Ctrl-C may come in between
+        self._errors: list[Exception] = []  # raised by the sampler after the batches taken
 
     def __next__(self) -> Sequence[Planned]:
         self._take()
@@ -192,19 +214,9 @@ class PlannedRuns(Iterator[Sequence[Planned]]):
 
 
 def _interrupted() -> Iterator[Any]:
-    """Instead of what is left of an order that was interrupted: Python ends it then, as if no batch were to come."""
+    """Replaces the batches after Ctrl-C ended their generator, which would then look like the end of the epoch."""
     raise FastloadError(
-        "the order of the batches was being read when it was interrupted: begin another iteration, with "
-        "`loader.load_state_dict(loader.state_dict())` before it to go on here"
+        "reading the sampler was interrupted: start another iteration, after "
+        "`loader.load_state_dict(loader.state_dict())` to continue with the next batch"
     )
     yield
-
-
-def _raised(error: Exception) -> Exception:
-    """What a generator would make of it: a StopIteration would end the loop without a word."""
-    if not isinstance(error, StopIteration):
-        return error
-    try:
-        raise RuntimeError("a transform or collator raised StopIteration") from error
-    except RuntimeError as instead:
-        return instead

@@ -1,4 +1,4 @@
-"""Batches of a sampler of the user's, which can be resumed: exactly, or not at all."""
+"""Batches of the user's sampler, which are resumed exactly or not at all."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ from fastload.errors import StateError
 class SampledBatches(Iterator[NDArray[np.int64]]):
     """The batches that `begin()` iterates, from number `cut` on.
 
-    What a sampler draws, it draws from torch's generators: the default one or its own `generator`. So their states when
-    the epoch began are part of `state()`, and an epoch that is resumed begins with them again. The batches passed over
-    are compared by a checksum: StateError if the sampler gives others than before.
+    Samplers draw from torch's generators: the default one or their own `generator`. So `state()` holds the states of
+    these generators at the start of the epoch, and a resumed epoch starts with them again.
 
     Args:
-        begin: iterates an epoch's batches of positions; it is called when the first batch is asked for.
-        samplers: all that `begin` draws from.
-        resumed: `state()` when `cut` batches had been handed out; None at the epoch's start.
-        cut: so many batches come no more.
+        begin: iterates the batches of positions of an epoch; called when the first batch is read.
+        samplers: the samplers that `begin` reads.
+        resumed: the `state()` after `cut` batches were handed out; None at the start of an epoch.
+        cut: the number of batches to skip. A checksum compares them with those handed out before.
+
+    Raises:
+        StateError: the sampler gives other batches than before, or cannot be made to give them again.
     """
 
     def __init__(
@@ -41,21 +43,21 @@ class SampledBatches(Iterator[NDArray[np.int64]]):
         self._resumed = resumed
         self._cut = cut
         self._batches = self._read()
-        self._random: list[str] = []  # the generators' states when the epoch began
+        self._random: list[str] = []  # the generators' states at the start of the epoch
         self._checksum = 0  # of the batches read
-        self._ahead: deque[int] = deque()  # the checksums up to each batch that is read, but not handed out
-        self._handed_out = 0  # the checksum of the batches that are
+        self._ahead: deque[int] = deque()  # the checksums up to each batch read but not handed out
+        self._handed_out = 0  # the checksum of the batches handed out
 
     def __next__(self) -> NDArray[np.int64]:
         return next(self._batches)
 
     def handed_out(self) -> None:
-        """The next of the batches read was handed out."""
+        """Note that the next batch was handed out."""
         if self._ahead:
             self._handed_out = self._ahead.popleft()
 
     def state(self) -> dict[str, Any]:
-        """Of the batches handed out so far, of plain numbers and strings."""
+        """The state after the batches handed out so far, as plain numbers and strings."""
         if not self._random:
             return self._resumed or state_now(self._samplers)
         return {"random": self._random, "seen": self._handed_out}
@@ -74,9 +76,9 @@ class SampledBatches(Iterator[NDArray[np.int64]]):
     def _resume(self, state: dict[str, Any]) -> Iterator[NDArray[np.int64]]:
         generators = _generators(self._samplers)
         if len(state["random"]) != len(generators):
-            raise StateError("this state is of other samplers: load it into a loader with the same ones")
+            raise StateError("this state belongs to other samplers: load it into a loader with the same ones")
         self._random = state["random"]
-        default = torch.get_rng_state()  # what others draw from it is none of our business
+        default = torch.get_rng_state()  # restored below: others draw from it too
         try:
             for generator, value in zip(generators, self._random, strict=True):
                 generator.set_state(torch.frombuffer(bytearray.fromhex(value), dtype=torch.uint8))
@@ -84,19 +86,19 @@ class SampledBatches(Iterator[NDArray[np.int64]]):
             for batch in islice(batches, self._cut):
                 self._add(batch)
             passed = torch.get_rng_state()
-            following = list(islice(batches, 1))  # samplers draw when they are first asked, not when they begin
+            following = list(islice(batches, 1))  # many samplers draw when the first batch is read
             keeps_drawing = self._cut > 0 and not torch.equal(passed, torch.get_rng_state())
         finally:
             torch.set_rng_state(default)
         if self._checksum != state["seen"]:
             raise StateError(
                 "the sampler gives other batches than before the interruption: some images would come twice, others "
-                "never. Give it what its order depends on, such as a seed, an epoch or a generator, as it was then."
+                "never. Give it the same seed, epoch and generator as then."
             )
         if keeps_drawing:
             raise StateError(
-                "the sampler draws from torch's default generator batch by batch, as others do meanwhile, so its order "
-                "cannot be had again: give it a torch.Generator of its own as `generator`"
+                "the sampler draws from torch's default generator while batches are read, as other code does, so its "
+                "order cannot be repeated: give it a torch.Generator of its own as `generator`"
             )
         self._handed_out = self._checksum
         return chain(following, batches)
@@ -106,11 +108,11 @@ class SampledBatches(Iterator[NDArray[np.int64]]):
 
 
 def state_now(samplers: Sequence[Any]) -> dict[str, Any]:
-    """The state of an epoch that would begin now."""
+    """The state of an epoch that begins now."""
     return {"random": [bytes(generator.get_state().numpy()).hex() for generator in _generators(samplers)], "seen": 0}
 
 
 def _generators(samplers: Sequence[Any]) -> list[torch.Generator]:
-    """Those that the samplers draw from, torch's default one first."""
+    """The generators that the samplers draw from, torch's default one first."""
     own = [getattr(sampler, "generator", None) for sampler in samplers]
     return [torch.default_generator, *dict.fromkeys(g for g in own if isinstance(g, torch.Generator))]

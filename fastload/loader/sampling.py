@@ -1,7 +1,7 @@
 """The order of an epoch: shuffled, grouped by aspect ratio, cut into batches.
 
-Random numbers come from counter-based generators keyed by (seed, epoch, step), never from a running state: any batch of
-any epoch can be planned on its own, on any thread, and again after a resume, with the same result.
+Random numbers come from counter-based generators keyed by (seed, epoch, step), which have no running state. So any
+batch of any epoch can be planned separately, on any thread, and again after a resume, with the same result.
 """
 
 from __future__ import annotations
@@ -25,11 +25,20 @@ WINDOW = 32  # batches sorted by aspect ratio together
 
 @dataclass
 class EpochOrder:
-    """Which positions make up each batch of an epoch, of the n images with these `aspect` ratios (n).
+    """The positions of the images in each batch of an epoch.
 
-    They come from `batch_sampler` if there is one, else from `sampler` if there is one, else from all images, shuffled
-    or not. With `batch_size` None each position is a batch. `grouped`: see `cut_batches_by_aspect`. `ranks` share what
-    comes from all images: batches are cut for all ranks together, so those of one step are of similar shapes too.
+    Positions come from `batch_sampler`, else from `sampler`, else from all images. Ranks share an order of all images:
+    batches are cut for all ranks together, so the batches of one step have similar shapes on all of them.
+
+    Args:
+        aspect: (n) aspect ratio of each image.
+        batch_size: images per batch of one rank; None: each position is a batch.
+        drop_last: drop a last batch that is not full.
+        shuffle: shuffle the images if there is no sampler.
+        grouped: put images of similar shapes in one batch: see `cut_batches_by_aspect`.
+        sampler: gives positions.
+        batch_sampler: gives lists of positions.
+        ranks: the processes that share an epoch.
     """
 
     aspect: NDArray[np.float64]
@@ -43,7 +52,7 @@ class EpochOrder:
 
     @property
     def is_own(self) -> bool:
-        """Whether the order is known as a whole, and can be shared anew in mid-epoch."""
+        """Whether the loader makes the order itself, so that it can be shared again in the middle of an epoch."""
         return self.sampler is None and self.batch_sampler is None
 
     @property
@@ -52,13 +61,13 @@ class EpochOrder:
         return Share(self.batch_size or 1, self.ranks.world)
 
     def steps(self) -> int:
-        """Batches of a whole epoch for each rank, in an own order."""
+        """Batches of an epoch for each rank, if the order `is_own`."""
         n, world, size = len(self.aspect), self.ranks.world, self.batch_size or 1
         images = n // world if self.ranks.drop_uneven else -(-n // world)
         return images // size if self.drop_last else -(-images // size)
 
     def batches(self, seed: int, epoch: int, past: Sequence[Share] = ()) -> Iterator[NDArray[np.int64]]:
-        """The positions of each batch of this rank, in order; of what was not seen in `past`, if it is an own order."""
+        """The positions in each batch of this rank, in order; without those seen in `past`, if the order `is_own`."""
         if self.batch_sampler is not None:
             return map(_positions, self.batch_sampler)
         if self.sampler is not None:
@@ -66,13 +75,13 @@ class EpochOrder:
             return self._cut(self.sampler, self.batch_size or 1, self.drop_last, rng)
         sampler_seed, sampler_epoch = self.ranks.order_key(epoch)
         rng = EpochRandom(seed if sampler_seed is None else sampler_seed, sampler_epoch).order()
-        rest = self._whole(rng, sampler_epoch)
+        rest = self._all_images(rng, sampler_epoch)
         for share in past:
-            behind = islice(self._cut_for_ranks(rest, share, rng), share.steps)
-            rest = rest[~np.isin(rest, np.concatenate([rest[:0], *behind]))]
+            seen = islice(self._cut_for_ranks(rest, share, rng), share.steps)
+            rest = rest[~np.isin(rest, np.concatenate([rest[:0], *seen]))]
         return map(self.ranks.part, self._cut_for_ranks(rest, self.share, rng))
 
-    def _whole(self, rng: np.random.Generator, epoch: int) -> NDArray[np.int64]:
+    def _all_images(self, rng: np.random.Generator, epoch: int) -> NDArray[np.int64]:
         n = len(self.aspect)
         if not self.shuffle:
             return np.arange(n)
@@ -96,12 +105,13 @@ class EpochOrder:
 
 
 class EpochRandom:
-    """The random numbers of an epoch: `order` shuffles it, `step(k)` serves transforms and collator.
+    """The random numbers of an epoch: `order` for shuffling, `step(k)` for transforms and collator.
 
-    `step(k)` is for all batches planned together, the first of which is number k.
-    Ranks have numbers of their own for their batches, and share those that shuffle.
-    There is one generator, moved to where it is wanted, since making one costs more than a batch draws from it:
-    what one call returned is not to be used after the next call.
+    `step(k)` serves all batches that are planned together, starting with number k. Ranks draw the same numbers for
+    shuffling and different numbers for their batches.
+
+    Both return the same generator, set to another position, because making a generator costs more than a batch draws
+    from it. So do not use it after the next call.
     """
 
     def __init__(self, seed: int, epoch: int, rank: int = 0) -> None:
@@ -113,11 +123,11 @@ class EpochRandom:
         self._state: Any = {**self._bits.state, "state": {"counter": self._counter, "key": key}}
 
     def order(self) -> np.random.Generator:
-        """The generator at the numbers that shuffle the epoch."""
+        """The generator for shuffling the epoch."""
         return self._at(0, ORDER, 0)
 
     def step(self, step: int) -> np.random.Generator:
-        """The generator at the numbers of batch `step`."""
+        """The generator for the batches planned from batch `step` on."""
         return self._at(self._rank, CONTENT, step)
 
     def _at(self, rank: int, stream: int, step: int) -> np.random.Generator:
@@ -127,7 +137,7 @@ class EpochRandom:
 
 
 def cut_batches(order: Iterable[int], batch_size: int, drop_last: bool) -> Iterator[NDArray[np.int64]]:
-    """Batches of `batch_size` positions in the order given. Only the last may be shorter, unless `drop_last`."""
+    """Cut `order` into batches of `batch_size` positions. The last may be shorter; `drop_last` drops it then."""
     for batch in _pieces(order, batch_size):
         if len(batch) == batch_size or not drop_last:
             yield batch
@@ -142,9 +152,9 @@ def cut_batches_by_aspect(
 ) -> Iterator[NDArray[np.int64]]:
     """Like `cut_batches`, with images of similar `aspect` (n) in one batch.
 
-    Windows of 32 batches of the order are sorted by aspect ratio, cut, and the batches of each window are shuffled with
-    `rng` (None: left sorted). Every position comes exactly once. The images over at the end, which make the short batch
-    or are dropped by `drop_last`, are the last of `order`, so a random choice and not the widest ones.
+    Each window of 32 batches is sorted by aspect ratio and cut, and its batches are shuffled with `rng` (None: they
+    stay sorted). Every position comes exactly once. The last, short batch holds the last positions of `order`: a random
+    choice rather than the widest images.
     """
     for window in _pieces(order, WINDOW * batch_size):
         cut = len(window) - len(window) % batch_size
@@ -156,7 +166,7 @@ def cut_batches_by_aspect(
 
 
 def _pieces(order: Iterable[int], size: int) -> Iterator[NDArray[np.int64]]:
-    """`order` in pieces of `size`, the last maybe shorter. A sampler is read piece by piece."""
+    """`order` in pieces of `size`; the last may be shorter. A sampler is read one piece at a time."""
     if isinstance(order, np.ndarray | Tensor):
         positions = _positions(order)
         yield from (positions[start : start + size] for start in range(0, len(positions), size))
@@ -167,10 +177,10 @@ def _pieces(order: Iterable[int], size: int) -> Iterator[NDArray[np.int64]]:
 
 
 def _positions(given: Iterable[Any]) -> NDArray[np.int64]:
-    """Whole numbers as an array."""
+    """Positions from a sampler as an array."""
     if isinstance(given, np.ndarray | Tensor):
         array = np.asarray(given)
         if array.dtype.kind not in "iu":
-            raise PlanError(f"samplers give positions of images, whole numbers, and not {array.dtype}")
+            raise PlanError(f"a sampler must give positions of images as integers, not {array.dtype}")
         return array.astype(np.int64, copy=False)
     return np.fromiter(map(index, given), np.int64)

@@ -1,9 +1,9 @@
-"""The state of a loader: where in its epoch it is, how the epoch was shared so far, and in what the next must agree."""
+"""The state of a loader: its position in an epoch, how ranks shared the epoch so far, and which loaders may load it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastload.cache.read.cache import Cache
@@ -15,44 +15,44 @@ from fastload.loader.sampling import EpochOrder
 
 @dataclass
 class EpochProgress:
-    """How far an epoch has come."""
+    """The position in an epoch."""
 
     epoch: int
-    start: int  # the first batch of the iteration
+    start: int  # the number of the iteration's first batch
     done: bool = False
     skipped: dict[int, str] = field(default_factory=dict)  # image id: reason
-    past: tuple[Share, ...] = ()  # how its first batches were shared, if otherwise than now
-    resumed: dict[str, Any] | None = None  # the state of `sampled` that it began with
-    sampled: SampledBatches | None = None  # of a sampler of the user's
-    steps: int = 0  # batches of the iteration whose turn has come
+    past: tuple[Share, ...] = ()  # how its first batches were shared, if not as they are now
+    resumed: dict[str, Any] | None = None  # the state of `sampled` at the start of the iteration
+    sampled: SampledBatches | None = None  # batches of the user's sampler
+    steps: int = 0  # batches handed out by this iteration, or failed
 
     @property
     def step(self) -> int:
-        """Batches of the epoch whose turn has come."""
+        """Batches of the epoch handed out, or failed."""
         return self.start + self.steps
 
     def sampler_state(self, samplers: Sequence[Any]) -> dict[str, Any]:
-        """See `SampledBatches.state`, of an epoch that may not have begun."""
+        """See `SampledBatches.state`; the epoch may not have begun."""
         return self.sampled.state() if self.sampled else self.resumed or state_now(samplers)
 
     def __getstate__(self) -> dict[str, Any]:
         resumed = self.sampled.state() if self.sampled else self.resumed
-        return {**vars(self), "sampled": None, "resumed": resumed}  # what reads a sampler stays in its process
+        return {**vars(self), "sampled": None, "resumed": resumed}  # an iterator cannot be pickled
 
     def count(self) -> None:
-        """The turn of another batch has come."""
+        """Count a batch, handed out or failed."""
         self.steps += 1
         if self.sampled is not None:
             self.sampled.handed_out()
 
     @property
     def cut(self) -> int:
-        """Batches handed out of those that are shared as now."""
+        """Batches handed out since the epoch was last shared again."""
         return self.step - sum(share.steps for share in self.past)
 
 
 def state_of(order: EpochOrder, cache: Cache, here: EpochProgress, samplers: Sequence[Any]) -> dict[str, Any]:
-    """All but the seed, of plain numbers and strings."""
+    """The state as plain numbers and strings, without the seed."""
     sampler_seed, order_epoch = order.ranks.order_key(here.epoch)
     return {
         "epoch": here.epoch,
@@ -69,22 +69,26 @@ def state_of(order: EpochOrder, cache: Cache, here: EpochProgress, samplers: Seq
 
 
 def restore(state: dict[str, Any], order: EpochOrder, cache: Cache, samplers: Sequence[Any]) -> EpochProgress:
-    """Where to go on. The samplers are set to their epochs. StateError if it is of another dataset or order."""
+    """Return the position to resume from, and set the epochs of the samplers.
+
+    Raises:
+        StateError: the state belongs to another dataset or order.
+    """
     check(state, _identity(order, cache))
     for sampler, epoch in zip(samplers, state["sampler_epochs"], strict=True):
         if epoch is not None and hasattr(sampler, "set_epoch"):
             sampler.set_epoch(epoch)
     order.ranks.seed = state["sampler_seed"]
     past = tuple(Share(*share) for share in state["past"])
-    then = Share(state["batch_size"] or 1, state["world"])
-    if then != order.share and (steps := state["step"] - sum(share.steps for share in past)):
-        past += (Share(then.batch_size, then.world, steps),)
+    saved = Share(state["batch_size"] or 1, state["world"])
+    if saved != order.share and (steps := state["step"] - sum(share.steps for share in past)):
+        past += (replace(saved, steps=steps),)
     epoch = state["epoch"] if order.ranks.sampler else state["order_epoch"]
     return EpochProgress(epoch, state["step"], past=past, resumed=state.get("sampled"))
 
 
 def check(state: dict[str, Any], identity: dict[str, Any]) -> None:
-    """StateError if `state` is of a loader that is not alike."""
+    """Raise StateError unless `state` belongs to a loader with this identity."""
     for name, here in identity.items():
         if state.get(name) != here:
             raise StateError(

@@ -1,4 +1,4 @@
-"""Where the time of an epoch goes: who waits for whom, and what to do about it."""
+"""Where the time of an epoch is spent, what the bottleneck is, and what to do about it."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ from dataclasses import dataclass
 
 WORTH_A_WARNING = 0.25  # of the epoch spent waiting for data
 LONG_ENOUGH = 10.0  # seconds: shorter epochs say little, and matter little
-TRAINS = 0.05  # of the epoch spent between batches: with less, nothing is trained and the loop only reads
+TRAINS = 0.05  # of the epoch spent between batches; a loop with less only reads, and trains nothing
 
 ThreadTimes = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
 class Stats:
-    """An epoch so far. Times are in seconds.
+    """Times and counts of an epoch so far. Times are in seconds.
 
-    `training`, `waiting` and `planning` are the calling thread's and make up `seconds`: from a batch to the next call;
-    waiting for pixels (with `num_workers=0`, making them); planning batches, plain functions in `transforms` and
-    `collate_fn`. The others are sums over the native threads; zero for engines that have none.
+    `training`, `waiting` and `planning` are times of the calling thread and add up to `seconds`. The times `threads_*`,
+    `disk` and `starved` are sums over the native threads; they are 0 for engines without native threads.
     """
 
     images: int
     batches: int
-    threads: int
-    seconds: float
-    training: float
-    waiting: float
-    planning: float
-    threads_waiting: float  # for a batch to work on
-    threads_working: float  # on a core
-    disk: float  # blocked, while a page of the cache was read
-    starved: float  # ready to work, while others had the core
+    threads: int  # native threads
+    seconds: float  # from the start of the epoch to the last batch
+    training: float  # between batches, in the user's code
+    waiting: float  # for pixels; with `num_workers=0`, making them
+    planning: float  # planning batches, and running functions of `transforms` and `collate_fn`
+    threads_waiting: float  # waiting for a batch to decode
+    threads_working: float  # running on a core
+    disk: float  # blocked while a page of the cache was read
+    starved: float  # ready to run, while other processes had the core
 
     @property
     def images_per_second(self) -> float:
+        """Images handed out per second."""
         return self.images / self.seconds if self.seconds else 0.0
 
     @property
     def waiting_share(self) -> float:
-        """How much of the time training stands still for want of data, 0 to 1."""
+        """The share of the time in which training waits for data, 0 to 1."""
         return (self.waiting + self.planning) / self.seconds if self.seconds else 0.0
 
     @property
     def bottleneck(self) -> str:
-        """What to speed up first: "training", or else a part of the loader, which is a key of `ADVICE`."""
+        """What to speed up first: "training", or a part of the loader (a key of `ADVICE`)."""
         if self.waiting_share < 0.1:
             return "training"
         if self.planning > self.waiting:
@@ -58,7 +58,7 @@ class Stats:
         return "decoding" if self.threads else "workers"
 
     def advice(self) -> str:
-        """A sentence that names the bottleneck, and one on what to do."""
+        """The bottleneck, and how to remove it."""
         if self.bottleneck == "training":
             return f"Training waits for data {self.waiting_share:.0%} of the time: the loader keeps up."
         return (
@@ -67,29 +67,32 @@ class Stats:
         )
 
     def warning(self) -> str | None:
-        """What to tell the user when the epoch ends, if it is worth it."""
-        telling = self.seconds >= LONG_ENOUGH and self.training >= TRAINS * self.seconds
-        return self.advice() if telling and self.waiting_share >= WORTH_A_WARNING else None
+        """`advice()`, if the epoch was long enough to judge and training waited for much of it."""
+        is_training = self.seconds >= LONG_ENOUGH and self.training >= TRAINS * self.seconds
+        return self.advice() if is_training and self.waiting_share >= WORTH_A_WARNING else None
 
 
 ADVICE = {
-    "disk": "The bottleneck is the disk: threads spend most of their time on reading the cache. Put it on a faster "
-    "disk, make it smaller (`fastload plan` shows how much), or have more memory for it to stay in.",
-    "cores": "The bottleneck is the processor, which others use: threads are ready but get no core. End what else "
-    "runs there, or lower num_workers to the cores there are.",
-    "decoding": "The bottleneck is decoding: all threads are busy with it. Raise num_workers if there are more cores, "
+    "disk": "The bottleneck is the disk: threads spend most of their time reading the cache. Put it on a faster "
+    "disk, make it smaller (`fastload plan` shows how much), or add memory to keep it in.",
+    "cores": "The bottleneck is the processor: threads are ready to run but get no core. Stop other programs, or lower "
+    "num_workers to the number of cores.",
+    "decoding": "The bottleneck is decoding: all threads are busy. Raise num_workers if there are more cores, "
     "or convert the cache to a faster encoding (`fastload plan` compares them).",
     "workers": "The bottleneck is decoding in the calling thread: set num_workers to the number of cores.",
-    "prefetch": "The bottleneck is the depth of prefetching: threads wait for batches to be asked for. Raise "
-    "prefetch_factor.",
+    "prefetch": "The bottleneck is prefetching: threads wait for batches to decode. Raise prefetch_factor.",
     "planning": "The bottleneck is Python in the calling thread: plain functions in transforms, a collate_fn, or very "
-    "small batches. Write the function as a fastload Transform, which plans instead of touching pixels.",
+    "small batches. Replace the functions by fastload Transforms, which plan instead of touching pixels.",
 }
 
 
 class Meter:
-    """Times one iteration, from when it is made. `engine_times` are the threads' since they began, of an engine that
-    reports them. Moments are those of `time.perf_counter`."""
+    """Measures one iteration, starting when it is made. Times are those of `time.perf_counter`.
+
+    Args:
+        threads: the number of native threads.
+        engine_times: returns the times of the threads since they started; None if the engine does not report them.
+    """
 
     def __init__(self, threads: int, engine_times: Callable[[], ThreadTimes] | None) -> None:
         self._process = os.getpid()
@@ -101,23 +104,23 @@ class Meter:
         self._batches = self._images = 0
 
     def planned(self, since: float) -> None:
-        """Planning, or Python functions of the user's, took from `since` until now."""
+        """Planning, or the user's Python functions, took from `since` until now."""
         self._last = time.perf_counter()
         self._planning += self._last - since
 
     def waited(self, since: float) -> float:
-        """Waiting for pixels took from `since` until now, which is returned."""
+        """Waiting for pixels took from `since` until now. Returns now."""
         self._last = time.perf_counter()
         self._waiting += self._last - since
         return self._last
 
     def handed_out(self, images: int) -> None:
-        """A batch of so many images was."""
+        """A batch of `images` images was handed out."""
         self._batches += 1
         self._images += images
 
     def stats(self) -> Stats:
-        """Up to the last batch."""
+        """The measurements up to the last batch."""
         waiting, working, disk, starved = (max(b - a, 0) for a, b in zip(self._before, self._read(), strict=True))
         seconds = self._last - self._began
         return Stats(
@@ -135,6 +138,6 @@ class Meter:
         )
 
     def _read(self) -> ThreadTimes:
-        if self._engine_times is None or self._process != os.getpid():  # threads stay behind in a fork
+        if self._engine_times is None or self._process != os.getpid():  # a forked child has no threads
             return 0.0, 0.0, 0.0, 0.0
         return self._engine_times()

@@ -219,7 +219,7 @@ def test_an_order_that_was_interrupted_is_not_taken_for_a_short_epoch(workers):
             found += ids([next(batches)])
     found += outcomes(batches)
     assert found[:-1] == BATCHES[:2] and isinstance(found[-1], FastloadError)
-    assert "begin another iteration" in str(found[-1])
+    assert "start another iteration" in str(found[-1])
 
 
 LEAVE = """
