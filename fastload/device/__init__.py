@@ -1,1 +1,1 @@
-"""Batches in floating point, and on their way to a device."""
+"""Normalizes batches and copies them to a device."""

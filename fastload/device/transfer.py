@@ -1,8 +1,8 @@
-"""Batches on the device: copied, normalized and handed over on streams of their own, so that no computation waits.
+"""Copies batches to the device and normalizes them there, on separate streams, so that training does not wait.
 
-On a CUDA device the canvases are page-locked. A batch's bytes, a quarter of what float32 would be, are copied on one
-stream and normalized on a second; the stream that is current when the batch is handed out waits for it, the host never
-does. On a CPU the same happens at once and without streams.
+On a CUDA device the canvases are page-locked. The uint8 pixels, a quarter of the bytes of float32, are copied on one
+stream and normalized on a second. The stream that is current when the batch is handed out waits for it; the host does
+not. On a CPU the same work is done at once, without streams.
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ from fastload.errors import DeviceError
 
 
 class Event(Protocol):
-    """A point in a stream's work."""
+    """A point in the work of a stream."""
 
     def query(self) -> bool: ...
 
 
 class Stream(Protocol):
-    """Work in order, beside that of other streams."""
+    """A queue of work that runs in order, concurrently with other streams."""
 
     def record_event(self) -> Any: ...
     def wait_event(self, event: Any) -> None: ...
 
 
 class Streams:
-    """The streams of a CUDA device that batches take, the same two for every loader: each has memory of its own."""
+    """The streams for batches of a CUDA device. All loaders share them, because each stream caches its own memory."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self.copies: Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        # Its work is short: it is not to queue behind a model's.
+        # High priority, so that its short work does not queue behind the model's.
         self.preparation: Stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
 
     def current(self) -> Stream:
-        """The calling thread's own stream, where batches are used."""
+        """The current stream of the calling thread, where batches are used."""
         return torch.cuda.current_stream(self._device)
 
     def on(self, stream: Any) -> AbstractContextManager[Any]:
-        """Within, work is queued on `stream`, and tensors are its."""
+        """A context in which work is queued on `stream` and tensors are allocated for it."""
         return torch.cuda.stream(stream)
 
     def used(self, value: Any, stream: Any) -> None:
@@ -68,21 +68,21 @@ def cuda_streams(device: torch.device) -> Streams:
 
 @dataclass
 class Sent:
-    """A batch on its way. `ready` happens when it is there; None: it is."""
+    """A batch being copied to the device. `ready` is the event of its completion; None: it is complete."""
 
     batch: Any
     ready: Any = None
 
 
 class Reading:
-    """Keeps canvases until they are copied, so that nobody writes there. Safe to use from several threads."""
+    """Keeps canvases until they are copied, so that no engine writes to them. Thread-safe."""
 
     def __init__(self) -> None:
         self._kept: deque[tuple[Event, Tensor | None]] = deque()
         self._lock = threading.Lock()
 
     def add(self, canvas: Tensor | None, until: Event) -> None:
-        """Keep `canvas` until the event has happened; those whose has are let go. Events happen in this order."""
+        """Keep `canvas` until the event completes, and drop those whose events have. Events complete in this order."""
         with self._lock:
             while self._kept and self._kept[0][0].query():
                 self._kept.popleft()
@@ -91,18 +91,19 @@ class Reading:
 
 @lru_cache
 def reading_on(device: torch.device) -> Reading:
-    """What is being copied there, also by loaders that are gone."""
+    """The canvases being copied to a device, including those of deleted loaders."""
     return Reading()
 
 
 class Feed:
-    """Takes batches to `device`.
+    """Copies batches to a device and converts their images there.
 
     Args:
         device: "cuda", "cuda:1", "cpu", ..., or "auto": a CUDA device if there is one, else the CPU.
-        pixels: what uint8 images (B, 3, H, W) become there. Floating-point ones are left as they are.
+        pixels: the format that uint8 images (B, 3, H, W) are converted to. Floating-point images stay unchanged.
 
-    Raises DeviceError if the device cannot be used here.
+    Raises:
+        DeviceError: the device cannot be used here.
     """
 
     def __init__(self, device: torch.device | str, pixels: PixelFormat) -> None:
@@ -115,31 +116,36 @@ class Feed:
 
     @property
     def allocator(self) -> Callable[[int], NDArray[np.uint8]] | None:
-        """Makes the memory of canvases: page-locked for a CUDA device; None: any will do."""
+        """Allocates the memory of canvases: page-locked for a CUDA device; None: any memory will do."""
         return self._pinned if self.device.type == "cuda" else None
 
     def send(self, batch: Any, canvas: Tensor | None = None) -> Sent:
-        """Start taking `batch` to the device. Its pixels lie on `canvas`, which is kept until they are copied.
+        """Start copying `batch` to the device.
 
-        A batch is any structure of tensors and `Targets`; in one like (images, ...) uint8 images (B, 3, H, W) are
-        normalized. Raises DeviceError if the device has no memory for it.
+        Args:
+            batch: any structure of tensors and `Targets`. In a tuple or list (images, ...), uint8 images (B, 3, H, W)
+                are normalized.
+            canvas: the memory of the pixels, kept until they are copied.
+
+        Raises:
+            DeviceError: the device is out of memory.
         """
         streams = self.streams
         try:
-            if streams is None or _made_on_a_gpu(batch):  # by an engine, whose memory is the current stream's
+            if streams is None or _made_on_a_gpu(batch):  # by an engine, on the current stream
                 return Sent(self._prepare(_moved(batch, self.device)))
             return self._send(batch, canvas, streams)
         except torch.cuda.OutOfMemoryError as error:
             raise DeviceError(
                 f"{self.device} has no memory for another batch: lower batch_size, make the images smaller with "
-                f"ShortestEdge(..., max_size=...), or let go of batches that are no longer needed. {error}"
+                f"ShortestEdge(..., max_size=...), or delete batches that are no longer needed. {error}"
             ) from error
 
     def _send(self, batch: Any, canvas: Tensor | None, streams: Streams) -> Sent:
         with streams.on(streams.copies):
             try:
                 batch = _moved(batch, self.device)
-            finally:  # also when only a part of it was
+            finally:  # after an error too, since part of the batch may be in flight
                 copied = streams.copies.record_event()
                 reading_on(self.device).add(canvas, until=copied)
         streams.preparation.wait_event(copied)
@@ -149,7 +155,7 @@ class Feed:
             return Sent(batch, streams.preparation.record_event())
 
     def receive(self, sent: Sent) -> Any:
-        """The batch, for use on the calling thread's current stream, which waits for it; the host does not."""
+        """The batch, for use on the current stream. That stream waits for it; the host does not."""
         streams = self.streams
         if streams is not None and sent.ready is not None:
             stream = streams.current()
@@ -158,7 +164,7 @@ class Feed:
         return sent.batch
 
     def over(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """Batches of any other origin on the device, where it has streams each sent while the one before is in use."""
+        """The same batches on the device. If it has streams, each is copied while the one before is in use."""
         waiting: deque[Sent] = deque()
         for batch in batches:
             waiting.append(self.send(batch))
@@ -182,21 +188,28 @@ class Feed:
 
 
 def usable_device(device: torch.device | str) -> torch.device:
-    """`device` with its number; "auto" is a CUDA device if there is one. Raises DeviceError if it cannot be used."""
+    """Resolve a device to one that works, with its index.
+
+    Args:
+        device: "auto" is a CUDA device if there is one, else the CPU.
+
+    Raises:
+        DeviceError: the device cannot be used here.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        found = torch.device(device)
-        if found.type == "cuda":
-            found = torch.device("cuda", torch.cuda.current_device() if found.index is None else found.index)
-        torch.empty(0, device=found)
+        usable = torch.device(device)
+        if usable.type == "cuda":
+            usable = torch.device("cuda", torch.cuda.current_device() if usable.index is None else usable.index)
+        torch.empty(0, device=usable)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise DeviceError(
-            f"device {str(device)!r} cannot be used here: {reason}. `fastload doctor` says what this machine has; "
-            'device="auto" takes the CPU where there is no GPU.'
+            f"device {str(device)!r} cannot be used here: {reason}. `fastload doctor` lists what this machine has; "
+            'device="auto" uses the CPU if there is no GPU.'
         ) from error
-    return found
+    return usable
 
 
 def _made_on_a_gpu(batch: Any) -> bool:
@@ -204,14 +217,14 @@ def _made_on_a_gpu(batch: Any) -> bool:
 
 
 def mark_used(value: Any, stream: Any) -> None:
-    """Tensors of `value` are used on `stream` too: their memory stays until what is queued there is done."""
+    """Keep the memory of the tensors in `value` until the work queued on `stream` is done."""
     for tensor in _tensors(value):
         if tensor.is_cuda:
             tensor.record_stream(stream)
 
 
 def _moved(value: Any, device: torch.device) -> Any:
-    """The same structure with its tensors on `device`: without a wait from page-locked memory."""
+    """The same structure with its tensors on `device`; copies from page-locked memory do not block."""
 
     def move(leaf: Any) -> Any:
         if isinstance(leaf, Tensor):

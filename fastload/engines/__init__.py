@@ -1,1 +1,1 @@
-"""Engines turn plans into pixels: `native`, `dali` and `reference`. `base` is what they have in common."""
+"""Engines turn plans into pixels: `native`, `dali` and `reference`. `base` defines their protocol."""

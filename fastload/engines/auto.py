@@ -1,4 +1,4 @@
-"""The engines by name, and `engine="auto"`: the fastest of those that can read a cache here."""
+"""The engines by name, and `engine="auto"`: the fastest one that can read a cache here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fastload.plan.batch_plan import BatchPlan
 if TYPE_CHECKING:
     from fastload.cache.read.cache import Cache
 
-ENGINES = {  # imported when they are used
+ENGINES = {  # module and class, imported on first use
     "native": ("fastload.engines.native", "NativeEngine"),
     "dali": ("fastload.engines.dali.engine", "DaliEngine"),
     "reference": ("fastload.engines.reference", "ReferenceEngine"),
@@ -29,13 +29,21 @@ _log = logging.getLogger("fastload")
 
 
 def choose_engine(cache: Cache, threads: int, device_id: int | None = None) -> str:
-    """The engine to use for batches on the GPU `device_id`, or else in the CPU's memory. Logs it with the reason.
+    """Choose the fastest engine, and log the reason.
 
-    On the CPU that is always the native one: it is several times faster than DALI there (`benchmarks/loader.py
-    --peers` shows by how much). For a GPU both decode some images of the cache, a second each, and the faster is taken.
+    For batches on the CPU that is always the native engine, which is several times faster there than DALI
+    (`benchmarks/loader.py --peers` measures it). For a GPU, both engines decode images of the cache for one second.
+
+    Args:
+        cache: the cache to decode from.
+        threads: native threads.
+        device_id: the GPU that batches are used on; None: the CPU.
+
+    Returns:
+        A key of `ENGINES`.
     """
     if device_id is None:
-        return _chosen("native", "batches are wanted in the CPU's memory, where it is always the fastest")
+        return _chosen("native", "it is always the fastest for batches in the CPU's memory")
     try:
         import_dali()
         refuse_other_encodings(cache)
@@ -48,11 +56,11 @@ def choose_engine(cache: Cache, threads: int, device_id: int | None = None) -> s
 
 
 def images_per_second(engine: Engine, cache: Cache, seconds: float = SECONDS) -> float:
-    """How fast an engine makes batches of images from all over the cache, at their own size, for so many seconds."""
+    """Measure an engine for `seconds` on full-size images from all over the cache."""
     index = np.linspace(0, len(cache) - 1, BATCH).astype(np.int64)
     plan = BatchPlan.of(index, cache.sizes[index])
     plan.place(plan.size.max(0), np.zeros_like(plan.size), np.zeros(3, np.uint8))
-    engine.wait(engine.submit(plan, [BATCH]), 0)  # what is done once is not counted
+    engine.wait(engine.submit(plan, [BATCH]), 0)  # warm up
     tickets = deque(engine.submit(plan, [BATCH]) for _ in range(AHEAD))
     batches, start = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - start) < seconds:
@@ -65,5 +73,5 @@ def images_per_second(engine: Engine, cache: Cache, seconds: float = SECONDS) ->
 
 
 def _chosen(name: str, reason: str) -> str:
-    _log.info('engine="auto" takes %s: %s', name, reason)
+    _log.info('engine="auto" chooses %s: %s', name, reason)
     return name

@@ -1,4 +1,4 @@
-"""What every engine is: something that turns a plan into pixels."""
+"""The protocol of engines, which turn plans into pixels."""
 
 from __future__ import annotations
 
@@ -11,35 +11,54 @@ from fastload.plan.batch_plan import BatchPlan
 
 
 class Engine(Protocol):
-    """Executes plans. Several may be under way at once; each batch is waited for at most once, in any order.
+    """Executes plans, several at once. Each batch is waited for at most once, in any order.
 
-    Dropping a ticket abandons those of its batches that were not waited for. Dropping the engine ends its threads.
+    Dropping a ticket cancels those of its batches that were not waited for. Dropping the engine ends its threads.
     """
 
     def submit(self, plan: BatchPlan, ends: Sequence[int]) -> Any:
-        """Take on a placed plan of several batches, the slots up to each of `ends`. Returns a ticket for all of them.
+        """Start executing the batches of a plan.
 
-        They are executed in this order, and not far ahead of what is waited for, once `Cache.ensure` has answered for
-        their records. Raises PlanError when the plan is impossible, and CacheError when records cannot be had.
+        They are executed in order, a limited number ahead of the batch that is waited for.
+
+        Args:
+            plan: a placed plan of several batches.
+            ends: the slot after the last one of each batch.
+
+        Returns:
+            A ticket for all batches.
+
+        Raises:
+            PlanError: the plan is impossible.
+            CacheError: `Cache.ensure` cannot provide the records.
         """
 
     def wait(self, ticket: Any, number: int) -> dict[int, str]:
-        """Wait until batch `number` is executed. Returns {row: reason} of the rows that did not decode, whose slots
-        hold nothing but the fill colour; rows are the batch's own, from 0. EngineError when the batch cannot be
-        executed here, after which others can."""
+        """Wait until batch `number` is executed.
+
+        Returns:
+            {row: reason} for each row of the batch, from 0, that did not decode. Its slot holds only the fill color.
+
+        Raises:
+            EngineError: the batch cannot be executed here. Other batches can.
+        """
 
     def images(self, ticket: Any, number: int) -> Tensor | None:
-        """Where a batch is once it was waited for: (B, 3, H, W) in the engine's `PixelFormat`. Before that None is
-        possible.
+        """The images of a batch: (B, 3, H, W) in the engine's `PixelFormat`. None is possible before `wait` returned.
 
-        Nobody else writes there as long as somebody sees it. To be asked until it is not None, then no more."""
+        Call until the result is not None, and not again after that. The memory is not written to as long as a tensor
+        refers to it.
+        """
 
     def share(self) -> Engine:
-        """An engine with the same threads, for another iterator: with an order of batches of its own, and memory for as
-        many in flight. Each of its batches is waited for by one thread, several of them by several."""
+        """An engine with the same threads, for another iterator.
+
+        It has its own queue of batches, and memory for as many in flight. Several threads may wait for its batches, but
+        only one for each.
+        """
 
     def done(self, ticket: Any, number: int) -> bool:
-        """Whether `wait` would return at once. May be called before `wait` only."""
+        """Whether `wait` would return at once. Call it only before `wait`."""
 
     def close(self) -> None:
         """End all threads. The engine cannot be used afterwards."""

@@ -122,7 +122,7 @@ def test_formats_complete_themselves():
         ({"std": (1.0, 2, 3, 4)}, "std needs"),
         ({"std": (1.0, float("nan"), 3)}, "std needs"),
         ({"std": (1.0, 0, 1)}, "above 0"),
-        ({"dtype": torch.uint8, "std": (1.0, 2, 1)}, "leave out mean and std"),
+        ({"dtype": torch.uint8, "std": (1.0, 2, 1)}, "remove mean and std"),
     ],
 )
 def test_impossible_formats_are_refused(arguments, complaint):

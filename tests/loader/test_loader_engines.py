@@ -66,7 +66,7 @@ def test_auto_takes_the_native_engine_on_the_cpu_and_says_so(caplog):
     """Batches in the CPU's memory are the native engine's; the choice is logged and can be asked for."""
     with caplog.at_level(logging.INFO, "fastload"):
         data = loader(SMALL, engine="auto")
-    assert data.engine_used == "native" and 'engine="auto" takes native' in caplog.text
+    assert data.engine_used == "native" and 'engine="auto" chooses native' in caplog.text
     assert_equal(copies(islice(data, 2)), copies(islice(loader(SMALL), 2)))
     assert loader(SMALL, engine="reference").engine_used == "reference"
 
@@ -92,7 +92,7 @@ def test_auto_takes_the_native_engine_where_dali_cannot_run(monkeypatch, caplog)
     monkeypatch.setattr(auto, "import_dali", absent)
     with caplog.at_level(logging.INFO, "fastload"):
         assert choose_engine(SMALL, 2, device_id=0) == "native"
-    assert "takes native: NVIDIA DALI is not installed" in caplog.text
+    assert "chooses native: NVIDIA DALI is not installed" in caplog.text
 
 
 @needs_dali

@@ -150,7 +150,7 @@ def compare_without_torchdata() -> None:
     assert hasattr(on_cache, "state_dict") and hasattr(on_cache, "load_state_dict")
     for name in ("state_dict", "load_state_dict"):
         assert not hasattr(data, name)
-        with pytest.raises(AttributeError, match=rf"Numbers is not a cache.*has no {name}.*fastload-vision\[stateful\]"):
+        with pytest.raises(AttributeError, match=rf"Numbers is not a cache.*has no {name}.*vision\[stateful\]"):
             getattr(data, name)
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         data.nonsense  # noqa: B018

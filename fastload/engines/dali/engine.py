@@ -1,10 +1,10 @@
-"""The DALI engine: NVIDIA DALI decodes, resamples, colours and places, on the CPU or on a GPU.
+"""The DALI engine: NVIDIA DALI decodes, resamples, recolors and places, on the CPU or on a GPU.
 
-Every row of a plan becomes a *tile*. Where each slot is one row's, as it is unless a mosaic is planned, a tile is a
-whole canvas, and DALI's own memory is the batch; else tiles are copied to their places.
+Every row of a plan becomes a *tile*. If each slot has one row, as in all plans but mosaics, a tile is a whole canvas
+and the batch is DALI's own memory. Else tiles are copied to their places.
 
-DALI interpolates RGB where the reference engine interpolates Y, Cb and Cr, and rounds to whole levels between steps.
-A batch with a bad image fails as a whole in DALI, so who is to blame is found out here, and the rest is made again.
+DALI interpolates RGB, the reference engine Y, Cb and Cr; DALI also rounds to whole levels between steps. One bad image
+makes a whole batch fail in DALI, so this engine finds the bad image and makes the rest again.
 """
 
 from __future__ import annotations
@@ -40,46 +40,49 @@ IN_FLIGHT = 4  # plans given to DALI at a time
 
 
 @dataclass(eq=False)
-class DaliJob:
-    """A batch under way."""
+class DaliBatch:
+    """A batch in flight."""
 
     plan: BatchPlan
-    rows: NDArray[np.int64]  # (R) rows of the plan to be shown: those of slots without a failure
+    rows: NDArray[np.int64]  # (R) rows of the plan to show: those of slots without a failure
     failures: dict[int, str]  # {row: reason}
     tiles: Any = None  # DALI's list of R tiles
     error: EngineError | None = None
-    images: torch.Tensor | None = (
-        None  # (B, 3, H, W) on the engine's device, from when it is executed until it is taken
-    )
+    images: torch.Tensor | None = None  # (B, 3, H, W) on the engine's device, from `wait` to `images`
 
     @property
     def unfinished(self) -> bool:
-        """Whether DALI has still to make its tiles."""
+        """Whether DALI has not made its tiles yet."""
         return self.tiles is None and self.error is None and len(self.rows) > 0
 
     @property
     def whole(self) -> bool:
-        """Whether each tile is a canvas: every slot is one row's."""
+        """Whether each tile is a whole canvas, because every slot has exactly one row."""
         return np.array_equal(self.plan.slot, np.arange(len(self.plan.size)))
 
     def fail(self, failures: dict[int, str]) -> None:
-        """Note rows that do not decode. Nothing is shown in their slots."""
+        """Note rows that do not decode. Their slots stay empty."""
         self.failures.update(failures)
         blank = self.plan.slot[list(self.failures)]
         self.rows = np.flatnonzero(~np.isin(self.plan.slot, blank))
 
 
 class DaliEngine:
-    """Executes plans over `cache` by DALI on `threads` threads (one at least), on the GPU `device_id` if it is given.
+    """Executes plans with NVIDIA DALI.
 
-    Batches are on the engine's device, without a copy where the plan has one row a slot. On a GPU they belong to the
-    stream that was torch's current one in `wait`: a user on another stream has to wait for it, and to keep them until
-    done.
+    Batches are on the engine's device, without a copy if the plan has one row per slot. On a GPU they belong to the
+    stream that was torch's current one in `wait`: other streams must wait for that one before they use a batch, and
+    keep the batch until they are done.
 
-    DALI makes uint8 images, which torch turns into the format `pixels`.
+    Args:
+        cache: the cache to read, with the encoding `original`.
+        threads: CPU threads, at least one.
+        check: when to verify a record's checksum: the first time this engine reads it, always or never.
+        device_id: the GPU to run on; None: the CPU.
+        pixels: the format of the images. DALI makes uint8, which torch converts.
 
-    A record's checksum is verified the first time this engine reads it, or every time, or never. Raises EngineError
-    when DALI is missing or cannot run here, and for caches it cannot read.
+    Raises:
+        EngineError: DALI is missing, cannot run here or cannot read the cache.
     """
 
     def __init__(
@@ -97,16 +100,16 @@ class DaliEngine:
         self._sound = np.full(len(cache.lengths), check == "never")
         self._check = check
         self._lock = RLock()
-        self._pending: deque[weakref.ref[DaliJob]] = deque()
-        self._running: deque[weakref.ref[DaliJob]] = deque()  # in the pipeline, in its order
+        self._pending: deque[weakref.ref[DaliBatch]] = deque()
+        self._running: deque[weakref.ref[DaliBatch]] = deque()  # in the pipeline, in its order
         self._pipeline: DaliPipeline | None = None
         self._process: int | None = os.getpid()
 
     def share(self) -> DaliEngine:
-        """See `Engine.share`: batches of all iterators go through one pipeline, those that are waited for first."""
+        """See `Engine.share`. All iterators use one pipeline; a batch that is waited for goes first."""
         return self
 
-    def submit(self, plan: BatchPlan, ends: Sequence[int]) -> list[DaliJob]:
+    def submit(self, plan: BatchPlan, ends: Sequence[int]) -> list[DaliBatch]:
         """See `Engine.submit`."""
         self._check_open()
         check_plan(plan, len(self._sound))
@@ -115,39 +118,42 @@ class DaliEngine:
         self._cache.ensure(plan.index)
         return [self._submit(batch) for batch in plan.split(ends)]
 
-    def _submit(self, plan: BatchPlan) -> DaliJob:
-        job = DaliJob(plan, np.arange(len(plan.index)), {})
-        job.fail({row: reason for row, i in enumerate(plan.index.tolist()) if (reason := self._damage(i))})
+    def _submit(self, plan: BatchPlan) -> DaliBatch:
+        batch = DaliBatch(plan, np.arange(len(plan.index)), {})
+        batch.fail({row: reason for row, i in enumerate(plan.index.tolist()) if (reason := self._damage(i))})
         with self._lock:
-            self._pending.append(weakref.ref(job))
+            self._pending.append(weakref.ref(batch))
             self._start()
-        return job
+        return batch
 
-    def wait(self, ticket: list[DaliJob], number: int) -> dict[int, str]:
-        """See `Engine.wait`. Ctrl-C gets through when the batch under way is done. Raises EngineError when memory runs
-        out; the engine goes on with other plans."""
+    def wait(self, ticket: list[DaliBatch], number: int) -> dict[int, str]:
+        """See `Engine.wait`. Ctrl-C takes effect when DALI has finished the present batch.
+
+        Raises:
+            EngineError: memory ran out. Other plans can still be executed.
+        """
         self._check_open()
-        job = ticket[number]
+        batch = ticket[number]
         with self._lock:
-            self._hurry(job)
-            while job.unfinished:
+            self._hurry(batch)
+            while batch.unfinished:
                 self._start()
                 self._collect()
-        if job.error is not None:
-            raise job.error
-        images = self._compose(job).permute(0, 3, 1, 2)
-        job.images = self._normalize.to(images.device)(images)
-        job.tiles = None
-        return job.failures
+        if batch.error is not None:
+            raise batch.error
+        images = self._compose(batch).permute(0, 3, 1, 2)
+        batch.images = self._normalize.to(images.device)(images)
+        batch.tiles = None
+        return batch.failures
 
-    def images(self, ticket: list[DaliJob], number: int) -> torch.Tensor | None:
-        """See `Engine.images`: DALI's own memory, or what its tiles were copied to."""
-        job = ticket[number]
-        images, job.images = job.images, None
+    def images(self, ticket: list[DaliBatch], number: int) -> torch.Tensor | None:
+        """See `Engine.images`."""
+        batch = ticket[number]
+        images, batch.images = batch.images, None
         return images
 
-    def done(self, ticket: list[DaliJob], number: int) -> bool:
-        """See `Engine.done`: DALI tells when a batch is taken from it, not before."""
+    def done(self, ticket: list[DaliBatch], number: int) -> bool:
+        """See `Engine.done`. Always False: DALI does not report it."""
         return False
 
     def close(self) -> None:
@@ -162,7 +168,7 @@ class DaliEngine:
             raise PlanError("this plan cannot be executed: the engine is closed or belongs to another process")
 
     def _damage(self, index: int) -> str | None:
-        """Why a record must not be decoded; None when it may."""
+        """Why a record must not be decoded; None if it is sound."""
         if not self._sound[index]:
             record = memoryview(self._cache.record_bytes(index))
             try:
@@ -172,45 +178,45 @@ class DaliEngine:
             self._sound[index] = self._check != "always"
         return None
 
-    def _hurry(self, job: DaliJob) -> None:
-        """Put a pending job before those that other iterators have submitted."""
-        waiting = weakref.ref(job)
-        if waiting in self._pending:
-            self._pending.remove(waiting)
-            self._pending.appendleft(waiting)
+    def _hurry(self, batch: DaliBatch) -> None:
+        """Put a pending batch before those of other iterators."""
+        reference = weakref.ref(batch)
+        if reference in self._pending:
+            self._pending.remove(reference)
+            self._pending.appendleft(reference)
 
     def _start(self) -> None:
-        """Give the pipeline what it may hold at a time. A plan that needs another one waits until it is empty."""
+        """Fill the pipeline. A plan that needs another pipeline waits until this one is empty."""
         while self._pending and len(self._running) < IN_FLIGHT:
-            job = self._pending[0]()
-            if job is None or not job.unfinished:
+            batch = self._pending[0]()
+            if batch is None or not batch.unfinished:
                 self._pending.popleft()
                 continue
-            graph = self._graph(job)
+            graph = self._graph(batch)
             if self._pipeline is None or self._pipeline.graph != graph:
                 if self._running:
                     return
-                self._pipeline = None  # its memory goes before another takes some
+                self._pipeline = None  # free its memory before the next one allocates
                 self._pipeline = DaliPipeline(graph, self._threads, self._device_id)
             try:
                 self._running.append(self._pending[0])
-                self._pipeline.start(self._tiles(job))
+                self._pipeline.start(self._tiles(batch))
                 self._pending.popleft()
-            except BaseException:  # Ctrl-C among others: who knows what the pipeline has been fed
+            except BaseException:  # Ctrl-C among others: the state of the pipeline is unknown
                 self._restart()
                 raise
 
-    def _graph(self, job: DaliJob) -> Graph:
-        """The pipeline for a plan: the present one if it does, since another costs a pause."""
-        rows = 1 << max(len(job.rows) - 1, 0).bit_length()
-        red, green, blue = job.plan.fill.tolist()
-        recolor = bool((job.plan.color != IDENTITY_COLOR).any())
+    def _graph(self, batch: DaliBatch) -> Graph:
+        """The pipeline that a plan needs; the present one if possible, since building another takes time."""
+        rows = 1 << max(len(batch.rows) - 1, 0).bit_length()
+        red, green, blue = batch.plan.fill.tolist()
+        recolor = bool((batch.plan.color != IDENTITY_COLOR).any())
         if self._pipeline is not None:
             rows = max(rows, self._pipeline.graph.rows)
         return Graph(rows, (red, green, blue), recolor)
 
-    def _tiles(self, job: DaliJob) -> Tiles:
-        plan, rows = job.plan, job.rows
+    def _tiles(self, batch: DaliBatch) -> Tiles:
+        plan, rows = batch.plan, batch.rows
         crop, clip, flip = plan.crop[rows].astype(np.float32), plan.clip[rows], plan.flip[rows]
         near, far = crop[:, 1::-1], (crop[:, :2] + crop[:, 2:])[:, ::-1]
         mirrored = np.stack([np.zeros_like(flip), flip], 1)
@@ -221,55 +227,58 @@ class DaliEngine:
             end=np.where(mirrored, near, far),
             size=size.astype(np.float32),
             color=plan.color[rows].astype(np.float32),
-            corner=-clip[:, 1::-1] if job.whole else np.zeros_like(size),
-            window=np.full_like(size, plan.canvas[::-1]) if job.whole else np.ascontiguousarray(size),
+            corner=-clip[:, 1::-1] if batch.whole else np.zeros_like(size),
+            window=np.full_like(size, plan.canvas[::-1]) if batch.whole else np.ascontiguousarray(size),
         )
 
     def _collect(self) -> None:
-        """Take the tiles of the plan that was started first."""
-        job = self._running[0]()
+        """Take the tiles of the batch that was started first."""
+        batch = self._running[0]()
         assert self._pipeline is not None
         try:
             tiles = self._pipeline.collect()
-            if job is not None:
-                job.tiles = tiles
+            if batch is not None:
+                batch.tiles = tiles
             self._running.popleft()
         except TileError as error:
             self._restart()
-            if job is not None:
-                self._blame(job, error)
+            if batch is not None:
+                self._blame(batch, error)
         except EngineError as error:
             self._restart()
-            if job is not None:
-                job.error = error
+            if batch is not None:
+                batch.error = error
         except BaseException:
             self._restart()
             raise
 
     def _restart(self) -> None:
-        """Give up the pipeline; what was in it is made again by the next one."""
+        """Drop the pipeline; the next one makes its batches again."""
         self._pending.extendleft(reversed(self._running))
         self._running.clear()
         self._pipeline = None
 
-    def _blame(self, job: DaliJob, error: TileError) -> None:
-        """Find out which rows DALI failed on: those that the core cannot decode either, else those it cannot alone."""
-        bad = {row: reason for row in job.rows.tolist() if (reason := self._undecodable(job, row))}
-        bad = bad or {row: reason for row in job.rows.tolist() if (reason := self._failure_alone(job, row))}
-        if bad:
-            job.fail(bad)
-        else:
-            job.error = EngineError(f"DALI failed on a batch, though on none of its images alone: {error}")
+    def _blame(self, batch: DaliBatch, error: TileError) -> None:
+        """Find the rows that DALI failed on.
 
-    def _undecodable(self, job: DaliJob, row: int) -> str | None:
+        These are the rows that the core cannot decode either; else the rows that DALI cannot decode one at a time.
+        """
+        bad = {row: reason for row in batch.rows.tolist() if (reason := self._undecodable(batch, row))}
+        bad = bad or {row: reason for row in batch.rows.tolist() if (reason := self._failure_alone(batch, row))}
+        if bad:
+            batch.fail(bad)
+        else:
+            batch.error = EngineError(f"DALI failed on a batch, but on none of its images alone: {error}")
+
+    def _undecodable(self, batch: DaliBatch, row: int) -> str | None:
         try:
-            _core.decode_record(self._cache.record_bytes(int(job.plan.index[row])))
+            _core.decode_record(self._cache.record_bytes(int(batch.plan.index[row])))
         except ValueError as error:
             return str(error)
         return None
 
-    def _failure_alone(self, job: DaliJob, row: int) -> str | None:
-        alone = DaliJob(job.plan, np.array([row]), {})
+    def _failure_alone(self, batch: DaliBatch, row: int) -> str | None:
+        alone = DaliBatch(batch.plan, np.array([row]), {})
         pipeline = DaliPipeline(self._graph(alone), self._threads, self._device_id)
         pipeline.start(self._tiles(alone))
         try:
@@ -278,22 +287,23 @@ class DaliEngine:
             return str(error)
         return None
 
-    def _compose(self, job: DaliJob) -> torch.Tensor:
+    def _compose(self, batch: DaliBatch) -> torch.Tensor:
         """The canvases (B, H, W, 3) on the device."""
-        plan, tiles = job.plan, job.tiles
-        if job.whole and len(job.rows) == len(plan.size) > 0:
+        plan, tiles = batch.plan, batch.tiles
+        if batch.whole and len(batch.rows) == len(plan.size) > 0:
             return from_dlpack(tiles.as_tensor())
         canvases, fill, show = self._memory(plan)
         canvases[:] = fill
-        for tile, row in enumerate(job.rows.tolist()):
-            x, y, w, h = (0, 0, *plan.canvas) if job.whole else plan.clip[row].tolist()
+        for tile, row in enumerate(batch.rows.tolist()):
+            x, y, w, h = (0, 0, *plan.canvas) if batch.whole else plan.clip[row].tolist()
             canvases[int(plan.slot[row]), y : y + h, x : x + w] = show(tiles[tile])
         return torch.as_tensor(canvases)
 
     def _memory(self, plan: BatchPlan) -> tuple[Any, Any, Callable[[Any], Any]]:
-        """Canvases to fill, the fill colour and how to look at a tile: of NumPy, or of torch if the tiles are on a GPU.
+        """Canvases to fill, the fill color, and a function that views a tile as the same kind of array.
 
-        (On the CPU torch would copy by threads of its own, which a forked child has not got and waits for.)
+        torch's if the tiles are on a GPU, else NumPy's: on the CPU, torch would copy with its own threads, and hang in
+        a forked child, which does not have them.
         """
         shape = (len(plan.size), *plan.canvas[::-1], 3)
         if self._device_id is None:
@@ -304,7 +314,7 @@ class DaliEngine:
 
 
 def refuse_other_encodings(cache: Cache) -> None:
-    """EngineError unless DALI can decode all records: those that hold JPEGs. Names the first file that has others."""
+    """Raise EngineError unless all records are JPEGs, which DALI can decode. Names the first file with others."""
     for shard in cache.shards:
         _refuse_other_encodings(shard)
 
@@ -315,9 +325,9 @@ def _refuse_other_encodings(shard: CacheFile) -> None:
         return
     path = shard.path
     how = f"fastload convert-cache {path} {path.with_name(path.stem + '-original.lmdb')} --encoding original"
-    if Encoding.PLANES in others:  # which have no way back
+    if Encoding.PLANES in others:  # cannot be converted back to JPEG
         how = "fastload build-cache DATASET --encoding original"
     raise EngineError(
         f"{path} holds images as {', '.join(e.label for e in others)}, and DALI decodes JPEGs only: make a cache of "
-        f'them by `{how}`, or choose engine="native"'
+        f'JPEGs with `{how}`, or choose engine="native"'
     )

@@ -1,6 +1,6 @@
-"""NVIDIA DALI's part of its engine: the pipeline that turns JPEG bytes and numbers into tiles of canvases.
+"""The DALI pipeline that turns JPEG bytes and geometry into tiles of canvases.
 
-The installed DALI is imported when the first pipeline is made; what it raises comes out as fastload's own errors.
+DALI is imported when the first pipeline is made. Its errors become fastload's own.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ MEMORY_WORDS = ("out of memory", "out_of_memory", "bad_alloc", "allocation faile
 
 
 class TileError(Exception):
-    """DALI could not make the tiles of a batch, and does not say of which row."""
+    """DALI could not make the tiles of a batch. It does not report which row failed."""
 
 
 @dataclass(frozen=True)
 class Graph:
-    """What a pipeline is built for: other plans need another one."""
+    """The settings that a pipeline is built for; a plan with other settings needs another pipeline."""
 
-    rows: int  # at most
+    rows: int  # the most tiles in a batch
     fill: tuple[int, int, int]
     recolor: bool
 
 
 @dataclass
 class Tiles:
-    """R tiles to be made, each of one image: what lies from `start` to `end` is scaled to `size`, then cut to `window`.
+    """R tiles to make. Each shows one image: the part from `start` to `end` is scaled to `size` and cut to `window`.
 
-    Intervals run backwards where the image is mirrored. A window that reaches beyond the image shows the fill colour.
+    If the image is mirrored, `start` is past `end`. A window larger than the image shows the fill color around it.
     """
 
     jpegs: list[NDArray[np.uint8]]
@@ -47,13 +47,19 @@ class Tiles:
     size: NDArray[np.float32]  # (R, 2) height, width
     color: NDArray[np.float32]  # (R, 3, 4)
     corner: NDArray[np.int32]  # (R, 2) y, x of the window
-    window: NDArray[np.int32]  # (R, 2) its height, width
+    window: NDArray[np.int32]  # (R, 2) height, width
 
 
 class DaliPipeline:
-    """Makes tiles on `threads` CPU threads, or on the GPU `device_id`. What is started first is collected first.
+    """Makes tiles, which are collected in the order they were started.
 
-    Raises EngineError when DALI is missing, does not fit the driver or lacks memory.
+    Args:
+        graph: the settings to build for.
+        threads: CPU threads.
+        device_id: the GPU to run on; None: the CPU.
+
+    Raises:
+        EngineError: DALI is missing, does not fit the driver or lacks memory.
     """
 
     def __init__(self, graph: Graph, threads: int, device_id: int | None) -> None:
@@ -74,10 +80,14 @@ class DaliPipeline:
         self._pipeline.schedule_run()
 
     def collect(self) -> Any:
-        """Wait for the tiles started first: DALI's list of R tensors (h, w, 3) uint8, whose memory lives as long as
-        anything shows it.
+        """Wait for the tiles that were started first.
 
-        On a GPU they belong to torch's current stream. After TileError or EngineError no more can be collected.
+        Returns:
+            DALI's list of R uint8 tensors (h, w, 3). Their memory lives as long as anything refers to it; on a GPU it
+            belongs to torch's current stream.
+
+        Raises:
+            TileError, EngineError: DALI failed. No more tiles can be collected.
         """
         try:
             (tiles,) = self._pipeline.share_outputs(self._stream())
@@ -85,14 +95,14 @@ class DaliPipeline:
         except Exception as error:
             if isinstance(error, MemoryError) or any(word in str(error).lower() for word in MEMORY_WORDS):
                 raise EngineError(
-                    f"DALI ran out of memory on a batch of up to {self.graph.rows} images: {_reason(error)}. Take "
-                    "smaller batches or pictures, or fewer batches at a time (prefetch_factor)"
+                    f"DALI ran out of memory on a batch of up to {self.graph.rows} images: {_reason(error)}. Use "
+                    "smaller batches or images, or fewer batches at a time (prefetch_factor)"
                 ) from None
             raise TileError(_reason(error)) from None
         return tiles
 
     def leave_to_parent(self) -> None:
-        """In a forked child: never end this pipeline, whose threads are the parent's; DALI would wait for them."""
+        """Never end this pipeline in a forked child: DALI would wait for its threads, which only the parent has."""
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._pipeline._pipe))
         self._pipeline._pipe = None
 
@@ -117,21 +127,23 @@ os.register_at_fork(after_in_child=_leave_all_to_parent)
 
 
 def import_dali() -> None:
-    """EngineError that says what to install when DALI cannot be imported."""
+    """Import DALI. Raises EngineError that says what to install if that fails."""
     try:
         import nvidia.dali.fn
         import nvidia.dali.pipeline  # noqa: F401
-    except Exception as error:  # it is a large library, and a broken one raises much else than ImportError
+    except Exception as error:  # a broken installation raises more than ImportError
         if installed := dali_version():
-            raise EngineError(f"{installed} does not load: {_reason(error)}. Install it anew, or another one") from None
+            raise EngineError(
+                f"{installed} does not load: {_reason(error)}. Install it again, or another version"
+            ) from None
         raise EngineError(
-            "NVIDIA DALI is not installed: `pip install nvidia-dali-cuda120` (or cuda130, as your driver), or choose "
-            'engine="native"'
+            "NVIDIA DALI is not installed: `pip install nvidia-dali-cuda120` (or cuda130, to match your driver), or "
+            'choose engine="native"'
         ) from None
 
 
 def dali_version() -> str | None:
-    """The package and version of the DALI that is installed."""
+    """The package and version of the installed DALI, or None."""
     for package in PACKAGES:
         try:
             return f"{package} {version(package)}"
@@ -143,7 +155,7 @@ def dali_version() -> str | None:
 def _build(graph: Graph, threads: int, device_id: int | None) -> Any:
     from nvidia.dali.pipeline import Pipeline
 
-    # Of each operator one batch is kept ahead, enough to keep all of them busy.
+    # One batch ahead per operator is enough to keep all of them busy.
     pipeline = Pipeline(graph.rows, max(threads, 1), device_id, prefetch_queue_depth=1)
     with pipeline:
         pipeline.set_outputs(_tiles(graph, "cpu" if device_id is None else "mixed"))
@@ -158,7 +170,7 @@ def _tiles(graph: Graph, decoder: str) -> Any:
     def given(name: str, dtype: Any = types.FLOAT, ndim: int = 1) -> Any:
         return fn.external_source(name=name, dtype=dtype, ndim=ndim)
 
-    # Boxes are in the coordinates of the pixels as stored, so they are not turned.
+    # No EXIF rotation: boxes are in the coordinates of the stored pixels.
     image = fn.decoders.image(
         given("jpegs", types.UINT8), device=decoder, output_type=types.RGB, adjust_orientation=False
     )
@@ -194,7 +206,7 @@ def _refusal(error: Exception, device_id: int | None) -> EngineError:
 
 
 def _reason(error: Exception) -> str:
-    """DALI's message on one line, less where in the graph it happened."""
+    """DALI's message on one line, without its stack trace."""
     lines = [line.strip() for line in str(error).split("encountered:")[-1].splitlines()]
     frame = ("Critical error", "Current pipeline", "C++ context", "[frame", "Stacktrace")
     return " ".join(line for line in lines if line and not line.startswith(frame)).rstrip(" .:")
