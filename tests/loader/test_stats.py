@@ -37,9 +37,9 @@ def epoch(**changes: float) -> Stats:
         ({}, "decoding", "all threads are busy"),
         ({"threads": 0, "threads_waiting": 0.0}, "workers", "set num_workers"),
         ({"disk": 70.0}, "disk", "a faster disk"),
-        ({"starved": 70.0}, "cores", "others use"),
+        ({"starved": 70.0}, "cores", "get no core"),
         ({"threads_waiting": 70.0}, "prefetch", "prefetch_factor"),
-        ({"planning": 29.0, "waiting": 1.0}, "planning", "as a fastload Transform"),
+        ({"planning": 29.0, "waiting": 1.0}, "planning", "by fastload Transforms"),
     ],
 )
 def test_the_bottleneck_is_named(changes, bottleneck, says):
