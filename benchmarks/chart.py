@@ -18,7 +18,7 @@ OURS, OTHERS, INK = "#2f81f7", "#9aa4b2", "#7d8590"  # each with enough contrast
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """One bar a contender, the fastest on top; a line marks how fast JPEGs are decoded by themselves."""
+    """Draw one bar per contender, the fastest on top, and a line at the speed of bare JPEG decoding."""
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:

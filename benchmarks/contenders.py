@@ -1,8 +1,8 @@
-"""Who takes part in the benchmark. One class each: add a class to CONTENDERS and it is run, printed and written.
+"""The loaders that the benchmark compares. A class added to CONTENDERS is run, printed and written to the results.
 
 All do the same work: read every image once in random order, scale it to a short edge of 512 (long edge at most 736),
-flip half of them, pad batches to the largest, rounded up to multiples of 32, and hand out uint8 batches and boxes.
-Who does less says so in `note`.
+flip half of them, pad batches to the largest image, rounded up to multiples of 32, and return uint8 batches and boxes.
+`note` says if a contender does less.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Q90 = Reduction(quality=90, subsampling="420")
 
 @dataclass(frozen=True)
 class Work:
-    """What each contender has to do: the images `order`, once, in any order."""
+    """The work of each contender: the images `order`, once, in any order."""
 
     pictures: Pictures
     order: Sequence[int]  # the images of one epoch: repeats make it long enough to be timed
@@ -44,11 +44,11 @@ class Work:
 
 
 class Contender:
-    """Base class. Whatever `__init__` prepares is not timed; an epoch of `batches` is."""
+    """Base class. An epoch of `batches` is timed; `__init__` is not."""
 
     name: ClassVar[str]
-    title: ClassVar[str]  # for readers who do not know the names
-    note: ClassVar[str] = ""  # in what its work differs from that of the others
+    title: ClassVar[str]  # a description for README
+    note: ClassVar[str] = ""  # how its work differs from that of the others
 
     def __init__(self, work: Work) -> None:
         raise NotImplementedError
@@ -58,12 +58,12 @@ class Contender:
         raise NotImplementedError
 
     def bytes_per_image(self) -> float:
-        """What is kept of an image, on average: on disk, unless `note` says otherwise."""
+        """The mean size of a stored image, on disk unless `note` says otherwise."""
         raise NotImplementedError
 
 
 class DataLoaderPillow(Contender):
-    """As torchvision's detection reference does it: worker processes, Pillow, no grouping by shape."""
+    """Like torchvision's detection reference: worker processes, Pillow, no grouping by shape."""
 
     name = "dataloader-pillow"
     title = "DataLoader, Pillow"
@@ -81,10 +81,10 @@ class DataLoaderPillow(Contender):
 
 
 class OpenCVDataset(BaselineDataset):
-    """Decoding and scaling by OpenCV."""
+    """Decodes and scales with OpenCV."""
 
     def read(self, path: Path) -> tuple[NDArray[np.uint8], float]:
-        cv2.setNumThreads(0)  # its threads and worker processes hinder each other
+        cv2.setNumThreads(0)  # its threads and the worker processes slow each other down
         image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         height, width = image.shape[:2]
         scaled = cv2.resize(image, scaled_size(width, height), interpolation=cv2.INTER_LINEAR)
@@ -99,7 +99,7 @@ class DataLoaderOpenCV(DataLoaderPillow):
 
 
 class FastLoaderOriginal(Contender):
-    """FastLoader on a cache of the JPEGs as they are; images grouped by shape, its default when shuffling."""
+    """FastLoader on a cache of the original JPEGs; images grouped by shape, its default when shuffling."""
 
     name = "fastload"
     title = "FastLoader, original JPEGs"
@@ -154,7 +154,7 @@ class FastLoaderPlanes(FastLoaderOriginal):
 
 
 def in_dtype(kind: type[FastLoaderOriginal], dtype: torch.dtype) -> type[FastLoaderOriginal]:
-    """The same contender, with images handed out in floating point."""
+    """The same contender with floating-point images."""
     word = str(dtype).removeprefix("torch.")
     more = {"name": f"{kind.name}-{word}", "title": f"{kind.title}, {word}", "dtype": dtype}
     return type(f"{kind.__name__}{word.capitalize()}", (kind,), more)

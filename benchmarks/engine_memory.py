@@ -1,4 +1,4 @@
-"""Memory over epochs, for every engine: it must be flat. Exits with 1 where it is not.
+"""Measures the memory of every engine over epochs. Exits with 1 if it grows.
 
 python benchmarks/engine_memory.py coco/                                  # 30 epochs of 64 images with each engine
 python benchmarks/engine_memory.py coco/val2017 --engines dali --epochs 100 --images 500
@@ -23,7 +23,7 @@ from fastload import Cache, CenterAlign, ColorJitter, FastLoader, RandomFlip, Sh
 from fastload.cache.format.layout import Encoding
 from fastload.loader.fast_loader import ENGINES
 
-LIMIT = 24  # MB: a leak of a byte for every pixel, or of a picture an epoch, exceeds it
+LIMIT = 24  # MB; a leak of one byte per pixel, or of one image per epoch, exceeds it
 console = Console()
 
 
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def epochs(cache: Cache, engine: str, options: argparse.Namespace) -> list[float]:
-    """MB held after each epoch. All that a plan may ask for is asked for; every fifth epoch is left half-way."""
+    """MB held after each epoch. Plans use all features; every fifth epoch is left half-way."""
     loader = FastLoader(
         cache.subset(range(min(options.images, len(cache)))),
         batch_size=8,
@@ -64,13 +64,13 @@ def epochs(cache: Cache, engine: str, options: argparse.Namespace) -> list[float
 
 
 def growth(held: Sequence[float]) -> float:
-    """MB between the median of the first third of the epochs and that of the last."""
+    """MB from the median of the first third of the epochs to that of the last third."""
     third = max(len(held) // 3, 1)
     return median(held[-third:]) - median(held[:third])
 
 
 def print_results(found: dict[str, list[float]], images: int, epochs: int) -> None:
-    """A row an engine."""
+    """Print one row per engine."""
     table = Table(title=f"MB held over {epochs} epochs of {images} images, without page cache")
     for name in ("engine", "after the first", "half-way", "at the end", "growth, last third to first"):
         table.add_column(name, justify="left" if name == "engine" else "right")

@@ -8,9 +8,9 @@ from fastload.engines.native import NativeEngine
 
 
 class SleepingEngine(NativeEngine):
-    """The native engine with its queue and threads, whose work on an image is `microseconds` of sleep.
+    """The native engine with its queue and threads, which sleeps `microseconds` per image instead of decoding.
 
-    To Python that is a machine with a core for every thread.
+    To Python this looks like a machine with a core for every thread.
     """
 
     microseconds: ClassVar[int] = 2000
@@ -19,5 +19,5 @@ class SleepingEngine(NativeEngine):
         super().__init__(*settings, **further, emulated_microseconds=self.microseconds)
 
 
-# By the name that FastLoader is to know it by: ENGINES.update(SLEEPING)
+# ENGINES.update(SLEEPING) makes the engine available to FastLoader by name.
 SLEEPING = {"sleeping": (__name__, "SleepingEngine")}

@@ -1,4 +1,4 @@
-"""How long a thread holds the GIL."""
+"""Measures how long a thread holds the GIL."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from fastload._core import testing
 
 
 def gil_seconds() -> float:
-    """CPU seconds that the calling thread has held the GIL for, of which two readings tell a difference.
+    """CPU seconds for which the calling thread has held the GIL; use the difference of two readings.
 
-    The core counts what it does without the GIL itself; what others do without it is not told apart.
+    The core counts its own time without the GIL. Time that other libraries spend without it counts as holding it.
     """
     return time.thread_time() - testing.cpu_seconds_without_gil()

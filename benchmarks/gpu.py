@@ -1,8 +1,8 @@
-"""What a GPU makes of it all: transfers, engines, training that never waits, evaluation on three streams.
+"""Measures fastload on a GPU: transfers, engines, waiting in training, evaluation on three streams.
 
     python benchmarks/gpu.py coco/ --json gpu.json       # without a folder: the sample set
 
-Without a CUDA GPU the same code runs on the CPU as far as it exists there, and says that no GPU was measured.
+Without a CUDA GPU, the parts that run on a CPU are measured there, and the output says that no GPU was measured.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def _config(options: argparse.Namespace) -> Config:
 
 
 class Clock:
-    """Time on the device: marks are taken without waiting for it."""
+    """Measures time on the device, without waiting for it."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -112,7 +112,7 @@ class Clock:
 
 
 def transfers(options: argparse.Namespace, device: torch.device) -> Figures:
-    """A batch's way to the device and work on it, one after the other or side by side."""
+    """Copying batches to the device and computing on them, sequentially and overlapped."""
     images, _ = make_batch(options.batch_size, options.size)
     images = images.pin_memory() if device.type == "cuda" else images
     matrix = torch.randn(2048, 2048, device=device, dtype=pick_dtype(settings("auto"), device))
@@ -144,7 +144,7 @@ def transfers(options: argparse.Namespace, device: torch.device) -> Figures:
 
 
 def _alone(batches: Iterator[Any], device: torch.device) -> Iterator[Any]:
-    """Each batch comes only when the device is done with all before, and is there when it comes."""
+    """The batches, each after the device has finished all earlier work, and copied completely."""
     for batch in batches:
         _finish(device)
         yield batch
@@ -157,8 +157,7 @@ def _finish(device: torch.device) -> None:
 
 
 def engines(split: Split, options: argparse.Namespace, device: torch.device) -> Figures:
-    """Images a second that each engine brings to the device, from JPEGs as they are, which all can read; and the
-    native one from the split's own cache."""
+    """Images/s that each engine delivers to the device from JPEGs, and the native one from the split's own cache."""
     found: Figures = {}
     with tempfile.TemporaryDirectory(prefix="fastload-benchmark-") as scratch:
         path = Path(scratch) / "original.lmdb"
@@ -176,7 +175,7 @@ def engines(split: Split, options: argparse.Namespace, device: torch.device) -> 
 
 
 def decode_rate(cache: Cache, engine: str, options: argparse.Namespace, device: torch.device) -> float:
-    """Images a second of `options.images` images, or two batches where that would take minutes."""
+    """Images/s over `options.images` images, or over two batches where that would take minutes."""
     loader = FastLoader(
         cache.subset(list(islice(cycle(range(len(cache))), options.images))),
         options.batch_size,
@@ -195,7 +194,7 @@ def decode_rate(cache: Cache, engine: str, options: argparse.Namespace, device: 
 
 
 def training(split: Split, config: Config, steps: int, device: torch.device) -> Figures:
-    """How long the stream that trains has nothing to do between one step and the next."""
+    """How long the training stream is idle between two steps."""
     trainer = Trainer(config, len(split.categories), 10 * steps, device)
     batches = chain.from_iterable(repeat(training_loader(split, config, device)))
     clock, waits, spans = Clock(device), [], []
@@ -216,7 +215,7 @@ def training(split: Split, config: Config, steps: int, device: torch.device) -> 
 
 
 def evaluation(split: Split, config: Config, images: int, device: torch.device) -> Figures:
-    """Images a second of evaluation, one stage after the other, on three streams, and compiled on three streams."""
+    """Images/s of evaluation: sequential, on three streams, and compiled on three streams."""
     model = FCOS.from_config(config, len(split.categories)).to(device, memory_format=torch.channels_last).eval()
     preprocess, dtype, found = Preprocess.of(config), pick_dtype(config, device), {}
     for batch_size in (1, 8):
@@ -231,7 +230,7 @@ def evaluation(split: Split, config: Config, images: int, device: torch.device) 
             ways["three streams, CUDA graphs"] = partial(
                 streamed, compiled(model, device), few_shapes, config, device, dtype
             )
-        speeds = [{name: way() for name, way in ways.items()} for _ in range(4)][1:]  # the first is a rehearsal
+        speeds = [{name: way() for name, way in ways.items()} for _ in range(4)][1:]  # the first warms up
         found[f"batch {batch_size}"] = {name: median(round_[name] for round_ in speeds) for name in ways}
         _print(f"images a second, batch {batch_size}", found[f"batch {batch_size}"])
     return found
@@ -249,7 +248,7 @@ class _First:
 
 
 def streamed(network: Any, loader: Iterable[Any], config: Config, device: torch.device, dtype: torch.dtype) -> float:
-    """Images a second of `PredictStream`."""
+    """Images/s of `PredictStream`."""
     stream = PredictStream(network, loader, config.strides, settings_of(config), device, dtype)
     for _ in stream:
         pass
@@ -261,7 +260,7 @@ def streamed(network: Any, loader: Iterable[Any], config: Config, device: torch.
 def one_after_the_other(
     model: nn.Module, loader: Iterable[Any], config: Config, device: torch.device, dtype: torch.dtype
 ) -> float:
-    """Images a second of the usual loop."""
+    """Images/s of a sequential loop."""
     images, start = 0, time.perf_counter()
     for batch, targets in loader:
         with autocast(device, dtype):
@@ -272,7 +271,7 @@ def one_after_the_other(
 
 
 def step_against_stock(options: argparse.Namespace, device: torch.device) -> Figures:
-    """A training step on one batch that is there already: see train_step.py, which compares more."""
+    """A training step on one batch in the device's memory; train_step.py compares more."""
     images, targets = make_batch(options.batch_size, options.size)
     precision = next(name for name, dtype in DTYPES.items() if dtype == pick_dtype(settings("auto"), device))
     contenders = {

@@ -1,9 +1,9 @@
-"""Each optimisation of the detector's head, alone, against the stock formulation.
+"""Compares each optimization of the detector's head with the stock formulation.
 
     python benchmarks/head.py --json head.json
 
-The two contenders take turns, so that a noisy machine disturbs both; medians are compared. Results are checked to be
-equal before anything is timed.
+The two contenders take turns, so that a noisy machine slows both; medians are compared. Their results are checked to be
+equal before timing.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def compare(
 ) -> dict[str, float]:
     """Median milliseconds of both, taking turns, and their ratio."""
     times: dict[str, list[float]] = {"stock_ms": [], "ours_ms": []}
-    for round_ in range(rounds + 1):  # the first is a rehearsal
+    for round_ in range(rounds + 1):  # the first warms up
         for name, run in (("stock_ms", theirs), ("ours_ms", ours)):
             start = time.perf_counter()
             run()
@@ -90,7 +90,7 @@ def grid_for(height: int, width: int, device: torch.device) -> Grid:
 
 
 def boxes_for(batch: int, most: int, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """1 to `most` boxes an image, of sizes spread as COCO's are: evenly in their logarithm, from 8 pixels."""
+    """1 to `most` boxes per image. Their sizes are uniform in the logarithm from 8 pixels, as in COCO."""
     size = torch.exp(torch.rand(batch, most, 2) * torch.tensor([width / 8, height / 8]).log()) * 8
     corner = torch.rand(batch, most, 2) * (torch.tensor([width, height]) - size)
     usable = torch.arange(most) < torch.randint(1, most + 1, (batch, 1))
@@ -99,7 +99,7 @@ def boxes_for(batch: int, most: int, height: int, width: int, device: torch.devi
 
 
 def predictions(batch: int, grid: Grid, device: torch.device) -> stock.Predicted:
-    """As a trained head gives them: almost all logits far below the threshold, clusters of high ones around objects."""
+    """Predictions like a trained head's: almost all logits far below the threshold, high ones clustered at objects."""
     logits, boxes, quality = [], [], []
     for width, height in grid.shapes.int().tolist():
         level = torch.randn(batch, CLASSES, height, width) * 1.2 - 7
@@ -131,7 +131,7 @@ def assignment(device: torch.device) -> Contenders:
 
 
 def losses(device: torch.device) -> Contenders:
-    """Forward and backward, 8 images of 512 x 672, the targets given."""
+    """Forward and backward on given targets, 8 images of 512 x 672."""
     grid = grid_for(512, 672, device)
     batch = boxes_for(8, 30, 512, 672, device)
     predicted = predictions(8, grid, device)
@@ -204,7 +204,7 @@ def one_convolution(device: torch.device) -> Contenders:
 
 
 def suppression(device: torch.device) -> Contenders:
-    """NMS of 8 images, one after another and together; told apart by class offsets, or by class."""
+    """NMS of 8 images: one after another with class offsets, or all together by class."""
     corner = torch.rand(8, 3000, 2, device=device) * 800
     boxes = torch.cat([corner, corner + torch.rand(8, 3000, 2, device=device) * 200], -1)
     scores, labels = torch.rand(8, 3000, device=device), torch.randint(CLASSES, (8, 3000), device=device)
@@ -216,7 +216,7 @@ def suppression(device: torch.device) -> Contenders:
 
 
 def upload(device: torch.device) -> Contenders:
-    """A batch of 16 images of 512 x 672 to the device, normalised."""
+    """A batch of 16 images of 512 x 672 to the device, normalized."""
     images = torch.randint(256, (16, 3, 512, 672), dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
     normalize = Normalize(PixelFormat(mean=IMAGENET_MEAN, std=IMAGENET_STD)).to(device)

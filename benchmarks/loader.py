@@ -1,14 +1,14 @@
-"""How fast loaders are, each as a ratio to a bare libjpeg-turbo decode loop with as many threads.
+"""Measures the speed of loaders as a ratio to a bare libjpeg-turbo decode loop with the same number of threads.
 
-    python benchmarks/loader.py coco/                          # the split for training of a dataset
+    python benchmarks/loader.py coco/                          # the training split of a dataset
     python benchmarks/loader.py coco/val2017 --json r.json     # another split
     python benchmarks/loader.py coco/ --only fastload-dct      # some contenders; --peers adds other loaders
     python benchmarks/loader.py coco/ --readme                 # README's table and chart as well
-    python benchmarks/loader.py coco/ --dtype bfloat16         # FastLoader's batches in floating point beside uint8
+    python benchmarks/loader.py coco/ --dtype bfloat16         # also FastLoader's floating-point batches
     python benchmarks/loader.py coco/ --memory                 # memory over 20 epochs instead
 
-Machines are noisy and their clocks drift. So the reference is run before and after every contender's epoch, the
-epoch's ratio is to the mean of the two, and the median over interleaved rounds is what counts.
+Machines are noisy and their clocks drift. So the reference runs before and after every epoch of a contender, the ratio
+is to the mean of the two, and the result is the median over interleaved rounds.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ console = Console()
 
 @dataclass
 class Rounds:
-    """What was measured of a contender, a number a round."""
+    """The measurements of a contender, one number per round."""
 
     bytes_per_image: float
     note: str = ""
@@ -85,15 +85,17 @@ def prepare(options: argparse.Namespace, scratch: Path) -> Work:
 
 
 def run(work: Work, kinds: Sequence[type[Contender]], rounds: int) -> tuple[list[float], dict[str, Rounds]]:
-    """Interleaved rounds: the reference's images/s, and what was measured of each contender."""
+    """Run interleaved rounds; returns the reference's images/s and the measurements of each contender."""
     original = work.pictures.cache(Encoding.ORIGINAL)
     files = [bytes(record.data) for record in original.records()]
     jpegs = [files[i] for i in work.order]
     contenders = [kind(work) for kind in kinds]
     results = {contender.name: Rounds(contender.bytes_per_image(), contender.note) for contender in contenders}
-    with Progress(console=console, transient=True, auto_refresh=False) as bars:  # it would take the GIL, and caches
+    with Progress(
+        console=console, transient=True, auto_refresh=False
+    ) as bars:  # a refresh thread would take the GIL and cache space
         task = bars.add_task("Warming up", total=(rounds + 2) * len(contenders))
-        for contender in contenders * 2:  # once more, since worker processes started late share pages, copied on write
+        for contender in contenders * 2:  # twice, since worker processes started late share pages, copied on write
             warm_up(contender, len(work.order))
             bars.update(task, advance=1, refresh=True)
         reference = [decode_speed(jpegs, work.threads)]
@@ -111,7 +113,7 @@ def run(work: Work, kinds: Sequence[type[Contender]], rounds: int) -> tuple[list
 
 
 def measured_how(work: Work, rounds: int) -> str:
-    """What README's figures are of, in a sentence or two."""
+    """How README's figures were measured, in a sentence or two."""
     here = machine()
     return (
         f"Measured on {here['processor']} ({here['cores']} cores, {here['vector instructions']}) with "
@@ -123,14 +125,14 @@ def measured_how(work: Work, rounds: int) -> str:
 
 
 def warm_up(contender: Contender, images: int) -> None:
-    """An epoch in which all images have to come."""
+    """Run an epoch, and check that all images come."""
     seen = sum(len(batch) for batch, _ in contender.batches())
     if seen != images:
         raise RuntimeError(f"{contender.name} gave {seen} images instead of {images}")
 
 
 def epoch(contender: Contender, images: int) -> tuple[float, float]:
-    """Images/s of one epoch, and for how many CPU seconds an image this thread, which runs Python, held the GIL."""
+    """Images/s of one epoch, and CPU seconds per image for which this thread held the GIL."""
     start, gil = time.perf_counter(), gil_seconds()
     for _batch, _targets in contender.batches():
         pass
@@ -138,7 +140,7 @@ def epoch(contender: Contender, images: int) -> tuple[float, float]:
 
 
 def decode_speed(jpegs: list[bytes], threads: int) -> float:
-    """The reference: images/s of decoding to RGB with nothing around it."""
+    """The reference: images/s of decoding to RGB and nothing else."""
     return len(jpegs) / testing.decode_loop(jpegs, threads)
 
 
@@ -182,7 +184,7 @@ def print_results(reference: list[float], results: dict[str, Rounds], work: Work
 
 
 def print_cost_of(dtype: str, results: dict[str, Rounds]) -> None:
-    """How fast contenders are with batches of `dtype`, each beside itself with uint8 batches in the same round."""
+    """Print the speed of contenders with batches of `dtype`, compared with uint8 batches in the same round."""
     for name, found in results.items():
         if (floats := results.get(f"{name}-{dtype}")) is None:
             continue

@@ -1,4 +1,4 @@
-"""Memory over epochs: what the process holds itself, page cache and mapped files left out."""
+"""Measures the memory of a process over epochs, without page cache and mapped files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EPOCHS = 20
 
 
 def anonymous_bytes() -> int:
-    """Resident memory that no file backs. (A mapped cache is page cache: the system takes it back when it likes.)"""
+    """Resident memory without mapped files, which are page cache that the system can take back at any time."""
     try:
         status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         return sum(int(status[name].split()[0]) * 1024 for name in ("RssAnon", "RssShmem"))
@@ -23,7 +23,7 @@ def anonymous_bytes() -> int:
 
 
 def print_memory(contender: Contender, console: Console) -> None:
-    """Run 20 epochs and print what each leaves behind."""
+    """Run 20 epochs, and print the memory held after each."""
     before = anonymous_bytes()
     after = []
     for _ in track(range(EPOCHS), "Epochs", console=console, transient=True):

@@ -1,11 +1,11 @@
-"""Opening a large cache: seconds and memory, of the file alone and until a loader hands out its first batch.
+"""Measures seconds and memory of opening a large cache: of the file alone, and up to a loader's first batch.
 
 python benchmarks/opening.py                                        # 1,000,000 images with 7 boxes each; 5 GB of disk
 python benchmarks/opening.py --images 10000 --boxes 20
-python benchmarks/opening.py --cache coco/fastload/train2017.lmdb   # one that is there
+python benchmarks/opening.py --cache coco/fastload/train2017.lmdb   # an existing cache
 
-The cache is made of tiny pictures in a temporary folder, and is in the page cache when it is opened. Each figure is of
-a process of its own; memory is what its resident set grew by at most, mapped pages included.
+The cache is made of tiny images in a temporary folder, and is in the page cache when it is opened. Each figure comes
+from a separate process. Memory is the peak growth of its resident set, including mapped pages.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from fastload.cache.write.ingest import IngestedImage, encode, make_entry
 from fastload.cache.write.writer import CacheWriter
 from fastload.sources.base import Category
 
-KINDS = 64  # of pictures, and of their boxes
+KINDS = 64  # of images, and of their boxes
 CATEGORIES = tuple(Category(id, f"class {id}", "") for id in range(1, 81))
 console = Console()
 
@@ -47,7 +47,7 @@ def main() -> None:
     if options.measure:
         print(json.dumps(WAYS[options.measure](options.cache)))
         return
-    from machine import machine  # needs torch, whose memory is none of what is measured
+    from machine import machine  # needs torch, whose memory is not to be measured
 
     for name, value in machine().items():
         console.print(f"[dim]{name}:[/] {value}", highlight=False)
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def make_cache(path: Path, images: int, boxes: int, side: int) -> Path:
-    """A cache of so many pictures of noise, `side` pixels wide, with so many boxes each."""
+    """Make a cache of `images` images of noise, `side` pixels wide, with `boxes` boxes each."""
     rng = np.random.default_rng(0)
     made = [_outcome(rng, boxes, side) for _ in range(KINDS)]
 
@@ -111,14 +111,14 @@ def open_file(path: Path) -> tuple[float, float]:
 
 
 def first_batch(path: Path) -> tuple[float, float]:
-    """From nothing but the imports to the first of shuffled batches."""
+    """Open the cache in a FastLoader, and read the first of shuffled batches."""
     from fastload import FastLoader
 
     return _cost(lambda: next(iter(FastLoader(path, batch_size=16, shuffle=True, num_workers=2))))
 
 
 def choose_images(path: Path) -> tuple[float, float]:
-    """A subset by image id of what has boxes, and its first batch."""
+    """Select the images with boxes by image id, and read the first batch."""
     from fastload import Cache, FastLoader
 
     def work() -> object:
@@ -138,7 +138,7 @@ WAYS: dict[str, Callable[[Path], tuple[float, float]]] = {
 
 
 def _cost(work: Callable[[], object]) -> tuple[float, float]:
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before, start = _resident("VmRSS"), time.perf_counter()
     result = work()
     seconds = time.perf_counter() - start
@@ -147,13 +147,13 @@ def _cost(work: Callable[[], object]) -> tuple[float, float]:
 
 
 def _resident(name: str) -> float:
-    """MB of memory, as Linux counts it."""
+    """MB of memory, from Linux's counter `name`."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status[name].split()[0]) / 1000
 
 
 def print_results(found: dict[str, list[tuple[float, float]]], cache: CacheFile) -> None:
-    """A row a way, the median of its runs."""
+    """Print the median of the runs, one row per way of opening."""
     table = Table("", "ms", "MB", title=f"Opening a cache of {len(cache):,} images with {len(cache.boxes):,} boxes")
     for way, runs in found.items():
         seconds, megabytes = (median(values) for values in zip(*runs, strict=True))

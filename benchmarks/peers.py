@@ -1,4 +1,4 @@
-"""Other loaders, run when asked for by name. Each is set up as its own documentation recommends."""
+"""Other loaders, run only if named. Each is set up as its documentation recommends."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from fastload.tools.baseline import (
 
 
 class Peer(Contender):
-    """Base class. `packages` are the modules it needs and the names to install them by."""
+    """Base class. `packages` maps the modules it needs to the names of their packages."""
 
     packages: ClassVar[dict[str, str]] = {}
 
 
 class SimpleJpegDataset(OpenCVDataset):
-    """JPEGs decoded by simplejpeg, which holds no GIL; what it cannot read by OpenCV."""
+    """Decodes with simplejpeg, which releases the GIL, and files that it cannot read with OpenCV."""
 
     def read(self, path: Path) -> tuple[NDArray[np.uint8], float]:
         import simplejpeg
@@ -55,7 +55,7 @@ class SimpleJpegDataset(OpenCVDataset):
 
 
 class Spdl(Peer):
-    """A pipeline of threads, for which SPDL asks functions that give up the GIL."""
+    """A pipeline of threads, whose functions release the GIL."""
 
     name = "spdl"
     title = "SPDL, simplejpeg and OpenCV"
@@ -86,7 +86,7 @@ class Spdl(Peer):
 
 
 class Dali(Peer):
-    """A pipeline on the CPU that reads COCO's format, written to the scratch folder for the images of an epoch."""
+    """A CPU pipeline that reads COCO's format; the annotations of an epoch are written to the scratch folder."""
 
     name = "dali"
     title = "DALI on the CPU"
@@ -140,7 +140,7 @@ class Dali(Peer):
 
 
 def coco_of(work: Work, root: Path) -> dict[str, Any]:
-    """The images of an epoch in COCO's format; one that comes several times gets several ids."""
+    """The images of an epoch in COCO's format. A repeated image gets several ids."""
     cache = work.pictures.cache(Encoding.ORIGINAL)
     document: dict[str, Any] = {
         "images": [],
@@ -161,7 +161,7 @@ def coco_of(work: Work, root: Path) -> dict[str, Any]:
 
 
 class Pixels:
-    """The images of an epoch as (pixels (h, w, 3) RGB, number): what FFCV's writer reads."""
+    """The images of an epoch as (pixels (h, w, 3) RGB, number), for FFCV's writer."""
 
     def __init__(self, work: Work) -> None:
         self.paths = [sample.path for sample in work.samples]
@@ -176,7 +176,7 @@ class Pixels:
 
 
 class Ffcv(Peer):
-    """JPEGs of quality 90 in FFCV's own file, whose decoders crop and scale to one size and know no padding."""
+    """JPEGs of quality 90 in FFCV's file format. Its decoders crop and scale to one size, without padding."""
 
     name = "ffcv"
     title = "FFCV, JPEG"
@@ -223,7 +223,7 @@ class FfcvRaw(Ffcv):
 
 
 class DecodedDataset(BaselineDataset):
-    """All images decoded and scaled once, and kept in memory."""
+    """Decodes and scales all images once, and keeps them in memory."""
 
     def __init__(self, samples: list[Sample], threads: int) -> None:
         super().__init__(samples)
@@ -236,7 +236,7 @@ class DecodedDataset(BaselineDataset):
 
 
 class RamCache(DataLoaderPillow):
-    """What Ultralytics calls `cache="ram"`: after the first epoch, images come from memory at their final size."""
+    """Like Ultralytics' `cache="ram"`: after the first epoch, images come from memory at their final size."""
 
     name = "ram-cache"
     title = "DataLoader, images kept in memory"
@@ -264,5 +264,5 @@ def check_installed(kinds: Iterable[type[Contender]]) -> None:
 def _found(module: str) -> bool:
     try:
         return find_spec(module) is not None
-    except ModuleNotFoundError:  # of the package it is in
+    except ModuleNotFoundError:  # its parent package is missing
         return False

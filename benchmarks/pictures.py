@@ -1,4 +1,4 @@
-"""The pictures of a dataset as contenders want them: as files, or in caches of any encoding."""
+"""The images of a dataset for the contenders, as files or in caches of any encoding."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AS_IS = Reduction()
 
 
 class Pictures:
-    """The images of `source` that a cache can hold. What is made of them is made once, in the folder `scratch`."""
+    """The images of `source` that a cache can hold. Caches are built once, in the folder `scratch`."""
 
     def __init__(self, name: str, source: Source, scratch: Path, console: Console) -> None:
         self.name = name
@@ -34,7 +34,7 @@ class Pictures:
         return [by_id[image_id] for image_id in self.cache(Encoding.ORIGINAL).image_ids.tolist()]
 
     def cache(self, encoding: Encoding, reduction: Reduction = AS_IS) -> Cache:
-        """Their cache of an encoding, made smaller by `reduction`."""
+        """The cache of the images in an encoding, with reduced size or quality."""
         key = encoding, reduction
         if key not in self._caches:
             self._caches[key] = self._build(encoding, reduction)
@@ -54,13 +54,13 @@ class Pictures:
 
 
 def open_pictures(data: Path, scratch: Path, console: Console) -> Pictures:
-    """The pictures of a dataset's folder, or of the image folder of one of its splits."""
+    """The images in a dataset's folder, or in the image folder of one of its splits."""
     dataset = _choose(data)
     return Pictures(dataset.split, dataset.load(), scratch, console)
 
 
 def _choose(data: Path) -> Dataset:
-    """The split that `data` is the image folder of, or the dataset's split for training, or its first."""
+    """The split with the image folder `data`; else the dataset's training split, or its first split."""
     data = data.resolve()
     if (data.parent / "annotations" / f"instances_{data.name}.json").is_file():
         return find_datasets(data.parent, splits=[data.name])[0]

@@ -1,4 +1,4 @@
-"""README's figures: the block between two comments, and the chart it shows, from a run's results."""
+"""Updates README's figures, the block between two comments, and its chart from the results of a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BASE = "dataloader-pillow"  # what "times faster" refers to
 
 def update_readme(readme: Path, results: dict[str, Any], measured_how: str) -> None:
     """Draw the chart of `results` beside `readme` and rewrite its figures."""
-    text = replace_block(readme.read_text(), figures(results, measured_how))  # fails before anything is written
+    text = replace_block(readme.read_text(), figures(results, measured_how))  # may fail, so before anything is written
     chart = readme.parent / CHART
     chart.parent.mkdir(exist_ok=True)
     draw(results, chart)
@@ -24,7 +24,7 @@ def update_readme(readme: Path, results: dict[str, Any], measured_how: str) -> N
 
 
 def replace_block(text: str, block: str) -> str:
-    """`text` with `block` between the two comments. ValueError unless each is there once, in this order."""
+    """Put `block` between the two comments in `text`. Raises ValueError unless each comes once, in this order."""
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise ValueError(f"README needs a line {BEGIN} and, below it, a line {END} between which the figures go")
     before, _, rest = text.partition(BEGIN)
@@ -33,7 +33,7 @@ def replace_block(text: str, block: str) -> str:
 
 
 def figures(results: dict[str, Any], measured_how: str) -> str:
-    """Markdown: the chart, the table, its footnotes, and how it was measured."""
+    """The chart, the table, its footnotes and how it was measured, as Markdown."""
     contenders = sorted(results["contenders"].items(), key=lambda item: item[1]["images_per_second"])
     notes = list(dict.fromkeys(BY_NAME[name].note for name, _ in contenders if BY_NAME[name].note))
     base = results["contenders"].get(BASE)

@@ -1,14 +1,14 @@
-"""How far one Python process carries: the time it holds the GIL for an image, and images/s with many threads.
+"""Measures how far one Python process scales: the time per image with the GIL, and images/s with many threads.
 
     python benchmarks/scaling.py coco/val2017 [--json r.json]
 
-**The GIL** is what all of a process's Python shares, so its time per image bounds images/s whatever the machine:
-the CPU time of the one Python thread, less what the core does without the GIL. Measured twice: beside sleeping threads,
-and beside threads that decode, which share cores and caches with Python where there are few.
+**The GIL**: all Python code of a process shares it, so the time per image that it is held limits images/s on any
+machine. That is the CPU time of the Python thread, without the time that the core spends outside the GIL. It is
+measured twice: with threads that sleep, and with threads that decode, which share cores and caches with Python.
 
-**Threads**: FastLoader with its queue and threads as ever, but an image's native work is a sleep, so that this machine
-stands in for one with a core a thread. What a timer oversleeps is taken off the thread's next sleep. The ideal is one
-image a thread and sleep.
+**Threads**: FastLoader with its usual queue and threads, but each image's native work is a sleep, so that this machine
+stands in for one with a core per thread. If a timer oversleeps, the thread's next sleep is shorter. The ideal is one
+image per thread and sleep.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ from fastload.cache.format.layout import Encoding
 from fastload.loader.fast_loader import ENGINES
 from fastload.tools.baseline import LONG_EDGE, SHORT_EDGE
 
-EPOCH = 4096  # images: what an epoch itself costs, once, is little of COCO's 118,000
+EPOCH = 4096  # images; the fixed cost of an epoch is small for COCO's 118,000
 THREADS = (1, 2, 4, 8, 16, 32, 64, 128)
 console = Console()
 
 
 def loader(cache: Cache, images: int, batch_size: int, threads: int, engine: str) -> FastLoader:
-    """A loader of `images` images, those of the cache over and over."""
+    """A loader of `images` images, repeating those of the cache."""
     return FastLoader(
         cache.subset(list(islice(cycle(range(len(cache))), images))),
         batch_size,
         shuffle=True,
         num_workers=threads,
         transforms=[ShortestEdge(SHORT_EDGE, max_size=LONG_EDGE), RandomFlip()],
-        engine=engine,  # type: ignore[arg-type]  # or that of engines.py
+        engine=engine,  # type: ignore[arg-type]  # also the engine of engines.py
     )
 
 
 def gil_microseconds(cache: Cache, batch_size: int, threads: int, engine: str, rounds: int) -> float:
-    """CPU time for which the GIL is held for an image; median over epochs."""
+    """CPU time per image for which the GIL is held; median over epochs."""
     images = max(len(cache), EPOCH)
     batches = loader(cache, images, batch_size, threads, engine)
     held = []
@@ -62,7 +62,7 @@ def gil_microseconds(cache: Cache, batch_size: int, threads: int, engine: str, r
     ):
         start = gil_seconds()
         for _pixels, targets in batches:
-            _ = targets.boxes, targets.labels  # as training looks at them
+            _ = targets.boxes, targets.labels  # training reads these
         held.append(1e6 * (gil_seconds() - start) / images)
     return median(held)
 
@@ -72,7 +72,7 @@ def speed(cache: Cache, batch_size: int, threads: int, seconds: float) -> float:
     per_second = 1e6 * threads / SleepingEngine.microseconds
     images = -(-int(seconds * per_second) // batch_size) * batch_size
     batches = loader(cache, images, batch_size, threads, engine="sleeping")
-    next(iter(batches))  # the threads have started
+    next(iter(batches))  # starts the threads
     start = time.perf_counter()
     for _batch in batches:
         pass
@@ -99,7 +99,7 @@ def main(
     rounds: Annotated[int, typer.Option(help="epochs that the GIL is measured over, and runs of each number")] = 5,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the results to this file")] = None,
 ) -> None:
-    """Print the time the GIL is held for an image, and images/s for 1 to 128 emulated threads."""
+    """Print the time per image that the GIL is held, and images/s for 1 to 128 emulated threads."""
     ENGINES.update(SLEEPING)
     SleepingEngine.microseconds = round(1000 * milliseconds)
     for name, value in machine().items():
@@ -125,7 +125,7 @@ def main(
 
 
 def against_ideal(threads: int, images_per_second: float) -> dict[str, float]:
-    """Images/s beside one image a thread and sleep."""
+    """Images/s compared with one image per thread and sleep."""
     ideal = 1e6 * threads / SleepingEngine.microseconds
     return {"images_per_second": images_per_second, "ideal": ideal, "share": images_per_second / ideal}
 

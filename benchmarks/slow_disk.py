@@ -1,6 +1,6 @@
-"""A cache on a slow disk, without a disk: its pages come into memory late, as from a device of so many bytes a second.
+"""Emulates a cache on a slow disk, by delivering its pages to memory at a limited speed.
 
-Linux only (userfaultfd): a thread that touches a page that is not there sleeps until this process has delivered it.
+Linux only (userfaultfd): a thread that touches a missing page sleeps until this process has delivered it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class SlowCache(Cache):
-    """The cache at `path`, its records read at `bytes_per_second`. Raises OSError where the system cannot do it.
+    """The cache at `path`, with records read at `bytes_per_second`. Raises OSError if the system does not support it.
 
-    Only native threads may read records: Python's own would hold the lock that the delivery needs.
+    Only native threads may read records: a Python thread would hold the GIL, which delivery needs.
     """
 
     def __init__(self, path: str | os.PathLike[str], bytes_per_second: float) -> None:
@@ -53,11 +53,11 @@ class SlowCache(Cache):
         return self._addresses
 
     def evict(self) -> None:
-        """Drop all pages from memory: the next epoch reads them anew."""
+        """Drop all pages from memory, so that the next epoch reads them again."""
         self._region.madvise(mmap.MADV_DONTNEED)
 
     def close(self) -> None:
-        """Deliver nothing more. No engine may be reading."""
+        """Stop delivering pages. No engine may be reading."""
         os.close(self._stopped)
         self._thread.join()
         for descriptor in (self._faults, self._stop):
@@ -74,7 +74,7 @@ class SlowCache(Cache):
             source = self._source.ctypes.data + offset
             try:
                 _control(self._faults, UFFDIO_COPY, struct.pack("<QQQQq", self._base + offset, source, CHUNK, 0, 0))
-            except FileExistsError:  # another thread asked for the same chunk
+            except FileExistsError:  # another thread needed the same chunk
                 _control(self._faults, UFFDIO_WAKE, struct.pack("<QQ", self._base + offset, CHUNK))
 
 

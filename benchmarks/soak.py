@@ -1,12 +1,12 @@
-"""A long run in small: loaders made, used badly and dropped, while memory, files and threads are watched.
+"""Emulates a long run: makes, misuses and drops loaders, and watches memory, files and threads.
 
     python benchmarks/soak.py                          # two minutes
     python benchmarks/soak.py --minutes 600 --seed 3 coco/fastload/train2017.lmdb
 
-Each life of a loader is drawn at random: its threads, depth, order and collation, and how it ends: exhausted, left
-early, by an exception in a transform, interrupted and resumed, in a cycle, pickled, with a consumer that sleeps, on a
-disk that is slow, on cores that others use. Batches must be those of an undisturbed loader. A life that takes longer
-than two minutes is a deadlock: the stacks of all threads are printed. Exits with 1 when anything grew or went wrong.
+Each life of a loader is drawn at random: its threads, depth, order and collation, and how it is used: read to the end,
+left early, with an exception in a transform, interrupted and resumed, in a reference cycle, pickled, with a slow
+consumer, on a slow disk, on busy cores. Its batches must equal those of an undisturbed loader. A life of more than two
+minutes is a deadlock: the stacks of all threads are printed. Exits with 1 if anything grew or went wrong.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from fastload.sources.detect import find_datasets
 from fastload.tools.sample import make_sample
 
 STUCK = 120  # seconds after which a life is a deadlock
-GROWTH = 16 << 20  # bytes that memory may wander between the second quarter and the last
+GROWTH = 16 << 20  # bytes that memory may vary between the second quarter and the last
 SPIN = f"import time\nend = time.time() + {STUCK}\nwhile time.time() < end: pass"
 
 
@@ -58,15 +58,15 @@ class Mishap(Exception):
 
 @dataclass(frozen=True)
 class Sample:
-    """What the process holds when no loader lives."""
+    """The resources that the process holds while no loader lives."""
 
-    memory: int  # bytes that no file backs
+    memory: int  # anonymous bytes
     files: int
     threads: int
 
 
 def one_arena() -> None:
-    """Have glibc serve all threads from one heap: it keeps those of threads that end, which looks like a leak."""
+    """Make glibc use one heap for all threads: it keeps the heaps of ended threads, which looks like a leak."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 
@@ -74,7 +74,7 @@ def one_arena() -> None:
 def sample() -> Sample:
     gc.collect()
     for thread in threading.enumerate():
-        if thread.name.startswith("fastload-function"):  # it delivers a batch that nobody waits for, and ends
+        if thread.name.startswith("fastload-function"):  # ends after delivering a batch that nobody waits for
             thread.join(10)
     gc.collect()
     process = psutil.Process()
@@ -82,7 +82,7 @@ def sample() -> Sample:
 
 
 def complaints(samples: list[Sample]) -> list[str]:
-    """What grew between the second quarter of a run and its last."""
+    """Describe what grew between the second quarter of a run and its last."""
     quarter = max(len(samples) // 4, 1)
     early, late = samples[quarter : 2 * quarter] or samples[:1], samples[-quarter:]
 
@@ -110,7 +110,7 @@ class Soak:
             del self.endings["on_a_slow_disk"]
 
     def live(self) -> None:
-        """One life."""
+        """Make, use and drop one loader."""
         name = self.random.choice(list(self.endings))
         self.endings[name]()
         self.lives[name] += 1
@@ -213,7 +213,7 @@ class Soak:
         return FastLoader(self._arguments.pop("cache", self.cache), **self._arguments)
 
     def _again(self, data: FastLoader, **changes: Any) -> FastLoader:
-        """The loader that was made last, as new."""
+        """A new loader with the settings of the last one."""
         generator = self._arguments["generator"].manual_seed(self._arguments["generator"].initial_seed())
         if "num_workers" in changes:
             changes["prefetch_factor"] = None
@@ -234,7 +234,7 @@ class Soak:
 
 
 def run(soak: Soak, seconds: float, console: Console) -> list[Sample]:
-    """Lives for this long; the samples taken between them, about a hundred."""
+    """Run lives for `seconds`; returns about a hundred samples taken between them."""
     samples, end = [], time.monotonic() + seconds
     due = 0.0
     with console.status("Soaking") as status, warnings.catch_warnings():
@@ -251,7 +251,7 @@ def run(soak: Soak, seconds: float, console: Console) -> list[Sample]:
 
 
 def report(soak: Soak, samples: list[Sample], console: Console) -> bool:
-    """Print what was done and what it left behind; whether all is well."""
+    """Print the lives and what they left behind. Returns whether nothing grew or went wrong."""
     table = Table(title=f"{soak.lives.total()} lives of loaders, {soak.batches} batches")
     for name in ("held between lives", "at the quarter", "at the end", "most"):
         table.add_column(name, justify="left" if table.columns == [] else "right")
@@ -273,7 +273,7 @@ def main(
 ) -> None:
     """Watch memory, files and threads while loaders are made, misused and dropped."""
     one_arena()
-    torch.set_num_threads(1)  # its own are made when they are first needed, and stay
+    torch.set_num_threads(1)  # torch's threads are made on first use and stay
     console = Console()
     with tempfile.TemporaryDirectory() as folder:
         if cache is None:

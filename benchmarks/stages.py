@@ -1,13 +1,12 @@
-"""Where an image's time goes, stage by stage, for every encoding and SIMD level, beside the memory's pace.
+"""The time of each stage of decoding an image, for every encoding and SIMD level, compared with memory speed.
 
     python benchmarks/stages.py coco/ [--images 100] [--rounds 9] [--json FILE]
 
-On one thread: reading the record from memory, undoing its entropy coding, the inverse DCT, resampling (with the colour
-conversion and the flip, which are part of it) to a short edge of 512 pixels, and storing the canvas past the caches.
-Of `original` JPEGs those that libjpeg-turbo decodes (progressive ones, for instance) count as inverse DCT as a whole.
-The floor is what no loader can avoid: the record read once and the canvas written once. Rounds are interleaved, so that
-a busy machine slows every stage alike; `x` is against a bare libjpeg-turbo RGB decode in the same round, as in
-loader.py on one thread.
+On one thread: reading the record from memory, entropy decoding, the inverse DCT, resampling (with color conversion and
+flip) to a short edge of 512 pixels, and storing the canvas past the caches. For JPEGs that libjpeg-turbo decodes, such
+as progressive ones, everything counts as inverse DCT. The floor is the least that any loader has to do: read the record
+once and write the canvas once. Rounds are interleaved, so that a busy machine slows every stage alike. `x` is the ratio
+to a bare libjpeg-turbo RGB decode in the same round, as in loader.py on one thread.
 """
 
 from __future__ import annotations
@@ -41,12 +40,12 @@ from fastload.tools.baseline import scaled_size
 console = Console()
 CANVAS_BYTES = 64 << 20  # more than the caches hold
 STAGES = ("read", "entropy", "inverse DCT", "resample", "store")
-BESIDE = ("floor", "checksum")  # what no loader can avoid; what verifying a record costs
+BESIDE = ("floor", "checksum")  # the least that any loader has to do; the cost of verifying a record
 
 
 @dataclass
 class Job:
-    """An encoding's records to be timed at one SIMD level."""
+    """Records of one encoding, to be timed at one SIMD level."""
 
     name: str
     encoding: Encoding
@@ -88,7 +87,7 @@ def jobs_of(pictures: Pictures, images: int) -> list[Job]:
 
 
 def checksum_loop(records: list[memoryview]) -> float:
-    """What FastLoader's `verify_checksums` adds to reading each of `records`; seconds in all."""
+    """Seconds that `verify_checksums` adds to reading all `records`."""
     start = perf_counter()
     for record in records:
         _core.xxh64(record)
@@ -96,7 +95,7 @@ def checksum_loop(records: list[memoryview]) -> float:
 
 
 def packing_time(files: list[bytes]) -> float:
-    """Seconds an image of turning a JPEG into a `dct` payload."""
+    """Seconds per image to convert a JPEG to a `dct` payload."""
     start = perf_counter()
     for file in files:
         _core.encode_payload(file, Encoding.DCT)
@@ -104,7 +103,7 @@ def packing_time(files: list[bytes]) -> float:
 
 
 def as_table(found: list[dict[str, Any]]) -> Table:
-    """Milliseconds an image."""
+    """A table of milliseconds per image."""
     table = Table(title="ms an image, one thread", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 0), pad_edge=False)
     for heading in ("cache", "SIMD"):
         table.add_column(heading, no_wrap=True)
@@ -120,7 +119,7 @@ def as_table(found: list[dict[str, Any]]) -> Table:
 
 
 def summary(job: Job, rounds: list[dict[str, float]], reference: list[float]) -> dict[str, Any]:
-    """Medians an image, and the ratio of the reference to the sum of the stages, round by round."""
+    """Medians per image, and the ratio of the reference to the sum of the stages in each round."""
     count = len(job.records)
     sums = [sum(found[stage] for stage in STAGES) for found in rounds]
     return {
@@ -139,7 +138,7 @@ def main(
     rounds: Annotated[int, typer.Option(help="rounds to take the median of")] = 9,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the seconds to this file")] = None,
 ) -> None:
-    """Print the milliseconds of every stage, and how they compare with bare JPEG decoding."""
+    """Print the milliseconds of every stage, and their ratio to bare JPEG decoding."""
     for name, value in machine().items():
         console.print(f"[dim]{name}:[/] {value}", highlight=False)
     with tempfile.TemporaryDirectory(prefix="fastload-benchmark-") as scratch:

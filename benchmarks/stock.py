@@ -1,6 +1,6 @@
-"""FCOS's head as common frameworks formulate it: per image, points x boxes, one-hot targets, a loop for inference.
+"""FCOS's head as in common frameworks: per image, points x boxes, one-hot targets, a loop for inference.
 
-It is what the benchmarks compare with, and what the tests check against: same results, other route.
+Benchmarks compare with it, and tests check the detector's results against it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 from detector.model.grid import Grid
 from fastload import _core
 
-Predicted = tuple[list[Tensor], list[Tensor], list[Tensor]]  # logits, boxes, quality, each a level
+Predicted = tuple[list[Tensor], list[Tensor], list[Tensor]]  # logits, boxes, quality, per level
 
 
 def stock_assign(boxes: Tensor, labels: Tensor, usable: Tensor, grid: Grid) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -139,7 +139,7 @@ def _image_candidates(
 
 
 def nms_of_image(boxes: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
-    """As torchvision's `batched_nms`: one suppression over all classes, told apart by an offset; no limit."""
+    """Like torchvision's `batched_nms`: one suppression over all classes, separated by an offset; no limit."""
     if len(boxes) == 0:
         return labels
     apart = boxes + labels[:, None].to(boxes) * (boxes.max() + 1)

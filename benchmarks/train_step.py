@@ -1,11 +1,12 @@
-"""A whole training step, ResNet-18, batch 16, 512 px: ours against the same network as a stock user runs it.
+"""Compares a whole training step (ResNet-18, batch 16, 512 px) with a stock implementation of the same network.
 
     python benchmarks/train_step.py --json train_step.json
 
-Stock: fp32, contiguous images, the stock head of `stock.py`, a plain optimiser, the loss read every step. Beside it the
-optimised head in stock's own precision and layout, which is what the head alone gives, and torchvision's FCOS where
-torchvision can be imported. Contenders take turns; medians are compared. All do the same work: one update, no clipping,
-no averaged weights. Stock's images come normalised, as from a usual loader; ours are uint8 and normalised in the step.
+Stock: fp32, contiguous images, the head of `stock.py`, a plain optimizer, the loss read every step. Two more
+contenders: the optimized head in stock's precision and layout, which shows the gain of the head alone, and
+torchvision's FCOS if torchvision is installed. Contenders take turns; medians are compared. All do the same work: one
+update, no clipping, no averaged weights. Stock's images are normalized before the step, ours are uint8 and normalized
+in the step.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def main() -> None:
 
 
 def take_turns(contenders: dict[str, Step], rounds: int, device: torch.device) -> dict[str, float]:
-    """Median milliseconds of each; the first round is a rehearsal."""
+    """Median milliseconds of each, after one round to warm up."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for round_ in range(rounds + 1):
         for name, step in contenders.items():
@@ -90,7 +91,7 @@ def table(figures: dict[str, dict[str, float]], device: torch.device) -> Table:
 
 
 def make_batch(batch: int, size: int) -> tuple[Tensor, SimpleNamespace]:
-    """uint8 images in channels_last, as FastLoader gives them, with up to 30 boxes each."""
+    """uint8 images in channels_last, like FastLoader's, with up to 30 boxes each."""
     images = torch.randint(256, (batch, 3, size, size), dtype=torch.uint8)
     extent = torch.exp(torch.rand(batch, 30, 2) * torch.tensor(size / 16).log()) * 12
     corner = torch.rand(batch, 30, 2) * (size - extent)
@@ -114,7 +115,7 @@ def our_step(
     precision: str,
     layout: torch.memory_format | None = None,
 ) -> Step:
-    """The detector's own step, in the memory format that it picks or in `layout`."""
+    """The detector's step, in its own choice of memory format or in `layout`."""
     trainer = Trainer(settings(precision), CLASSES, 1000, device)
     if layout is not None:
         trainer.memory_format = layout
@@ -143,7 +144,7 @@ def stock_step(images: Tensor, targets: SimpleNamespace, device: torch.device) -
 
 
 def torchvision_step(images: Tensor, targets: SimpleNamespace, device: torch.device) -> Step | None:
-    """torchvision's FCOS on a ResNet-18, images and targets given as its users do; None without torchvision."""
+    """torchvision's FCOS on a ResNet-18, with torchvision's images and targets; None without torchvision."""
     try:
         from torchvision.models.detection import FCOS as Peer
         from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
