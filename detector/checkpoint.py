@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read without running what they contain."""
+"""Checkpoints: written atomically, and read without running code that they contain."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from detector.preprocess import Preprocess
 from fastload import Normalize, PixelFormat
 
 FORMAT, VERSION = "fastload-detector", 3
-READABLE = (2, VERSION)  # 2 has no preprocessing of its own: it is what the configuration says
+READABLE = (2, VERSION)  # version 2 has no "preprocess": it follows from the configuration
 Categories = list[tuple[int, str]]  # (the dataset's id, name) of each class, in the order of labels
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` (tensors and plain values) to `path`, replacing what is there only once all is on disk."""
+    """Write `state` (tensors and plain values) to `path`, replacing the file only after everything is on disk."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(unfinished, "wb") as file:
@@ -34,7 +34,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """What `save` wrote, in host memory. Raises CheckpointError, with the reason, for anything else."""
+    """Read what `save` wrote, into host memory. Raises CheckpointError if it cannot be read."""
     if not path.is_file():
         raise CheckpointError(f"There is no checkpoint {path}.")
     try:
@@ -43,12 +43,12 @@ def load(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is damaged or not a checkpoint: {error}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path} is not a checkpoint of this detector. Weights of a backbone go to --weights of a new run."
+            f"{path} is not a checkpoint of this detector. Weights of a backbone are for the --weights of a new run."
         )
     if state["version"] not in READABLE:
         raise CheckpointError(
             f"{path} has version {state['version']} of the format; this fastload reads {READABLE[0]} to {VERSION}. "
-            "Use the fastload that wrote it, or train anew."
+            "Use the fastload that wrote it, or train again."
         )
     return state
 
@@ -62,7 +62,7 @@ def config_of(state: dict[str, Any], path: Path) -> Config:
 
 
 def preprocess_of(state: dict[str, Any], path: Path) -> Preprocess:
-    """What is to be done to images before the network sees them."""
+    """The preprocessing of images that a checkpoint was trained with."""
     if state["version"] == 2:
         return Preprocess.of(config_of(state, path))
     try:
@@ -73,16 +73,16 @@ def preprocess_of(state: dict[str, Any], path: Path) -> Preprocess:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A checkpoint as it is meant to be used."""
+    """A checkpoint, ready for inference."""
 
-    model: FCOS  # averaged weights if there are any, in evaluation mode
+    model: FCOS  # in evaluation mode, with averaged weights if there are any
     config: Config
     preprocess: Preprocess
     categories: Categories
 
 
 def load_model(path: Path) -> TrainedModel:
-    """The network of a checkpoint, and all that it takes to use it."""
+    """Load the network of a checkpoint with its settings, preprocessing and classes."""
     state = load(path)
     config, preprocess = config_of(state, path), preprocess_of(state, path)
     model = FCOS.from_config(config, len(state["categories"]))
@@ -92,7 +92,7 @@ def load_model(path: Path) -> TrainedModel:
 
 
 def check_categories(path: Path, trained: Categories, found: Categories) -> None:
-    """Raise CheckpointError unless a dataset has the very classes, in order, that a checkpoint was trained on."""
+    """Raise CheckpointError unless a dataset has the same classes, in the same order, as a checkpoint."""
     if list(map(tuple, trained)) == list(map(tuple, found)):
         return
     names = [{name for _, name in categories} for categories in (trained, found)]

@@ -1,4 +1,4 @@
-"""Command lines derived from dataclasses, and errors told in one line."""
+"""Command lines derived from dataclasses, and errors reported in one line."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class _ConfigOptions(Config):
 
 
 def parse(kind: type[T], arguments: Sequence[str] | None = None, default: T | None = None) -> T:
-    """A `kind`, a dataclass, from a command line; what is not given is as in `default`."""
+    """Parse a command line into `kind`, a dataclass; options that are not given are as in `default`."""
     if default is None:
         return tyro.cli(kind, args=arguments, config=(HelptextFromCommentsOff,))
     return tyro.cli(kind, args=arguments, default=default, config=(HelptextFromCommentsOff,))
 
 
 def parse_config(arguments: Sequence[str] | None = None) -> Config:
-    """A configuration from a command line: a preset's values, then whatever else is given."""
+    """Parse a command line into a configuration: the values of a preset, changed by the other options."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", choices=list(PRESETS), default="fcos_tiny")
     preset = PRESETS[first.parse_known_args(arguments)[0].preset]
@@ -50,8 +50,7 @@ def parse_config(arguments: Sequence[str] | None = None) -> Config:
 
 
 def tell_errors(work: Callable[[], object]) -> None:
-    """Run a command. Errors that it raises on purpose, and the system's about files, are printed without a traceback
-    and exit with status 1."""
+    """Run a command. DetectorError, FastloadError and OSError are printed without a traceback; the exit status is 1."""
     try:
         work()
     except (DetectorError, FastloadError, OSError) as error:

@@ -17,7 +17,7 @@ Align = Literal["center", "top-left", "random"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
-# What a setting may be. Some are used for the first time when an epoch is over: too late to complain.
+# The allowed range of each setting. Checked at once, since some are first used after an epoch.
 RANGES = {
     **dict.fromkeys(("channels", "width", "sizes", "max_size", "test_size", "test_max_size"), (1, math.inf)),
     **dict.fromkeys(("epochs", "batch_size", "accumulate", "log_every", "eval_every"), (1, math.inf)),
@@ -151,7 +151,7 @@ class Config:
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Config:
-        """The inverse of `to_dict`. Raises CheckpointError when the settings are another version's."""
+        """The inverse of `to_dict`. Raises CheckpointError if the settings are from another version of fastload."""
         known = {field.name for field in fields(Config)}
         if unknown := sorted(set(values) ^ known):
             raise CheckpointError(f"its settings are of another version of fastload: {', '.join(unknown)}")
@@ -209,12 +209,12 @@ PRESETS: dict[str, Config] = {
 }
 
 
-# What may change when a run is resumed, because the result does not depend on it.
+# Settings that may change when a run is resumed, because the result does not depend on them.
 MAY_CHANGE = ("data", "out", "resume", "workers", "device", "log_every")
 
 
 def differences(before: Config, now: Config) -> list[str]:
-    """The settings that keep `now` from going on with a run of `before`, as command-line options."""
+    """The settings that differ so that a run of `before` cannot be resumed with `now`, as command-line options."""
     a, b = before.to_dict(), now.to_dict()
     names = [name for name in a if name not in MAY_CHANGE and a[name] != b[name]]
     return [f"--{name.replace('_', '-')} {a[name]} (now {b[name]})" for name in names]

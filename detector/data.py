@@ -1,4 +1,4 @@
-"""From a COCO folder to loaders: caches are built where they are missing."""
+"""Loaders for a COCO folder; missing caches are built."""
 
 from __future__ import annotations
 
@@ -41,31 +41,37 @@ class Split:
 
 
 def open_split(folder: Path | None, split: str, prefix: str) -> Split:
-    """The split named `split`, or the one whose name begins with `prefix`, of a COCO folder or of the sample set.
+    """Open a split of a COCO folder or of the sample set; one process builds a missing cache, the others wait.
 
-    One process builds what is missing, the others wait for it.
+    Args:
+        folder: the COCO folder; None: the sample set, which is made on first use.
+        split: the name of the split; "": the only one whose name begins with `prefix`.
+        prefix: "train" or "val".
+
+    Raises:
+        DataError: there is no such split, or more than one.
     """
     path, annotations = distributed.on_first_rank(lambda: _prepare(folder, split, prefix))
     return Split(Cache(path), annotations)
 
 
 def _prepare(folder: Path | None, split: str, prefix: str) -> tuple[Path, Path]:
-    """The cache of a split, which is built if it is not there, and its annotation file."""
-    from fastload import show_progress  # needs rich, which those who only load a checkpoint may lack
+    """The cache of a split, built if it is missing, and its annotation file."""
+    from fastload import show_progress  # needs rich, which loading a checkpoint should not
 
     if folder is None:
         folder = SAMPLE_FOLDER
-        if not folder.exists():  # the one that `fastload demo` made, of whatever size, serves as well
+        if not folder.exists():  # the sample set of `fastload demo` will do, whatever its size
             with show_progress("Making the sample set") as report:
                 make_sample(folder, progress=report)
-    found = {dataset.split: dataset for dataset in find_datasets(folder, "coco")}
-    names = [split] if split else [name for name in found if name.startswith(prefix)]
-    if len(names) != 1 or names[0] not in found:
+    splits = {dataset.split: dataset for dataset in find_datasets(folder, "coco")}
+    names = [split] if split else [name for name in splits if name.startswith(prefix)]
+    if len(names) != 1 or names[0] not in splits:
         raise DataError(
-            f"{folder} has the splits {', '.join(found)}: name the one to use with --{prefix}-split (in an evaluation "
-            f'with --split), which now is "{split}".'
+            f"{folder} has the splits {', '.join(splits)}: choose one with --{prefix}-split (in an evaluation with "
+            f'--split), which is now "{split}".'
         )
-    dataset = found[names[0]]
+    dataset = splits[names[0]]
     if not dataset.cache.exists():
         with show_progress(f"Building {dataset.cache}") as report:
             build_cache(dataset.load(), dataset.cache, progress=report)
@@ -73,7 +79,7 @@ def _prepare(folder: Path | None, split: str, prefix: str) -> tuple[Path, Path]:
 
 
 def check_trainable(split: Split) -> None:
-    """Raise DataError when there is nothing to learn."""
+    """Raise DataError if no image has a box to learn."""
     boxes, crowd = split.cache.boxes, split.cache.crowd
     usable = (boxes[:, 2:] > boxes[:, :2]).all(1) & ~crowd
     if not usable.any():
@@ -84,7 +90,7 @@ def check_trainable(split: Split) -> None:
 
 
 def training_loader(split: Split, config: Config, device: torch.device) -> FastLoader:
-    """Shuffled, augmented batches of similar shapes on `device`: this process's share of each step."""
+    """Shuffled, augmented batches of images of similar shapes on `device`: this process's share of each step."""
     rank, world = distributed.rank(), distributed.world_size()
     share = world * config.accumulate
     if config.batch_size % share:
@@ -115,11 +121,11 @@ def evaluation_loader(
     dtype: torch.dtype,
     few_shapes: bool = False,
 ) -> FastLoader:
-    """This process's share of a split on `device`, at the test size, in batches of similar shapes."""
+    """This process's share of a split on `device`, at the test size, in batches of images of similar shapes."""
     share = split.cache.subset(range(distributed.rank(), len(split.cache), distributed.world_size()))
     return preprocess.loader(share, batch_size, workers, device, dtype, few_shapes, group_by_aspect=True)
 
 
 def evaluation_batch(split: Split, indices: list[int], preprocess: Preprocess) -> Batch:
-    """Some images of a split as they are evaluated, but uint8."""
+    """Some images of a split, preprocessed as in evaluation, but uint8."""
     return next(iter(preprocess.loader(split.cache.subset(indices), len(indices), 0, "cpu", torch.uint8)))

@@ -1,4 +1,4 @@
-"""Several processes, as torchrun starts them: one a GPU with NCCL, or on the CPU with gloo."""
+"""Distributed training: processes started by torchrun, one per GPU with NCCL, or on the CPU with gloo."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ M = TypeVar("M", bound=nn.Module)
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[torch.device]:
-    """Joins the other processes, if torchrun started this one; gives the device that this one is to use."""
+    """Join the other processes, if torchrun started this one. Yields the device of this process."""
     if "WORLD_SIZE" not in os.environ:
         yield device
         return
@@ -40,7 +40,7 @@ def world_size() -> int:
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether any process says so. Every process must ask."""
+    """Whether `flag` is set in any process. Every process must call this."""
     if world_size() == 1:
         return flag
     votes = torch.tensor(float(flag), device=device)
@@ -49,7 +49,7 @@ def any_rank(flag: bool, device: torch.device) -> bool:
 
 
 def on_first_rank(work: Callable[[], T]) -> T:
-    """`work`'s result, from rank 0 to all. If it fails there, it fails everywhere instead of hanging."""
+    """Run `work` on rank 0 and return its result on all ranks. Its error is raised on all ranks too."""
     if world_size() == 1:
         return work()
     outcome: list[Any] = [None, None]
@@ -65,7 +65,7 @@ def on_first_rank(work: Callable[[], T]) -> T:
 
 
 def gather(part: list[T]) -> list[T]:
-    """The parts of all processes, one after the other; on every process."""
+    """The parts of all processes, concatenated, on every process."""
     if world_size() == 1:
         return part
     parts: list[list[T]] = [[] for _ in range(world_size())]
@@ -74,35 +74,35 @@ def gather(part: list[T]) -> list[T]:
 
 
 def broadcast_buffers(model: nn.Module) -> None:
-    """Running statistics that each process keeps for itself differ a little: make them rank 0's."""
+    """Copy rank 0's running statistics to all ranks, since they differ a little."""
     if world_size() > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, 0)
 
 
 def sync_batch_norm(model: M, device: torch.device) -> M:
-    """With batch norms that take their statistics from all processes; on GPUs, where PyTorch has such."""
+    """The model with batch norms synchronized over processes, which PyTorch supports on GPUs only."""
     if world_size() == 1 or device.type != "cuda":
         return model
     return cast(M, nn.SyncBatchNorm.convert_sync_batchnorm(model))
 
 
 def data_parallel(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model as it is trained in several processes; itself if there is one."""
+    """The model wrapped in DistributedDataParallel, if there are several processes."""
     if world_size() == 1:
         return model
     return nn.parallel.DistributedDataParallel(model, [device] if device.type == "cuda" else None)
 
 
 def reduce_gradients(model: nn.Module, share: bool) -> AbstractContextManager[None]:
-    """Around a backward pass: whether its gradients are averaged over processes now, or later with the next ones."""
+    """A context for a backward pass. `share`: average the gradients over processes now; else only accumulate them."""
     if share or not isinstance(model, nn.parallel.DistributedDataParallel):
         return nullcontext()
     return model.no_sync()
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
-    """The sum over processes, without a wait for it on the host."""
+    """The sum over processes; the host does not wait for it."""
     if world_size() > 1:
         dist.all_reduce(values)
     return values

@@ -1,4 +1,4 @@
-"""Evaluates a checkpoint: COCO's figures, and how busy each part was.
+"""Evaluates a checkpoint: prints COCO's figures and the time of each stage.
 
 python -m detector.evaluate runs/fcos/best.pt coco/ --batch-size 8
 """
@@ -52,7 +52,7 @@ class Options(Overrides):
 
 
 def run(options: Options, console: Console) -> Evaluation:
-    """Evaluate a checkpoint as the command line asks."""
+    """Evaluate a checkpoint, and print the figures to `console`."""
     keep_freed_memory()
     with distributed.process_group(pick_device(options.device)) as device:
         trained = checkpoint.load_model(options.checkpoint)
@@ -67,18 +67,18 @@ def run(options: Options, console: Console) -> Evaluation:
         if options.detections:
             options.detections.parent.mkdir(parents=True, exist_ok=True)
         with show_progress("Evaluating") if distributed.rank() == 0 else nullcontext() as report:
-            outcome = evaluate(
+            evaluation = evaluate(
                 network, split, config, preprocess, device, dtype, options.batch_size, options.compile, report
             )
         if distributed.rank() == 0:
             if options.detections:
-                options.detections.write_text(json.dumps(outcome.results))
-            console.print(figures_table(outcome.metrics), classes_table(outcome.metrics), str(outcome.timing))
-        return outcome
+                options.detections.write_text(json.dumps(evaluation.results))
+            console.print(figures_table(evaluation.metrics), classes_table(evaluation.metrics), str(evaluation.timing))
+        return evaluation
 
 
 def figures_table(metrics: CocoMetrics) -> Table:
-    """COCO's 12 figures in a row."""
+    """COCO's 12 figures in one row."""
     table = Table(*metrics.figures)
     table.add_row(*(_shown(value) for value in metrics.figures.values()))
     return table

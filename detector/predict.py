@@ -1,10 +1,10 @@
-"""Detections on images of one's own, drawn and as JSON.
+"""Detects objects on image files; draws them and writes them as JSON.
 
 python -m detector.predict runs/fcos/best.pt photo.jpg holiday/
 
-Images are read as `fastload build-cache --exif-rotate` reads them and preprocessed as the checkpoint says, by the code
-that evaluates: the detections on an image are those of `detector.evaluate` on a cache of it, in batches of the same
-images. In batches of 1, the default here, they do not depend on the other images.
+Images are read as by `fastload build-cache --exif-rotate` and preprocessed as in training. The detections equal those
+of `detector.evaluate` on a cache of the images, if batches hold the same images. In batches of 1, the default here,
+they do not depend on other images.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Options(Overrides):
 
 
 def run(options: Options, console: Console) -> None:
-    """Predict as the command line asks."""
+    """Detect objects on images, and write drawings and predictions.json to the folder `options.out`."""
     keep_freed_memory()
     paths = find_images(options.images)
     device = pick_device(options.device)
@@ -79,8 +79,11 @@ def run(options: Options, console: Console) -> None:
 
 
 def as_objects(detections: Detections, i: int, categories: Categories, score: float) -> list[dict[str, Any]]:
-    """What is detected on image `i` of a batch with at least `score`: one dict an object, with category, category_id,
-    score, and box as [x0, y0, x1, y1] in pixels."""
+    """The detections on image `i` of a batch with at least `score`.
+
+    Returns:
+        A dict per object: category, category_id, score, and box as [x0, y0, x1, y1] in pixels.
+    """
     boxes, scores, labels = (part[i].tolist() for part in (detections.boxes, detections.scores, detections.labels))
     return [
         {
@@ -95,7 +98,7 @@ def as_objects(detections: Detections, i: int, categories: Categories, score: fl
 
 
 def find_images(paths: tuple[Path, ...]) -> list[Path]:
-    """The image files that `paths` name or contain."""
+    """The image files among `paths`, and those in the folders among them."""
     images = []
     for path in paths:
         if path.is_dir():

@@ -1,1 +1,1 @@
-"""From predictions to detections, and what they are worth."""
+"""Inference: turns predictions into detections, draws and evaluates them."""

@@ -1,4 +1,4 @@
-"""COCO's detection metrics, by hotcoco where it is installed and else by pycocotools; the figures are the same."""
+"""COCO's detection metrics, computed by hotcoco if it is installed, else by pycocotools, with the same result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from detector.infer.postprocess import Detections
 Annotations = Path | str | dict[str, Any]
 Results = list[dict[str, Any]]
 
-# Name: (precision or recall, IoU threshold or all, area, detections an image), in the COCO API's own order.
+# Name: (precision or recall, IoU threshold or None for all, area, detections per image), in the COCO API's order.
 FIGURES = {
     "AP": ("precision", None, "all", 100),
     "AP50": ("precision", 0.5, "all", 100),
@@ -40,25 +40,32 @@ LIMITS = (1, 10, 100)
 
 @dataclass(frozen=True)
 class CocoMetrics:
-    """COCO's 12 figures by name, and AP of each class that has ground truth. -1 where there is nothing to measure."""
+    """COCO's 12 figures by name, and AP of each class with ground truth. A figure without ground truth is -1."""
 
     figures: dict[str, float]
     per_class: dict[str, float]
 
 
 def evaluate_coco(annotations: Annotations, detections: Path | str | Results, backend: str = "auto") -> CocoMetrics:
-    """Score boxes.
+    """Evaluate boxes with COCO's metrics.
 
     Args:
-        annotations: a COCO annotation file, or what it holds.
-        detections: in COCO's results format, a file or a list: image_id, category_id, bbox (x, y, w, h), score.
-        backend: "hotcoco", "pycocotools", or "auto": the first that is installed.
+        annotations: a COCO annotation file, or its content.
+        detections: a file or list in COCO's results format: image_id, category_id, bbox (x, y, w, h), score.
+        backend: "hotcoco", "pycocotools", or "auto", the first that is installed.
+
+    Raises:
+        DataError: a file cannot be read, or detections belong to images that are not annotated.
+        ConfigError: the backend is not installed.
     """
     truth = annotations if isinstance(annotations, dict) else _read_json(annotations)
     results = detections if isinstance(detections, list) else _read_json(detections)
-    known = {image["id"] for image in truth["images"]}
-    if strangers := sorted({result["image_id"] for result in results} - known):
-        raise DataError(f"Detections of {len(strangers)} images that are not annotated, such as image {strangers[0]}.")
+    annotated = {image["id"] for image in truth["images"]}
+    if unknown := sorted({result["image_id"] for result in results} - annotated):
+        raise DataError(
+            f"There are detections for {len(unknown)} images that are not annotated, such as image {unknown[0]}. "
+            "Use the annotation file of the images that they were made on."
+        )
     scores = _accumulate(_with_defaults(truth), results, backend)
     categories = sorted(truth["categories"], key=lambda category: category["id"])
     by_class = {c["name"]: _mean(scores["precision"][:, :, k, 0, -1]) for k, c in enumerate(categories)}
@@ -97,7 +104,7 @@ def _read_json(path: Path | str) -> Any:
 
 
 def _with_defaults(truth: dict[str, Any]) -> dict[str, Any]:
-    """Annotations with the fields that the COCO API needs and hand-made files lack."""
+    """Annotations with the fields that the COCO API needs, which some files lack."""
     filled = []
     for i, annotation in enumerate(truth["annotations"]):
         width, height = annotation["bbox"][2:]
@@ -108,13 +115,13 @@ def _with_defaults(truth: dict[str, Any]) -> dict[str, Any]:
 def _accumulate(truth: dict[str, Any], results: Results, backend: str) -> dict[str, NDArray[np.float64]]:
     """The COCO API's arrays: precision (IoU, recall, class, area, limit) and recall (IoU, class, area, limit)."""
     api, evaluator = _backend(backend)
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress by printing
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         expected = _as_coco(api, truth)
         if results:
-            found = expected.loadRes([dict(result) for result in results])  # loadRes writes into what it is given
+            detected = expected.loadRes([dict(result) for result in results])  # loadRes changes its argument
         else:
-            found = _as_coco(api, {**truth, "annotations": []})
-        evaluation = evaluator(expected, found, "bbox")
+            detected = _as_coco(api, {**truth, "annotations": []})
+        evaluation = evaluator(expected, detected, "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
     return {name: np.asarray(evaluation.eval[name]) for name in ("precision", "recall")}
@@ -150,6 +157,6 @@ def _figure(scores: dict[str, NDArray[np.float64]], kind: str, iou: float | None
 
 
 def _mean(values: NDArray[np.float64]) -> float:
-    """Over what could be measured: classes without ground truth are marked -1."""
+    """The mean over classes with ground truth; the others are marked -1."""
     measured = values[values > -1]
     return float(measured.mean()) if len(measured) else -1.0

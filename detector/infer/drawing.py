@@ -1,4 +1,4 @@
-"""Images for people: predictions, alone or beside ground truth."""
+"""Draws predictions, alone or beside ground truth."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from detector.infer.coco import Results
 from detector.preprocess import Preprocess
 from fastload import Category, draw
 
-SHOWN_IMAGES = 8  # each beside its twin: four columns
-SHOWN_SCORE = 0.5  # of class and quality together: what is below clutters the picture
+SHOWN_IMAGES = 8  # each drawn twice, in four columns
+SHOWN_SCORE = 0.5  # lower scores would clutter the image
 
 
 def draw_predictions(path: Path, split: Split, results: Results, preprocess: Preprocess) -> None:
-    """A page of some images of a split, annotated on the left and as predicted on the right, as a PNG."""
+    """Draw some images of a split as a PNG, with annotations on the left and predictions on the right."""
     chosen = np.linspace(0, len(split.cache) - 1, min(SHOWN_IMAGES, len(split.cache))).round().astype(int)
     images, targets = evaluation_batch(split, chosen.tolist(), preprocess)
-    found = defaultdict(list)
+    shown = defaultdict(list)
     for result in results:
         if result["score"] >= SHOWN_SCORE:
-            found[result["image_id"]].append(result)
-    pictures, notes, captions = [], [], []
+            shown[result["image_id"]].append(result)
+    drawn, objects, captions = [], [], []
     for i, target in enumerate(targets):
-        pictures += [images[i], images[i]]
-        predicted = as_target(found[target["image_id"]])
+        drawn += [images[i], images[i]]
+        predicted = as_target(shown[target["image_id"]])
         predicted["boxes"] = predicted["boxes"] * targets.scale[i].repeat(2) + targets.offset[i].repeat(2)
-        notes += [target, predicted]
+        objects += [target, predicted]
         captions += [f"image {target['image_id']}: annotated", "predicted"]
-    draw(pictures, notes, split.cache.categories, captions).save(path)
+    draw(drawn, objects, split.cache.categories, captions).save(path)
 
 
 def as_target(results: Results) -> dict[str, Any]:
-    """Results of one image as boxes (n, 4) xyxy, labels (n) and scores (n)."""
+    """Convert results of one image to boxes (n, 4) xyxy, labels (n) and scores (n)."""
     boxes = torch.tensor([result["bbox"] for result in results]).view(-1, 4)
     return {
         "boxes": torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1),
@@ -50,7 +50,7 @@ def as_target(results: Results) -> dict[str, Any]:
 
 
 def draw_objects(image: Tensor, objects: list[dict[str, Any]], categories: Categories) -> Image.Image:
-    """An image (3, H, W) uint8 with its objects' boxes, classes and scores."""
+    """Draw boxes, classes and scores of objects on an image (3, H, W) uint8."""
     target: dict[str, Tensor] = {
         "boxes": torch.tensor([item["box"] for item in objects]).view(-1, 4),
         "labels": torch.tensor([item["category_id"] for item in objects], dtype=torch.int64),

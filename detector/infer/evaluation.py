@@ -1,4 +1,4 @@
-"""Evaluation: detections of a whole split, and COCO's figures for them."""
+"""Evaluation: detections on a whole split, and COCO's figures for them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from detector.infer.stream import PredictStream, Timing
 from detector.model.fcos import Predictions
 from detector.preprocess import Preprocess
 
-Report = Callable[[int, int], None]  # is called with (images done, images in all)
+Report = Callable[[int, int], None]  # called with (images done, all images)
 
 
 def settings_of(config: Config) -> Settings:
@@ -28,12 +28,19 @@ def settings_of(config: Config) -> Settings:
 def detect(
     stream: PredictStream, category_ids: list[int], images: int = 0, report: Report | None = None
 ) -> tuple[Results, Timing]:
-    """All detections of a stream of `images` in COCO's results format. Label i is the category `category_ids[i]`."""
+    """All detections of a stream over `images` images, in COCO's results format.
+
+    Args:
+        stream: the detections.
+        category_ids: (K) the category of each label.
+        images: the number of images, for `report`.
+        report: called with (images done, `images`).
+    """
     results: Results = []
     done = 0
-    for found in stream:
-        results += to_results(found, list(found.image_ids), category_ids)
-        done += len(found.image_ids)
+    for detections in stream:
+        results += to_results(detections, list(detections.image_ids), category_ids)
+        done += len(detections.image_ids)
         if report:
             report(done, images)
     return results, stream.timing
@@ -41,7 +48,7 @@ def detect(
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found, over all processes; the timing is this process's own."""
+    """The result of an evaluation over all processes; `timing` is that of this process."""
 
     metrics: CocoMetrics
     results: Results = field(repr=False)
@@ -59,25 +66,25 @@ def evaluate(
     few_shapes: bool = False,
     report: Report | None = None,
 ) -> Evaluation:
-    """Evaluate a model on a split. Every process must take part; each gets the figures.
+    """Evaluate a model on a split. Every process must call this, and each gets the figures.
 
     Args:
-        model: in evaluation mode.
-        split: what to evaluate on.
-        config: of which `strides`, `workers` and the settings of inference are used.
-        preprocess: what was done to images in training.
-        device, dtype: where and in what format to compute.
-        batch_size: images at a time, of each process.
-        few_shapes: for a compiled model: see `canvas_sizes`.
-        report: is called with (images done, images in all) of this process.
+        model: the network, in evaluation mode.
+        split: the images to evaluate on.
+        config: its `strides`, `workers` and inference settings are used.
+        preprocess: the preprocessing that the model was trained with.
+        device, dtype: the device and number format to compute in.
+        batch_size: images per batch of each process.
+        few_shapes: use few canvas sizes, for a compiled model: see `canvas_sizes`.
+        report: called with (images done, all images) of this process.
 
     Raises:
-        DataError: detections of images that are not annotated.
+        DataError: the annotation file lacks images of the split.
     """
     loader = evaluation_loader(split, preprocess, batch_size, config.workers, device, dtype, few_shapes)
     stream = PredictStream(model, loader, config.strides, settings_of(config), device, dtype)
     category_ids = [category_id for category_id, _ in split.categories]
-    found, timing = detect(stream, category_ids, len(loader.dataset), report)  # type: ignore[arg-type]  # it has a length
-    results = distributed.gather(found)
+    detected, timing = detect(stream, category_ids, len(loader.dataset), report)  # type: ignore[arg-type]  # it has a length
+    results = distributed.gather(detected)
     metrics = distributed.on_first_rank(lambda: evaluate_coco(split.annotations, results))
     return Evaluation(metrics, results, timing)

@@ -1,4 +1,4 @@
-"""Image files as batches."""
+"""Reads image files into batches."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from torch import Tensor
 from detector.preprocess import Preprocess
 from fastload import Batch, MemoryCache, read_images
 
-AHEAD = 16  # images that are read, at least, before the first of them goes to the network
+AHEAD = 16  # the least number of images read together
 
 
 @dataclass(eq=False)
 class ImageFiles:
-    """Image files as batches, in order, for a `PredictStream`; `image_id` is a file's position in `paths`.
+    """Batches of image files, in order, for a `PredictStream`; `image_id` is a file's position in `paths`.
 
-    Files are read while earlier ones are with the network; few are held at a time. `skipped` says of each file that
-    cannot be read why, as soon as its turn has come.
+    Files are read while the network works on earlier ones; few are held in memory at a time. `skipped` lists the files
+    that could not be read so far, with the reasons.
     """
 
     paths: Sequence[Path]
@@ -42,7 +42,7 @@ class ImageFiles:
             yield from self.preprocess.loader(cache, size, self.workers, self.device, self.dtype)
 
     def take(self, number: int) -> Tensor:
-        """The upright image of a file, (3, H, W) uint8, once its batch has come; it can be taken once."""
+        """The upright image (3, H, W) uint8 of a file whose batch has come. It can be taken only once."""
         cache, position = self._held.pop(number)
         return cache[position][0]
 

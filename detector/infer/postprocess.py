@@ -1,4 +1,4 @@
-"""From a head's predictions to detections, for all images and levels of a batch together, with static shapes."""
+"""Turns predictions into detections, for all images and levels of a batch together, with static shapes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from fastload import nms
 
 @dataclass(frozen=True)
 class Detections:
-    """At most D detections an image, best first; a label of -1 is none."""
+    """At most D detections per image, best first; a label of -1 marks an empty place."""
 
     boxes: Tensor  # (B, D, 4) float xyxy
-    scores: Tensor  # (B, D) float, 0 where there is none
+    scores: Tensor  # (B, D) float, 0 in empty places
     labels: Tensor  # (B, D) int64
-    image_ids: tuple[int, ...] = ()  # (B), where they are known
+    image_ids: tuple[int, ...] = ()  # (B), if known
 
     def cpu(self) -> Detections:
-        """The same in host memory, in one transfer."""
+        """A copy in host memory, made in one transfer."""
         packed = torch.cat([self.boxes, self.scores[..., None], self.labels[..., None].float()], -1).cpu()
         return Detections(packed[..., :4], packed[..., 4], packed[..., 5].long(), self.image_ids)
 
@@ -31,9 +31,9 @@ class Settings:
     """FCOS's inference settings."""
 
     score_threshold: float = 0.05  # on the class score
-    candidates: int = 1000  # of each level, before suppression
+    candidates: int = 1000  # per level, before suppression
     iou_threshold: float = 0.6
-    limit: int = 100  # detections an image
+    limit: int = 100  # detections per image
 
 
 def postprocess(
@@ -43,21 +43,23 @@ def postprocess(
 
     Args:
         logits, boxes, quality: per level (B, K, h, w), (B, 4, h, w), (B, 1, h, w), as FCOS returns them.
-        region: (B, 4) float xyxy, where each image lies on its canvas. Points beyond it predict nothing and boxes are
-            cut to it, so the padding around an image is of no consequence here.
+        grid: the points of the predictions.
+        region: (B, 4) float xyxy, where each image lies on its canvas. Points outside are ignored and boxes are clipped
+            to it, so the padding of an image has no effect.
+        settings: thresholds and limits.
     """
     points = grid.points.split(grid.counts)
     strides = grid.strides.unbind()
     levels = [
         _candidates(*level, region, settings) for level in zip(logits, boxes, quality, points, strides, strict=True)
     ]
-    found, scores, labels = (torch.cat(parts, 1) for parts in zip(*levels, strict=True))
-    kept = nms(found, scores, labels, settings.iou_threshold, settings.limit)
-    rows, some = kept.clamp(min=0), kept >= 0
+    candidates, scores, labels = (torch.cat(parts, 1) for parts in zip(*levels, strict=True))
+    kept = nms(candidates, scores, labels, settings.iou_threshold, settings.limit)
+    rows, valid = kept.clamp(min=0), kept >= 0
     return Detections(
-        boxes=torch.where(some[..., None], found.gather(1, rows[..., None].expand(-1, -1, 4)), 0.0),
-        scores=torch.where(some, scores.gather(1, rows), 0.0),
-        labels=torch.where(some, labels.gather(1, rows), -1),
+        boxes=torch.where(valid[..., None], candidates.gather(1, rows[..., None].expand(-1, -1, 4)), 0.0),
+        scores=torch.where(valid, scores.gather(1, rows), 0.0),
+        labels=torch.where(valid, labels.gather(1, rows), -1),
     )
 
 
@@ -66,7 +68,7 @@ def _candidates(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The best (point, class) pairs of one level: boxes (B, k, 4), scores (B, k), labels (B, k).
 
-    Exact in two steps: the k best pairs are at the k points whose best class is best.
+    Exact in two steps: the k best pairs lie at the k points with the highest best class.
     """
     inside = _inside(points, region, logits.shape[-1])
     logits = flatten(logits)
@@ -84,12 +86,13 @@ def _candidates(
     low = torch.maximum(origin - distances[..., :2], region[:, None, :2])
     high = torch.minimum(origin + distances[..., 2:], region[:, None, 2:])
     score = (logit.float().sigmoid() * flatten(quality)[rows, point, 0].float().sigmoid()).sqrt()
-    some = (logit > threshold) & (high > low).all(-1)
-    return torch.cat([low, high], -1), torch.where(some, score, -torch.inf), label
+    valid = (logit > threshold) & (high > low).all(-1)
+    return torch.cat([low, high], -1), torch.where(valid, score, -torch.inf), label
 
 
 def _inside(points: Tensor, region: Tensor, width: int) -> Tensor:
-    """(B, n) bool: which points, row by row of `width`, lie in an image's region. Rows and columns are few."""
+    """(B, n) bool: which points, in rows of `width`, lie in an image's region."""
+    # Rows and columns are tested separately, because they are few.
     x, y = points[:width, 0], points[::width, 1]
     x0, y0, x1, y1 = region.T[..., None]
     column, row = (x >= x0) & (x < x1), (y >= y0) & (y < y1)
@@ -97,16 +100,16 @@ def _inside(points: Tensor, region: Tensor, width: int) -> Tensor:
 
 
 def _largest(logits: Tensor, threshold: float, most: int) -> tuple[Tensor, Tensor]:
-    """The `most` largest of logits (B, n) in any order, values and indices. What is not above the threshold may be
-    missing, or -inf with any index.
+    """The values and indices of the `most` largest of logits (B, n), in any order.
 
-    Where reading a number costs nothing, few are above it and to pick them out is quicker than to order all.
+    Values that are not above the threshold may be missing, or be -inf with any index.
     """
     if logits.device.type != "cpu":
         return logits.topk(min(most, logits.shape[1]), sorted=False)
+    # Few values are above the threshold. On a CPU, where shapes may depend on data, selecting them first is faster.
     row, column = (logits > threshold).nonzero(as_tuple=True)
     counts = row.bincount(minlength=len(logits))
-    place = torch.arange(len(row)) - (counts.cumsum(0) - counts)[row]  # among those of its row
+    place = torch.arange(len(row)) - (counts.cumsum(0) - counts)[row]  # within its row
     values = logits.new_full((len(logits), int(counts.max())), -torch.inf)
     indices = torch.zeros_like(values, dtype=torch.int64)
     values[row, place], indices[row, place] = logits[row, column], column
@@ -117,15 +120,16 @@ def _largest(logits: Tensor, threshold: float, most: int) -> tuple[Tensor, Tenso
 
 
 def to_original(detections: Detections, scale: Tensor, offset: Tensor, size: Tensor) -> Detections:
-    """Canvas pixels -> pixels of the original images, on the device. The inverse of resizing and padding.
+    """Map detections from canvas pixels to pixels of the original images: the inverse of resizing and padding.
 
     Args:
-        scale: (B, 2) x, y factors from the original image to the canvas.
+        detections: boxes in canvas pixels.
+        scale: (B, 2) x, y canvas pixels per pixel of the original image.
         offset: (B, 2) x, y of the image on the canvas.
         size: (B, 2) height, width of the original image.
     """
     corners = (detections.boxes.unflatten(-1, (2, 2)) - offset[:, None, None]) / scale[:, None, None]
     limit = size.flip(-1)[:, None, None].to(corners.dtype)
     corners = torch.minimum(corners.clamp(min=0), limit)
-    real = (detections.labels >= 0)[..., None]
-    return Detections(torch.where(real, corners.flatten(-2), 0.0), detections.scores, detections.labels)
+    valid = (detections.labels >= 0)[..., None]
+    return Detections(torch.where(valid, corners.flatten(-2), 0.0), detections.scores, detections.labels)

@@ -1,7 +1,7 @@
-"""Detections of many batches: loading, the network and what follows it all at the same time.
+"""Detections on many batches, with loading, network and postprocessing running at the same time.
 
-Each of the three stages has a thread of its own and, on a CUDA device, a stream of its own: while the network works on
-one batch, the next is loaded and copied, and the one before is suppressed, mapped back and copied to the host.
+Each of the three stages has its own thread and, on a CUDA device, its own stream. While the network works on one batch,
+the next is loaded and copied to the device, and the previous one is postprocessed and copied to the host.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from fastload import Targets
 
 Stage = Literal["load", "forward", "postprocess"]
 STAGES: tuple[Stage, ...] = ("load", "forward", "postprocess")
-DEPTH = 4  # batches under way: one in each stage, and one that waits
-PATIENCE = 5.0  # seconds that leaving early waits for the batch that is being loaded
+DEPTH = 4  # batches in flight: one in each stage, and one waiting
+CLOSE_SECONDS = 5.0  # the longest wait for batches in flight when an iteration ends early
 END = object()
 
 
 @dataclass
 class Timing:
-    """How long the stages worked on a number of images, side by side, within `elapsed` seconds."""
+    """The seconds that each stage worked, concurrently with the others, within `elapsed` seconds."""
 
     images: int = 0
     elapsed: float = 0.0
@@ -44,7 +44,7 @@ class Timing:
 
     @property
     def bottleneck(self) -> Stage:
-        """The stage that was busy longest: a faster one of the others would gain nothing."""
+        """The stage that worked longest. Making another one faster gains nothing."""
         return max(STAGES, key=lambda stage: getattr(self, stage))
 
     def __str__(self) -> str:
@@ -56,16 +56,22 @@ class Timing:
 
 @dataclass(eq=False)
 class PredictStream:
-    """Detections of `batches`, on the host and in pixels of the original images, in order: `for` or `async for`.
+    """Detections on batches, in order, in host memory and in pixels of the original images.
 
-    An error of any stage is raised where its batch's detections would have come. Whoever leaves early ends the threads.
-    `timing` says afterwards how busy each stage was.
+        for detections in PredictStream(model, loader, config.strides, settings, device, dtype):
+            ...
+
+    `async for` works too. An error of a stage is raised in the place of the batch. Leaving the loop early ends the
+    threads. After the loop, `timing` holds how long each stage worked.
 
     Args:
-        model: in evaluation mode. It is called in a thread of its own.
-        batches: (images, targets) as a FastLoader gives them, of which `offset`, `size`, `scale`, `original_size` and
-            `image_id` are used; best on `device` already, by FastLoader's argument of that name.
-        dtype: the format of convolutions.
+        model: the network, in evaluation mode. It is called in a separate thread.
+        batches: (images, targets) of a FastLoader, preferably on `device` already. The targets' `offset`, `size`,
+            `scale`, `original_size` and `image_id` are used.
+        strides: of the levels of the model.
+        settings: of postprocessing.
+        device: the device of the model.
+        dtype: the number format of convolutions.
     """
 
     model: Callable[[Any], Predictions]
@@ -79,43 +85,43 @@ class PredictStream:
     def __iter__(self) -> Iterator[Detections]:
         iteration = _Iteration(self)
         try:
-            while (found := iteration.next().result()) is not END:
-                yield found
+            while (detections := iteration.next().result()) is not END:
+                yield detections
         finally:
             iteration.close()
 
     async def __aiter__(self) -> AsyncIterator[Detections]:
         iteration = _Iteration(self)
         try:
-            while (found := await asyncio.wrap_future(iteration.next())) is not END:
-                yield found
+            while (detections := await asyncio.wrap_future(iteration.next())) is not END:
+                yield detections
         finally:
             iteration.close()
 
 
 def finish(predictions: Predictions, targets: Any, strides: tuple[int, ...], settings: Settings) -> Detections:
-    """From predictions to detections on the host, in pixels of the original images; `targets` as in a stream."""
+    """Turn predictions into detections in host memory, in pixels of the original images."""
     region = torch.cat([targets.offset, targets.offset + targets.size.flip(1)], 1).float()
-    found = postprocess(*predictions, grid_of(strides, predictions), region, settings)
-    found = to_original(found, targets.scale, targets.offset, targets.original_size).cpu()
-    return replace(found, image_ids=tuple(targets.image_id.tolist()))
+    detections = postprocess(*predictions, grid_of(strides, predictions), region, settings)
+    detections = to_original(detections, targets.scale, targets.offset, targets.original_size).cpu()
+    return replace(detections, image_ids=tuple(targets.image_id.tolist()))
 
 
 def compiled(model: torch.nn.Module, device: torch.device) -> Callable[[Any], Predictions]:
-    """`model` compiled for inference, once for each shape of its input; on a CUDA device as CUDA graphs."""
+    """Compile `model` for inference, once per input shape; on a CUDA device into CUDA graphs."""
     if device.type != "cuda":
         return torch.compile(model, dynamic=False)
     graphed = torch.compile(model, dynamic=False, mode="reduce-overhead")
 
     def forward(images: torch.Tensor) -> Predictions:
         torch.compiler.cudagraph_mark_step_begin()
-        return tree_map(torch.clone, graphed(images))  # the next replay writes into the graph's own outputs
+        return tree_map(torch.clone, graphed(images))  # the next replay overwrites the graph's outputs
 
     return forward
 
 
 class _Lane:
-    """A stage's thread and stream, and how long it was busy: on a CUDA device by the device's clock."""
+    """The thread and the stream of a stage, and how long it worked, on a CUDA device by the device's clock."""
 
     def __init__(self, stage: Stage, device: torch.device) -> None:
         self.thread = ThreadPoolExecutor(1, thread_name_prefix=f"detector-{stage}")
@@ -123,11 +129,11 @@ class _Lane:
         self.busy = 0.0
         self._spans: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
         if self.stream is not None:
-            self.stream.wait_stream(torch.cuda.current_stream(device))  # the weights may be in the making there
+            self.stream.wait_stream(torch.cuda.current_stream(device))  # which may still write the weights
 
     @contextmanager
     def work(self, after: torch.cuda.Event | None = None, using: Any = ()) -> Iterator[None]:
-        """Within, work is the stage's. It begins `after` an event, and reads the tensors of `using`."""
+        """A context for work of this stage, which begins `after` an event and reads the tensors in `using`."""
         start = time.perf_counter()
         if self.stream is None:
             yield
@@ -144,11 +150,11 @@ class _Lane:
 
     @property
     def latest(self) -> torch.cuda.Event | None:
-        """The event that the work so far is done; None without a stream."""
+        """An event that completes with the work so far; None without a stream."""
         return None if self.stream is None else self.stream.record_event()
 
     def count_busy(self, wait: bool) -> None:
-        """Add up what is done."""
+        """Add the times of completed work to `busy`; `wait`: of all work."""
         while self._spans and (wait or self._spans[0][1].query()):
             begin, end = self._spans.popleft()
             end.synchronize()
@@ -156,20 +162,20 @@ class _Lane:
 
 
 def record_use(stream: torch.cuda.Stream, values: Any) -> None:
-    """Keep the memory of `values`, tensors and `Targets`, until the work that is queued on `stream` is done."""
+    """Keep the memory of `values` (tensors and `Targets`) until the work queued on `stream` is done."""
     for leaf in tree_leaves(values):
         for value in vars(leaf).values() if isinstance(leaf, Targets) else (leaf,):
             if isinstance(value, Tensor) and value.is_cuda:
                 value.record_stream(stream)
 
 
-@lru_cache  # each stream has memory of its own: new ones for every evaluation would pile it up
+@lru_cache  # each stream caches its own memory, which would pile up with new streams for every evaluation
 def _stream(device: torch.device, stage: Stage) -> torch.cuda.Stream | None:
     return torch.cuda.Stream(device) if device.type == "cuda" else None
 
 
 class _Iteration:
-    """One iteration: chains of three futures, each stage waiting for the one before."""
+    """One iteration: each batch is a chain of three futures, one per stage."""
 
     def __init__(self, owner: PredictStream) -> None:
         self.owner = owner
@@ -181,7 +187,7 @@ class _Iteration:
         self.pending: list[Future[Any]] = []
 
     def next(self) -> Future[Any]:
-        """The detections that come next, or END."""
+        """The next detections, or END."""
         while len(self.flight) < DEPTH:
             self.flight.append(self._submit())
         return self.flight.popleft()
@@ -190,9 +196,9 @@ class _Iteration:
         load, forward, post = (lane.thread for lane in self.lanes)
         loaded = load.submit(self._load)
         predicted = forward.submit(self._forward, loaded)
-        found = post.submit(self._postprocess, predicted)
-        self.pending = [future for future in self.pending if not future.done()] + [loaded, predicted, found]
-        return found
+        detected = post.submit(self._postprocess, predicted)
+        self.pending = [future for future in self.pending if not future.done()] + [loaded, predicted, detected]
+        return detected
 
     def _load(self) -> Any:
         device, lane = self.owner.device, self.lanes[0]
@@ -219,15 +225,15 @@ class _Iteration:
             return END
         count, predictions, targets, ready = item
         with self.lanes[2].work(ready, (predictions, targets)):
-            found = finish(predictions, targets, self.owner.strides, self.owner.settings)
+            detections = finish(predictions, targets, self.owner.strides, self.owner.settings)
         self.images += count
-        return found
+        return detections
 
     def close(self) -> None:
-        """End the threads; note how busy they were."""
+        """End the threads, and set the `timing` of the stream."""
         for lane in self.lanes:
             lane.thread.shutdown(wait=False, cancel_futures=True)
-        wait([future for future in self.pending if not future.cancelled()], PATIENCE)
+        wait([future for future in self.pending if not future.cancelled()], CLOSE_SECONDS)
         for lane in self.lanes:
             if lane.stream is not None:
                 torch.cuda.current_stream(self.owner.device).wait_stream(lane.stream)

@@ -1,1 +1,1 @@
-"""What a training step minimizes: which points learn which box, and the losses there."""
+"""The training loss: assignment of boxes to points, and the losses at those points."""

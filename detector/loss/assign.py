@@ -1,9 +1,9 @@
-"""Which points learn which box: FCOS's target assignment, from the boxes' side.
+"""FCOS's assignment of boxes to points.
 
-A point is positive for a box when it lies strictly inside the box and within 1.5 strides of the box's centre, and the
-box's farthest edge is within the level's reach. Only the 3 x 3 cells around the centre's own cell can be, on each
-level. So instead of testing every point against every box (N x G), each box tests its 9 L candidates: static shapes,
-no transfer to the host, and a thousand boxes in an image cost what their candidates cost.
+A point is positive for a box if it lies strictly inside the box, within 1.5 strides of the box's center, and the
+distance to the box's farthest edge is in the level's range. On each level, only the 3 x 3 cells around the center can
+be positive. So instead of testing every point against every box (N x G), each box tests its 9 L candidates. Shapes are
+static, nothing is copied to the host, and the cost grows with the number of boxes only.
 """
 
 from __future__ import annotations
@@ -15,27 +15,28 @@ from torch import Tensor
 
 from detector.model.grid import Grid
 
-CENTER_RADIUS = 1.5  # strides; the 3 x 3 neighbourhood below is exact up to this radius
+CENTER_RADIUS = 1.5  # strides; the 3 x 3 neighborhood below is exact up to this radius
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """C = 9 L G candidates an image, ordered level, box, cell; those that are not `positive` hold harmless values."""
+    """9 L G candidates per image, ordered by level, box, cell. Values of those not `positive` are harmless."""
 
-    point: Tensor  # (B, L, 9 G) int64, index among the level's own points, row by row
-    positive: Tensor  # (B, L, 9 G) bool, no point twice
+    point: Tensor  # (B, L, 9 G) int64, index among the level's points, row by row
+    positive: Tensor  # (B, L, 9 G) bool; each point is positive at most once
     label: Tensor  # (B, L, 9 G) int64
-    distances: Tensor  # (B, L, 9 G, 4) left, top, right, bottom in strides; ones where not positive
+    distances: Tensor  # (B, L, 9 G, 4) left, top, right, bottom in strides; 1 if not positive
     box: Tensor  # (B, L, 9 G) int64, index of the box
 
 
 def assign(boxes: Tensor, labels: Tensor, usable: Tensor, grid: Grid) -> Assignment:
-    """Assign the boxes of a batch to points. Of several boxes that want a point the smallest wins, then the first.
+    """Assign the boxes of a batch to points. If several boxes match a point, the smallest wins, then the first.
 
     Args:
         boxes: (B, G, 4) float xyxy in canvas pixels.
         labels: (B, G) int64.
-        usable: (B, G) bool, false for padding, crowds and whatever else must not become positive.
+        usable: (B, G) bool, false for padding, crowds and other boxes that must not become positive.
+        grid: the points of the predictions.
     """
     batch, count = labels.shape
     corners = boxes.view(batch, 1, count, 1, 2, 2)
@@ -69,23 +70,23 @@ def assign(boxes: Tensor, labels: Tensor, usable: Tensor, grid: Grid) -> Assignm
 
 
 def _neighbors(device: torch.device) -> Tensor:
-    """(9, 2) float: a cell and those around it."""
+    """(9, 2) float: the offsets of a cell and those around it."""
     step = torch.arange(-1.0, 2.0, device=device)
     return torch.stack(torch.meshgrid(step, step, indexing="ij"), -1).view(9, 2)
 
 
 def _rank_by_area(boxes: Tensor, usable: Tensor) -> Tensor:
-    """(B, G) int64: each box's place among its image's boxes, smallest first, earlier first among equals."""
+    """(B, G) int64: each box's rank among the boxes of its image, smallest first; equal ones keep their order."""
     width, height = (boxes[..., 2:] - boxes[..., :2]).unbind(-1)
     order = torch.where(usable, width * height, torch.inf).argsort(dim=1, stable=True)
-    places = torch.arange(boxes.shape[1], device=boxes.device).expand_as(order)
-    return torch.empty_like(order).scatter_(1, order, places)
+    ranks = torch.arange(boxes.shape[1], device=boxes.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, ranks)
 
 
 def _smallest_wins(valid: Tensor, point: Tensor, rank: Tensor, size: int) -> Tensor:
-    """Of the `valid` candidates keep the lowest `rank` at each of `size` points; the rest share a slot past the end."""
+    """Keep the `valid` candidate of the lowest `rank` at each of `size` points."""
     batch = len(valid)
-    slot = torch.where(valid, point, size).view(batch, -1)
+    slot = torch.where(valid, point, size).view(batch, -1)  # all others share a slot past the end
     rank = rank.reshape(batch, -1)
     best = torch.full((batch, size + 1), torch.iinfo(rank.dtype).max, dtype=rank.dtype, device=rank.device)
     best.scatter_reduce_(1, slot, rank, "amin")

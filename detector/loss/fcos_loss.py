@@ -1,6 +1,6 @@
-"""FCOS's three losses over a whole batch, in float32, reading only what can be positive.
+"""FCOS's three losses over a whole batch, in float32. Boxes and quality are read only at candidate points.
 
-Normalisers are means over ranks, fetched by one all-reduce and never brought to the host.
+The losses are normalized by means over ranks, which take one all-reduce and are never copied to the host.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ALPHA = 0.25  # focal loss (Lin et al. 2017): the weight of positives; its gamma
 
 
 class Losses(NamedTuple):
-    """Three scalars on the device and the number of positives a rank has on average."""
+    """The three losses and the mean number of positives per rank, as scalars on the device."""
 
     classification: Tensor
     box: Tensor
@@ -43,18 +43,18 @@ def fcos_loss(
         logits: per level (B, K, h, w), before the sigmoid.
         boxes: per level (B, 4, h, w), distances left, top, right, bottom in strides, not negative.
         quality: per level (B, 1, h, w), before the sigmoid.
-        targets: what `assign` returned for these levels.
+        targets: the result of `assign` for these levels.
         quality_kind: "centerness", which also weights the box loss, or "iou".
     """
     predicted = _at_candidates(boxes, targets)
     score = _at_candidates(quality, targets)[..., 0]
     overlap, giou = _iou_giou(predicted, targets.distances)
     if quality_kind == "centerness":
-        goal = centerness(targets.distances)
-        weight = goal
+        target = centerness(targets.distances)
+        weight = target
     else:
-        goal = overlap.detach()
-        weight = torch.ones_like(goal)
+        target = overlap.detach()
+        weight = torch.ones_like(target)
     weight = torch.where(targets.positive, weight, 0.0)
     totals = sum_over_ranks(torch.stack([targets.positive.sum().to(weight.dtype), weight.sum()])) / world_size()
     positives, weights = totals[0].clamp(min=1), totals[1].clamp(min=1e-6)
@@ -63,7 +63,7 @@ def fcos_loss(
         sigmoid_focal_loss(flatten(level), targets.point[:, i], targets.label[:, i], targets.positive[:, i])
         for i, level in enumerate(logits)
     )
-    match = F.binary_cross_entropy_with_logits(score, goal, reduction="none")
+    match = F.binary_cross_entropy_with_logits(score, target, reduction="none")
     return Losses(
         classification=classification / positives,
         box=((1 - giou) * weight).sum() / weights,
@@ -73,20 +73,20 @@ def fcos_loss(
 
 
 def _at_candidates(levels: list[Tensor], targets: Assignment) -> Tensor:
-    """(B, C, h, w) a level -> float (B, L, candidates, C), the predictions at the candidates' points."""
+    """Per level (B, C, h, w) -> float (B, L, candidates, C), the predictions at the candidates' points."""
     rows = torch.arange(len(targets.point), device=targets.point.device)[:, None]
     picked = [flatten(level)[rows, targets.point[:, i]] for i, level in enumerate(levels)]
     return torch.stack(picked, 1).to(targets.distances.dtype)
 
 
 def centerness(distances: Tensor) -> Tensor:
-    """(..., 4) left, top, right, bottom -> (...): 1 at a box's centre, 0 at its edge (Tian et al. 2019, equation 3)."""
+    """(..., 4) left, top, right, bottom -> (...): 1 at a box's center, 0 at its edge (Tian et al. 2019, equation 3)."""
     low, high = distances[..., :2], distances[..., 2:]
     return (torch.minimum(low, high) / torch.maximum(low, high)).prod(-1).sqrt()
 
 
 def _iou_giou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """IoU and generalised IoU (Rezatofighi et al. 2019) of boxes given as distances (..., 4) from a shared point."""
+    """IoU and generalized IoU (Rezatofighi et al. 2019) of boxes given as distances (..., 4) from a shared point."""
     inner, outer = torch.minimum(a, b), torch.maximum(a, b)
     overlap, hull = _area(inner), _area(outer)
     union = _area(a) + _area(b) - overlap  # `b` holds targets, so this is positive
@@ -99,18 +99,18 @@ def _area(distances: Tensor) -> Tensor:
 
 
 def sigmoid_focal_loss(logits: Tensor, point: Tensor, label: Tensor, positive: Tensor) -> Tensor:
-    """The summed focal loss of one level, without one-hot targets: every logit as a negative, positives put right.
+    """The summed focal loss of one level, without one-hot targets: all logits as negatives, then positives corrected.
 
     Args:
         logits: (B, n, K).
-        point, label: (B, C) int64, where a candidate lies in `logits`.
-        positive: (B, C) bool; no (point, label) of one image twice among them.
+        point, label: (B, C) int64, the position of each candidate in `logits`.
+        positive: (B, C) bool; no (point, label) of an image may be positive twice.
     """
     return _FocalLoss.apply(logits.flatten(1), point * logits.shape[-1] + label, positive)
 
 
 class _FocalLoss(Function):
-    """The gradient is known in closed form, and computed along with the value: two passes over the logits less."""
+    """Computes the gradient, which has a closed form, with the value, which saves two passes over the logits."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, index: Tensor, positive: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ def _negatives(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _positive_less_negative(x: Tensor) -> tuple[Tensor, Tensor]:
-    """What an x costs more as a positive than as a negative, and the slope of that."""
+    """The loss of each x as a positive minus its loss as a negative, and the slope of the difference."""
     s, r = x.sigmoid(), (-x).sigmoid()
     miss, alarm = F.softplus(-x), F.softplus(x)
     rise = ALPHA * r.square() * miss - (1 - ALPHA) * s.square() * alarm

@@ -1,1 +1,1 @@
-"""The network: backbones, feature pyramid, head, and the points that it predicts at."""
+"""The network: backbones, feature pyramid, head, and the grid of points at which it predicts."""

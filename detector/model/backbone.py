@@ -1,4 +1,4 @@
-"""Backbones by name, their pretrained weights, and what of them is frozen."""
+"""Backbones by name, their pretrained weights, and freezing."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def load_pretrained(backbone: Backbone, weights: str) -> None:
     """
     if weights == "imagenet" and not isinstance(backbone, EfficientNetLite0):
         raise ConfigError(
-            "ImageNet weights come with EfficientNet-Lite0 alone. For a ResNet give --weights a state-dict file of "
-            "torchvision or timm, or use --backbone efficientnet_lite0."
+            "ImageNet weights are available for EfficientNet-Lite0 only. For a ResNet, give --weights a state-dict "
+            "file of torchvision or timm, or use --backbone efficientnet_lite0."
         )
     path = _lite0_path() if weights == "imagenet" else Path(weights)
     state = _read_state_dict(path)
@@ -83,7 +83,7 @@ def freeze(backbone: Backbone, stages: int, norm: bool) -> None:
 
 
 def keep_frozen(backbone: Backbone) -> None:
-    """Put frozen batch norms in evaluation mode. To be called after every `train()`."""
+    """Put frozen batch norms in evaluation mode. Call it after every `train()`."""
     for module in backbone.modules():
         if isinstance(module, _BatchNorm) and not module.weight.requires_grad:
             module.eval()

@@ -1,4 +1,4 @@
-"""A convolution and the batch norm after it: one convolution where the norm is frozen."""
+"""A convolution and its batch norm, computed as one convolution if the norm is frozen."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch.nn.modules.batchnorm import _BatchNorm  # plain and synchronised
 def conv_bn(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
     """norm(conv(x)), for a convolution without bias.
 
-    A batch norm that is frozen while the rest trains multiplies and adds constants. Put into the convolution's weights
-    they save a pass over the result and one over its gradient, and the gradients of all weights stay what they were.
+    A frozen batch norm multiplies and adds constants. Folding them into the convolution's weights saves a pass over the
+    result and one over its gradient; the gradients of all weights stay the same.
     """
     if isinstance(norm, _BatchNorm) and conv.training and not norm.training:
         assert norm.running_mean is not None and norm.running_var is not None
@@ -22,7 +22,7 @@ def conv_bn(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
 
 
 class ConvBN(nn.Sequential):
-    """A convolution without bias, its batch norm, and perhaps an activation."""
+    """A convolution without bias, its batch norm, and optionally an activation."""
 
     def forward(self, x: Tensor) -> Tensor:
         conv, norm, *activation = self

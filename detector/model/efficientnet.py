@@ -63,7 +63,7 @@ class EfficientNetLite0(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Expand, convolve each channel by itself, project back."""
+    """Expand, convolve each channel separately, project back."""
 
     def __init__(self, channels: int, width: int, expansion: int, kernel: int, stride: int) -> None:
         super().__init__()
@@ -80,10 +80,10 @@ class InvertedResidual(nn.Module):
 
 
 class SamePadConv2d(nn.Conv2d):
-    """A stride-2 convolution padded as TensorFlow's "SAME" pads an even size: one less before than after.
+    """A stride-2 convolution with TensorFlow's "SAME" padding of even sizes: one less before than after.
 
-    The published weights were trained so. Padding one more on both sides and dropping the first row and column is the
-    same result, and cheaper than padding the input.
+    The published weights were trained with it. Padding one more on both sides and dropping the first row and column
+    gives the same result, and is cheaper than padding the input.
     """
 
     def __init__(self, channels: int, width: int, kernel: int, groups: int) -> None:
@@ -104,15 +104,18 @@ def _conv_bn(
 
 
 def by_order(published: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Rename a published state dict to `model`'s names: the layers follow one another in the same order.
+    """Rename a published state dict to `model`'s names; both have the same order of layers.
 
-    The classifier past the last block is dropped. Raises ValueError where the shapes do not match.
+    The classifier after the last block is dropped.
+
+    Raises:
+        ValueError: the shapes do not match.
     """
     source: Iterator[tuple[str, Tensor]] = iter(published.items())
     renamed = {}
     for name, own in model.state_dict().items():
         origin, value = next(source, ("nothing", torch.empty(0)))
         if value.shape != own.shape:
-            raise ValueError(f"{origin} {tuple(value.shape)} stands where {name} {tuple(own.shape)} is expected")
+            raise ValueError(f"{origin} {tuple(value.shape)} found where {name} {tuple(own.shape)} is expected")
         renamed[name] = value
     return renamed

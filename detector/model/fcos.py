@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from detector.config import Config
 
 Norm = Literal["gn", "bn", "none"]
-BOX_START = 4.0  # strides: in the middle of a level's reach, and away from where the ReLU passes no gradient
+BOX_START = 4.0  # strides: the middle of a level's range, and far from 0, where the ReLU has no gradient
 SIZE_DIVISOR = 32  # the backbone's coarsest stride; canvases must be multiples of it
 
 
 class Predictions(NamedTuple):
-    """What the head says, per level, finest first."""
+    """The output of the head, per level, finest first."""
 
     logits: list[Tensor]  # (B, K, h, w) class scores before the sigmoid
     boxes: list[Tensor]  # (B, 4, h, w) distances left, top, right, bottom from the point, in strides, not negative
@@ -31,8 +31,11 @@ class Predictions(NamedTuple):
 
 
 class ConvNorm(nn.Module):
-    """3 x 3 convolution, norm, ReLU. The convolution is shared by all levels; so is a group norm, but each level has
-    a batch norm of its own, because one set of running statistics cannot describe them all."""
+    """3 x 3 convolution, norm, ReLU.
+
+    All levels share the convolution and the group norm. Each level has its own batch norm, because its running
+    statistics differ.
+    """
 
     def __init__(self, channels: int, width: int, norm: Norm, levels: int) -> None:
         super().__init__()
@@ -45,7 +48,7 @@ class ConvNorm(nn.Module):
             self.norms = nn.ModuleList([nn.Identity()])
 
     def forward(self, x: Tensor, level: int) -> Tensor:
-        norm = self.norms[level % len(self.norms)]  # one a level, or one for all
+        norm = self.norms[level % len(self.norms)]  # one per level, or one for all
         return norm(self.conv(x)).relu_()
 
 
@@ -85,11 +88,17 @@ class Head(nn.Module):
 class FCOS(nn.Module):
     """Images (B, 3, H, W), H and W multiples of 32 -> Predictions.
 
-    uint8 images are normalised on its device; floating-point ones are taken to be normalised with the backbone's `mean`
-    and `std`, as FastLoader does on a device.
+    uint8 images are normalized on the device. Floating-point images must be normalized with the backbone's `mean` and
+    `std` already, as by FastLoader with `device`.
 
     Args:
-        strides: of the levels: (8, 16, 32), and 64 and 128 after them.
+        backbone: makes the features at strides 8, 16 and 32.
+        classes: number of classes K.
+        strides: of the levels: (8, 16, 32), optionally followed by 64, or 64 and 128.
+        channels: of the feature pyramid.
+        width: channels of the head's towers.
+        depth: convolutions of each tower.
+        norm: of the towers: "gn", "bn" or "none".
         frozen_stages: how many of the backbone's stem and four stages are not trained.
         frozen_norm: whether the backbone's batch norms keep their statistics and scales.
     """
@@ -147,6 +156,6 @@ class FCOS(nn.Module):
 
 
 def grid_of(strides: tuple[int, ...], predictions: Predictions) -> Grid:
-    """The points that predictions stand at."""
+    """The points of predictions."""
     shapes = tuple((level.shape[2], level.shape[3]) for level in predictions.logits)
     return make_grid(strides, shapes, predictions.logits[0].device)

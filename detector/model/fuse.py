@@ -12,7 +12,7 @@ from detector.model.resnet import BasicBlock, Bottleneck, ResNet
 
 
 class PerLevelConv(nn.Module):
-    """What a `ConvNorm` with a batch norm a level becomes: a convolution a level."""
+    """One convolution per level: a `ConvNorm` whose batch norms have been folded away."""
 
     def __init__(self, convs: list[nn.Conv2d]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The points a detector predicts at: one grid a feature level, laid end to end."""
+"""The points at which a detector predicts: one grid per feature level, concatenated."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ RANGE_PER_STRIDE = 8  # a level of stride s takes boxes whose longest distance i
 
 @dataclass(frozen=True)
 class Grid:
-    """All points of all levels, N = sum of height * width, L levels; everything on one device, made once per shape."""
+    """All N points of L levels, N = sum of height * width. All tensors are on one device."""
 
     points: Tensor  # (N, 2) float x, y in canvas pixels
     point_strides: Tensor  # (N) float
     strides: Tensor  # (L) float
     shapes: Tensor  # (L, 2) float width, height in cells
     starts: Tensor  # (L) int64, the first point of a level
-    reach: Tensor  # (L, 2) float: the shortest and the longest distance in pixels that a level predicts
+    reach: Tensor  # (L, 2) float, the range of distances in pixels that a level predicts
     counts: tuple[int, ...]  # points of each level, on the host
 
     @property
@@ -30,13 +30,13 @@ class Grid:
         return sum(self.counts)
 
 
-@lru_cache(maxsize=64)  # training on aspect groups and several sizes meets a few dozen shapes
-@torch.inference_mode(False)  # or a grid first made in inference could not be used in training
+@lru_cache(maxsize=64)  # a few dozen shapes come up when training on aspect groups and several sizes
+@torch.inference_mode(False)  # else a grid made in inference could not be used in training
 def make_grid(strides: tuple[int, ...], shapes: Shapes, device: torch.device) -> Grid:
     """The points i * stride + stride // 2 of levels of `shapes`.
 
-    Ranges follow the FCOS paper and its real-time variant: a level of stride s ends at 8 * s pixels (64 for P3), the
-    first starts at -1 and the last is open.
+    Ranges of distances follow the FCOS paper and its real-time variant: a level of stride s ends at 8 * s pixels (64
+    for P3), the first starts at -1 and the last has no end.
     """
     points, point_strides = [], []
     for stride, (height, width) in zip(strides, shapes, strict=True):
@@ -58,5 +58,5 @@ def make_grid(strides: tuple[int, ...], shapes: Shapes, device: torch.device) ->
 
 
 def flatten(level: Tensor) -> Tensor:
-    """(B, C, h, w) -> (B, h * w, C), in a grid's order: a view where the memory format is channels_last."""
+    """(B, C, h, w) -> (B, h * w, C), in a grid's order; a view if the memory format is channels_last."""
     return level.permute(0, 2, 3, 1).flatten(1, 2)

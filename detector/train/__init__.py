@@ -1,4 +1,4 @@
-"""Training: `train` is the whole of it."""
+"""Training: `train` is the entry point."""
 
 from detector.train.loop import train
 

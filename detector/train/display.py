@@ -1,4 +1,4 @@
-"""What a person sees of a training run: a progress bar in a terminal, plain lines elsewhere."""
+"""Shows the progress of a training run: a progress bar in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fastload import show_progress
 
 
 class _Bar(Progress):
-    """How far a run is, and below, where a narrow terminal has room, its latest metrics."""
+    """A progress bar with the latest metrics on a line below, where a narrow terminal has room."""
 
     def __init__(self, console: Console, steps: int, done: int, metrics: str = "") -> None:
         self.metrics = metrics
@@ -30,7 +30,7 @@ class _Bar(Progress):
 
 
 class Display:
-    """Shows a run of `steps` steps, of which `done` are past. Only the first process shows anything."""
+    """Shows a run of `steps` steps, `done` of them finished. Only the first process shows anything."""
 
     def __init__(self, steps: int, done: int) -> None:
         self.console = Console(quiet=distributed.rank() > 0)
@@ -45,41 +45,41 @@ class Display:
         self._bar.stop()
 
     def advance(self) -> None:
-        """One more step."""
+        """Count a step."""
         self._bar.advance(self._bar.task_ids[0])
 
     def show(self, row: Row) -> None:
-        """A line of training metrics."""
+        """Show a line of training metrics."""
         line = (
             f"loss {row['loss']:.3f}  lr {row['lr']:.2e}  data {1000 * row['data_time']:.1f} ms of step "
             f"{1000 * row['step_time']:.0f} ms  {row['images_per_second']:.1f} images/s"
         )
         self._bar.metrics = line
         if not self.console.is_terminal:
-            left = (self._steps - row["step"]) * row["step_time"]
+            remaining = (self._steps - row["step"]) * row["step_time"]
             self.console.print(
-                f"step {row['step']:.0f}/{self._steps}  {line}  {left / 60:.1f} min left", soft_wrap=True
+                f"step {row['step']:.0f}/{self._steps}  {line}  {remaining / 60:.1f} min left", soft_wrap=True
             )
 
     @contextmanager
     def evaluation(self, epoch: int) -> Iterator[Report | None]:
-        """What an evaluation is to report to."""
+        """A context that shows the progress of an evaluation; yields the function to report it to."""
         if self.console.quiet:
             yield None
             return
         self._bar.stop()
         with show_progress(f"Evaluating epoch {epoch}") as report:
             yield report
-        if not self._bar.finished:  # another one, below what was shown meanwhile
+        if not self._bar.finished:  # a new bar, below the output of the evaluation
             self._bar = _Bar(self.console, self._steps, int(self._bar.tasks[0].completed), self._bar.metrics)
             self._bar.start()
 
     def show_figures(self, epoch: int, figures: dict[str, float]) -> None:
-        """An evaluation's figures."""
+        """Show the figures of an evaluation."""
         names = [name for name in ("AP", "AP50", "AP75", "APs", "APm", "APl") if figures[name] >= 0]
         shown = "  ".join(f"{name} {100 * figures[name]:.1f}" for name in names)
         self.say(f"epoch {epoch}: {shown}")
 
     def say(self, text: str) -> None:
-        """Anything else."""
+        """Show a line of text."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Training: one loop, readable from top to bottom."""
+"""The training loop, with evaluations and checkpoints."""
 
 from __future__ import annotations
 
@@ -24,19 +24,22 @@ from fastload import FastLoader, StateError
 
 
 def train(config: Config) -> dict[str, float]:
-    """Train as `config` says; checkpoints, metrics and drawings go to `config.out`.
+    """Train a detector; checkpoints, metrics and drawings go to `config.out`.
 
         figures = train(replace(PRESETS["fcos_tiny"], data=Path("coco/"), out=Path("runs/tiny")))
 
+    Args:
+        config: the settings of the run.
+
     Returns:
-        The last evaluation's figures by name, such as "AP"; empty if it was stopped before one.
+        The figures of the last evaluation by name, such as "AP"; empty if the run was stopped before one.
 
     Raises:
-        DetectorError, FastloadError: with what to do about it.
+        DetectorError, FastloadError: the settings, the data or the machine do not allow this run.
     """
     if not config.resume and (config.out / "last.pt").exists():
         raise ConfigError(
-            f"{config.out} holds a run already: go on with --resume, or choose another folder with --out."
+            f"{config.out} holds a run already: continue it with --resume, or choose another folder with --out."
         )
     keep_freed_memory()
     with stop_on_signals() as stop, distributed.process_group(pick_device(config.device)) as device:
@@ -73,14 +76,14 @@ class TrainingRun:
         self.display = Display(self.trainer.steps, self.trainer.step)
 
     def fit(self) -> dict[str, float]:
-        """All epochs that are left. Returns the last evaluation's figures."""
+        """Train the remaining epochs. Returns the figures of the last evaluation."""
         if distributed.rank() == 0:
             write_config(self.config, self.categories)
         with self.log, self.display:
             while self.epoch < self.config.epochs:
                 if not self.train_one_epoch():
                     self.save()
-                    self.display.say(f"Stopped at step {self.trainer.step}. To go on: the same command with --resume")
+                    self.display.say(f"Stopped at step {self.trainer.step}. To resume, add --resume to the command")
                     break
                 last = self.epoch == self.config.epochs - 1
                 if last or (self.epoch + 1) % self.config.eval_every == 0:
@@ -94,18 +97,17 @@ class TrainingRun:
         return self.figures
 
     def train_one_epoch(self) -> bool:
-        """Train what is left of the present epoch. False: it was asked to stop before the end."""
+        """Train the rest of the current epoch. Returns False if a signal stopped it."""
         if self.trainer.step >= (self.epoch + 1) * self.steps_per_epoch:
             return True  # the run was killed while this epoch was evaluated
         self.loader.set_epoch(self.epoch)
-        batches = iter(self.loader)
-        while step_batches := self.metrics.take(batches, self.config.accumulate):
+        for batches in self.metrics.timed(self.loader, self.config.accumulate):
             lr = self.trainer.lr
-            losses = self.trainer.update(step_batches)
-            self.metrics.add(lr, losses, step_batches)
+            losses = self.trainer.update(batches)
+            self.metrics.add(lr, losses, batches)
             self.display.advance()
             log_now = self.trainer.step % self.config.log_every == 0
-            if self._must_stop(everyone_is_here=log_now):
+            if self._must_stop(may_sync=log_now):
                 return False
             if log_now:
                 self._log_metrics()
@@ -114,27 +116,27 @@ class TrainingRun:
         return True
 
     def evaluate(self) -> None:
-        """COCO's figures, the page of predictions, the curves; the best weights so far are kept."""
+        """Compute COCO's figures, draw predictions and curves, and save the weights if they are the best so far."""
         model, trainer = self.trainer.eval_model, self.trainer
         distributed.broadcast_buffers(model)
         with self.display.evaluation(self.epoch + 1) as report:
-            found = evaluate(
+            evaluation = evaluate(
                 *(model, self.validation, self.config, self.preprocess, trainer.device, trainer.dtype),
                 report=report,
             )
-        self.figures = found.metrics.figures
+        self.figures = evaluation.metrics.figures
         self._log_row({**self.figures})
         self.display.show_figures(self.epoch + 1, self.figures)
         if distributed.rank() == 0:
             self.log.draw_curves()
-            draw_predictions(self.config.out / "predictions.png", self.validation, found.results, self.preprocess)
+            draw_predictions(self.config.out / "predictions.png", self.validation, evaluation.results, self.preprocess)
             if self.figures["AP"] > self.best:
                 checkpoint.save(self.config.out / "best.pt", self._state({"model": model.state_dict(), "ema": None}))
         self.best = max(self.best, self.figures["AP"])
-        self.metrics = StepMetrics()  # the evaluation is no part of a step's time
+        self.metrics.reset()  # or the evaluation would count as time of a step
 
     def save(self) -> None:
-        """All that it takes to go on, as last.pt; unless the losses or the weights have gone bad."""
+        """Save last.pt, from which the run can be resumed. Raises TrainingError if losses or weights are not finite."""
         self.save_time = time.monotonic() + SAVE_SECONDS
         self._log_metrics()
         self.trainer.check_finite()
@@ -144,13 +146,13 @@ class TrainingRun:
             checkpoint.save(self.config.out / "last.pt", self._state({**self.trainer.state_dict(), **progress}))
 
     def _resume(self, path: Path) -> list[Row]:
-        """Go back to where `path` was written; returns the metrics up to there."""
+        """Restore the state saved in `path`. Returns the metrics up to that step."""
         state = checkpoint.load(path)
-        then = checkpoint.config_of(state, path)
-        if different := differences(then, self.config):
+        saved = checkpoint.config_of(state, path)
+        if different := differences(saved, self.config):
             raise CheckpointError(
-                f"{path} was written with other settings: {', '.join(different)}. To resume is to go on with the same; "
-                "to begin anew choose another folder with --out."
+                f"{path} was written with other settings: {', '.join(different)}. Resume with the same settings, or "
+                "start a new run in another folder with --out."
             )
         checkpoint.check_categories(path, state["categories"], self.categories)
         if "optimizers" not in state:
@@ -160,8 +162,8 @@ class TrainingRun:
             self.loader.load_state_dict(state["loader"])
         except StateError as error:
             raise CheckpointError(
-                f"{path} cannot be resumed on these images: {error}. Its weights can still be evaluated; to train, "
-                "begin anew in another folder with --out."
+                f"{path} cannot be resumed on these images: {error}. Its weights can still be evaluated. To train, "
+                "start a new run in another folder with --out."
             ) from error
         self.epoch, self.best, self.figures = state["epoch"], state["best"], state["figures"]
         return list(state["rows"])
@@ -170,29 +172,29 @@ class TrainingRun:
         settings = {"config": self.config.to_dict(), "preprocess": self.preprocess.to_dict()}
         return {**settings, "categories": self.categories, **content}
 
-    def _must_stop(self, everyone_is_here: bool) -> bool:
-        """Whether to stop now. Several processes agree on it where they meet anyway."""
+    def _must_stop(self, may_sync: bool) -> bool:
+        """Whether to stop now. Several processes agree on it only if they `may_sync`, since that makes them wait."""
         if distributed.world_size() == 1:
             return bool(self.stop)
-        return everyone_is_here and distributed.any_rank(bool(self.stop), self.trainer.device)
+        return may_sync and distributed.any_rank(bool(self.stop), self.trainer.device)
 
     def _log_metrics(self) -> None:
-        """Write a line of metrics of the steps since the last one, if there are any."""
+        """Write and show the metrics of the steps since the last line, if there are any."""
         if len(self.metrics):
             row = self.metrics.summary()
             self._log_row(row)
             self.display.show({"step": self.trainer.step, **row})
-            self.metrics = StepMetrics()
+            self.metrics.reset()
 
     def _log_row(self, values: Row) -> None:
         step = self.trainer.step
         self.log.add({"step": step, "epoch": step / self.steps_per_epoch, **values})
 
 
-SAVE_SECONDS = 300  # what a crash may cost at most, within an epoch
+SAVE_SECONDS = 300  # between checkpoints within an epoch: the most that a crash may cost
 MEMORY_ADVICE = (
-    "Lower --batch-size (or raise --accumulate to keep it, in smaller parts), --sizes and --max-size, or use "
-    "--precision bf16."
+    "Lower --batch-size (or raise --accumulate, which splits the same batch size into smaller parts), --sizes and "
+    "--max-size, or use --precision bf16."
 )
 
 

@@ -1,4 +1,4 @@
-"""What a run leaves behind beside its checkpoints: metrics as CSV and TensorBoard, curves, a page of predictions."""
+"""Writes the metrics of a run as CSV, TensorBoard events and curves, and its settings as JSON."""
 
 from __future__ import annotations
 
@@ -12,11 +12,17 @@ from detector.checkpoint import Categories
 from detector.config import Config
 from detector.errors import ConfigError
 
-Row = dict[str, float]  # a line of metrics: step, epoch, and whatever was measured then
+Row = dict[str, float]  # a line of metrics: step, epoch and the values measured
 
 
 class MetricsLog:
-    """The lines of metrics of a run, kept in the checkpoint, so that a resumed run has its past and nothing else."""
+    """The metrics of a run.
+
+    Args:
+        folder: the run folder.
+        rows: the metrics so far, from the checkpoint of a resumed run. What was logged after it is discarded.
+        writes: write files, as only the first process does.
+    """
 
     def __init__(self, folder: Path, rows: Iterable[Row], writes: bool = True) -> None:
         self.folder, self.rows, self.writes = folder, list(rows), writes
@@ -39,7 +45,7 @@ class MetricsLog:
             self._board.close()
 
     def add(self, row: Row) -> None:
-        """Keep a line of metrics, and write it."""
+        """Add a line of metrics, and write it."""
         self.rows.append(row)
         if not self.writes:
             return
@@ -49,7 +55,7 @@ class MetricsLog:
                 self._board.add_scalar(name, value, int(row["step"]))
 
     def draw_curves(self) -> None:
-        """Loss, learning rate and AP against steps, as curves.png."""
+        """Draw losses and average precision against steps, as curves.png."""
         import matplotlib
 
         matplotlib.use("Agg")
@@ -81,7 +87,7 @@ class MetricsLog:
 
 
 def write_config(config: Config, categories: Categories) -> None:
-    """The run's settings and classes as config.json."""
+    """Write the settings and classes of a run as config.json."""
     config.out.mkdir(parents=True, exist_ok=True)
     values = {**config.to_dict(), "categories": [name for _, name in categories]}
     (config.out / "config.json").write_text(json.dumps(values, indent=2) + "\n")

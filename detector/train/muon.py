@@ -1,8 +1,8 @@
-"""Muon: gradient steps in which all directions of a weight matrix count alike.
+"""Muon: an optimizer whose steps have the same size in all directions of a weight matrix.
 
 Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks", with the scale of Liu et al. 2025, "Muon
-is Scalable for LLM Training". torch.optim.Muon takes matrices only, which convolutions' weights are not, and multiplies
-them in bfloat16, which is slow on most CPUs.
+is Scalable for LLM Training". torch.optim.Muon accepts matrices only, not the weights of convolutions, and multiplies
+in bfloat16, which is slow on most CPUs.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 MOMENTUM = 0.95
-ADAM_RMS = 0.2  # the usual size of AdamW's steps in units of the learning rate, so that one rate serves both
+ADAM_RMS = 0.2  # the usual size of AdamW's steps in units of the learning rate, so that both can share a rate
 ITERATIONS = 5
-QUINTIC = (3.4445, -4.7750, 2.0315)  # takes singular values from above .001 to between about .7 and 1.2 in so many
+QUINTIC = (3.4445, -4.7750, 2.0315)  # brings singular values above .001 to about .7 to 1.2 in `ITERATIONS`
 
 
 class Muon(torch.optim.Optimizer):
     """Muon with Nesterov momentum and decoupled weight decay, for the weights of convolutions (out, in, h, w).
 
-    A convolution counts as the matrix (out, in * h * w). Learning rate and weight decay mean what they mean in AdamW.
+    A convolution is treated as a matrix (out, in * h * w). Learning rate and weight decay are as in AdamW.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], lr: float) -> None:
@@ -32,19 +32,19 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
+            by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for weight in group["params"]:
                 if weight.grad is not None:
-                    alike[weight.shape].append(weight)
-            kept = 1 - group["lr"] * group["weight_decay"]
-            for same in alike.values():
-                steps = orthogonal(torch.stack([self._direction(weight).flatten(1) for weight in same]))
+                    by_shape[weight.shape].append(weight)
+            decay = 1 - group["lr"] * group["weight_decay"]
+            for weights in by_shape.values():
+                steps = orthogonal(torch.stack([self._direction(weight).flatten(1) for weight in weights]))
                 scale = -group["lr"] * ADAM_RMS * max(steps.shape[1:]) ** 0.5
-                for weight, step in zip(same, steps, strict=True):
-                    weight.mul_(kept).add_(step.view(weight.shape), alpha=scale)
+                for weight, step in zip(weights, steps, strict=True):
+                    weight.mul_(decay).add_(step.view(weight.shape), alpha=scale)
 
     def _direction(self, weight: Tensor) -> Tensor:
-        """Where the gradient's running average will be after one more step of the same gradient."""
+        """Nesterov momentum: the running average of the gradient after one more step of the same gradient."""
         if weight not in self.state:
             self.state[weight] = {"average": torch.zeros_like(weight)}
         average, gradient = self.state[weight]["average"], weight.grad

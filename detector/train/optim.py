@@ -1,4 +1,4 @@
-"""Optimizers, learning rate and averaged weights."""
+"""Optimizers, the learning rate schedule and averaged weights."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ MUON_SHARE = 2.0  # of the learning rate: its steps may be longer than AdamW's
 def make_optimizers(model: FCOS, config: Config, device: torch.device) -> list[torch.optim.Optimizer]:
     """SGD, or AdamW, or AdamW and Muon.
 
-    Muon takes the convolutions of the feature pyramid and of the towers: not what was learnt before, nor what makes the
-    predictions.
+    Muon trains the convolutions of the feature pyramid and the towers, but not the backbone, which is usually
+    pretrained, and not the layers that make predictions.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     fused = device.type in ("cpu", "cuda")
@@ -34,14 +34,14 @@ def make_optimizers(model: FCOS, config: Config, device: torch.device) -> list[t
         return [torch.optim.AdamW(_groups(model, trained, config), config.lr, fused=fused)]
     hidden = nn.ModuleList([model.fpn, model.head.class_tower, model.head.box_tower])
     matrices = [weight for weight in hidden.parameters() if weight.ndim == 4]
-    theirs = {id(weight) for weight in matrices}
-    others = [parameter for parameter in trained if id(parameter) not in theirs]
+    for_muon = {id(weight) for weight in matrices}
+    others = [parameter for parameter in trained if id(parameter) not in for_muon]
     groups = [{**group, "share": MUON_SHARE} for group in _groups(model, matrices, config)]
     return [torch.optim.AdamW(_groups(model, others, config), config.lr, fused=fused), Muon(groups, config.lr)]
 
 
 def _groups(model: FCOS, parameters: Sequence[Tensor], config: Config) -> list[dict[str, Any]]:
-    """Up to four: backbone or not, decayed (convolutions) or not (norms, biases, scales)."""
+    """Up to four parameter groups: backbone or not, with weight decay (convolutions) or without (others)."""
     backbone = {id(parameter) for parameter in model.backbone.parameters()}
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
     for parameter in parameters:
@@ -57,7 +57,7 @@ def _groups(model: FCOS, parameters: Sequence[Tensor], config: Config) -> list[d
 
 
 def learning_rate(config: Config, step: int, steps: int) -> float:
-    """The learning rate of update `step` (from 0) of `steps`: a linear rise, then cosine or steps."""
+    """The learning rate of update `step` (from 0) of `steps`: linear warmup, then cosine or multistep."""
     progress = step / steps
     if config.schedule == "cosine":
         factor = (1 + math.cos(math.pi * progress)) / 2
@@ -73,8 +73,11 @@ def set_learning_rate(optimizers: list[torch.optim.Optimizer], lr: float) -> Non
 
 
 class EMA(Generic[M]):
-    """Exponentially averaged weights, in a model of their own. The decay rises from 0.2 to `decay` as
-    (1 + updates) / (10 + updates), so that a short run averages too, without its random start."""
+    """An exponential moving average of weights, in a copy of the model.
+
+    The decay rises from 0.2 to `decay` as (1 + updates) / (10 + updates), so that the average of a short run does not
+    contain its random start.
+    """
 
     def __init__(self, model: M, decay: float) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
@@ -82,8 +85,8 @@ class EMA(Generic[M]):
 
     @torch.no_grad()
     def update(self, model: M, updates: int) -> None:
-        """Follow `model` after its update number `updates` (from 1)."""
+        """Average in the weights of `model` after its update number `updates` (from 1)."""
         weight = 1 - min(self.decay, (1 + updates) / (10 + updates))
         pairs = zip(self.model.state_dict().values(), model.state_dict().values(), strict=True)
-        averages, values = zip(*[(mine, new) for mine, new in pairs if mine.is_floating_point()], strict=True)
+        averages, values = zip(*[(average, new) for average, new in pairs if average.is_floating_point()], strict=True)
         torch._foreach_lerp_(averages, values, weight)

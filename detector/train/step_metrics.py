@@ -1,9 +1,9 @@
-"""Losses and times between two lines of metrics, collected without waiting for the device."""
+"""Losses and times of training steps, collected without waiting for the device."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -18,9 +18,13 @@ NAMES = ("loss", "classification", "box", "quality")
 
 
 class StepMetrics:
-    """Collects steps since the last line of metrics; `summary` is where the host waits for the device."""
+    """Collects the metrics of steps until `reset`. Only `summary` makes the host wait for the device."""
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all steps; the next one starts now."""
         self._losses: list[Tensor] = []
         self._image_ids: list[list[int]] = []
         self._lr = 0.0
@@ -30,30 +34,37 @@ class StepMetrics:
     def __len__(self) -> int:
         return len(self._losses)
 
-    def take(self, batches: Iterator[Any], count: int) -> list[Any]:
-        """The next `count` batches, or what is left; the wait for them is `data_time`."""
-        start = time.perf_counter()
-        taken = list(islice(batches, count))
-        self._data_time += time.perf_counter() - start
-        return taken
+    def timed(self, loader: Iterable[Any], count: int) -> Iterator[list[Any]]:
+        """Yield lists of `count` batches, the last maybe shorter. The wait for them is `data_time`."""
+        batches = iter(loader)
+        while True:
+            start = time.perf_counter()
+            step_batches = list(islice(batches, count))
+            self._data_time += time.perf_counter() - start
+            if not step_batches:
+                return
+            yield step_batches
 
     def add(self, lr: float, losses: Tensor, batches: list[Any]) -> None:
-        """A step's learning rate, its losses (4), still on the device, and what it was made on."""
+        """Add a step: its learning rate, its losses (4) on the device, and its batches."""
         self._lr = lr
         self._losses.append(losses)
         self._image_ids.append([int(i) for _, targets in batches for i in targets.image_id])
 
     def summary(self) -> dict[str, float]:
-        """Mean losses over steps and processes, the last learning rate, data_time and step_time in seconds, and
-        images a second over all processes.
+        """Summarize the steps over all processes. Every process must call this.
 
-        Raises TrainingError, on every process, if a loss was not a number.
+        Returns:
+            The mean losses, the last `lr`, `data_time` and `step_time` in seconds, and `images_per_second`.
+
+        Raises:
+            TrainingError: a loss is not a number. Raised on every process.
         """
         history = torch.stack(self._losses)
         mean = distributed.sum_over_ranks(history.mean(0)) / distributed.world_size()
         values = mean.tolist()
         if not all(map(_is_finite, values)):
-            raise TrainingError(self._blame(history))
+            raise TrainingError(self._error(history))
         elapsed = time.perf_counter() - self._start
         images = sum(map(len, self._image_ids)) * distributed.world_size()
         return {
@@ -64,7 +75,8 @@ class StepMetrics:
             "images_per_second": images / elapsed,
         }
 
-    def _blame(self, history: Tensor) -> str:
+    def _error(self, history: Tensor) -> str:
+        """Names the images of the first step with such a loss."""
         bad = ~history.isfinite().all(1)
         first = [int(bad.int().argmax())] if bad.any() else []
         ids = distributed.gather([image_id for step in first for image_id in self._image_ids[step]])

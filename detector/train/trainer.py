@@ -1,4 +1,4 @@
-"""One step of training, and all that it changes: the network, its averaged copy, the optimizers."""
+"""One step of training, and the state that it changes: the network, averaged weights and optimizers."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from detector.train.optim import EMA, learning_rate, make_optimizers, set_learni
 
 
 class Trainer:
-    """Trains a network, a step at a time. Nothing in a step waits for the device: losses come back as tensors on it.
+    """Trains a network step by step. The host does not wait for the device: losses are tensors on the device.
 
         trainer = Trainer(config, classes=80, steps=90_000, device=torch.device("cuda"))
         for batch in loader:
             losses = trainer.update([batch])
 
     Args:
-        config: of the network, the optimizers and the schedule.
-        classes: of the network's head.
-        steps: how many the schedule is for.
-        device: where the network is.
+        config: the settings of the network, the optimizers and the schedule.
+        classes: number of classes.
+        steps: number of steps of the whole run, for the schedule.
+        device: the device of the network.
 
     Raises:
-        ConfigError: what is frozen would stay random.
+        ConfigError: layers that are not trained have random weights.
         CheckpointError: the backbone's weights cannot be read.
     """
 
     def __init__(self, config: Config, classes: int, steps: int, device: torch.device) -> None:
         if config.weights == "none" and (config.frozen_stages or config.frozen_norm):
             raise ConfigError(
-                "What is frozen stays random with --weights none: train all of the backbone with --frozen-stages 0 "
+                "Frozen layers would stay random with --weights none: train the whole backbone with --frozen-stages 0 "
                 "--no-frozen-norm, or give weights."
             )
         torch.manual_seed(config.seed)
@@ -64,7 +64,7 @@ class Trainer:
 
     @property
     def eval_model(self) -> FCOS:
-        """The network to evaluate, in evaluation mode: the averaged one if there is one."""
+        """The network to evaluate, in evaluation mode, with averaged weights if there are any."""
         return (self.ema.model if self.ema else self.model).eval()
 
     @property
@@ -73,7 +73,7 @@ class Trainer:
         return learning_rate(self.config, self.step, self.steps)
 
     def update(self, batches: list[Any]) -> Tensor:
-        """One step on the gradients of `batches` together: (4) total, classification, box and quality loss."""
+        """Make one step on the gradients of all `batches`. Returns (4) total, classification, box and quality loss."""
         self.model.train()
         set_learning_rate(self.optimizers, self.lr)
         losses = []
@@ -99,7 +99,7 @@ class Trainer:
             self.ema.update(self.model, self.step)
 
     def loss(self, images: Tensor, targets: Any) -> Losses:
-        """Forward pass and losses of one batch of a FastLoader. Boxes of crowds are not learnt."""
+        """Forward pass and losses of one batch of a FastLoader. Crowd boxes are ignored."""
         images = self.model.normalize(images.to(self.device, non_blocking=True))
         images = images.contiguous(memory_format=self.memory_format)
         targets = targets.to(self.device, non_blocking=True)
@@ -110,13 +110,13 @@ class Trainer:
         return fcos_loss(*predictions, assigned, self.config.quality)
 
     def check_finite(self) -> None:
-        """Raise TrainingError if a weight is not a number, so that no checkpoint is written of it."""
+        """Raise TrainingError if a weight is not finite, so that it is not saved in a checkpoint."""
         norms = torch.stack(torch._foreach_norm([p.detach() for p in self.model.parameters()]))
         if not norms.isfinite().all():
             raise TrainingError(f"After step {self.step} some weights are not finite. {ADVICE}")
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a step changes, and the state of torch's random numbers."""
+        """The state that a step changes, and that of torch's random generators."""
         state = {
             "step": self.step,
             "model": self.model.state_dict(),
@@ -130,7 +130,7 @@ class Trainer:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to a `state_dict()` of a trainer with the same configuration."""
+        """Restore a `state_dict()` of a trainer with the same configuration."""
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
         if self.ema:
@@ -144,6 +144,6 @@ class Trainer:
 
 
 ADVICE = (
-    "The last checkpoint is from before: go on from it with --resume and a lower --lr, a longer --warmup or a smaller "
-    "--clip-norm."
+    "Train again in another folder with --out and a lower --lr, a longer --warmup or a smaller --clip-norm. The last "
+    "checkpoint is from before this."
 )

@@ -211,7 +211,7 @@ def test_leaving_early_ends_every_thread(leave):
 
 def test_a_source_that_never_answers_does_not_hold_whoever_leaves(monkeypatch):
     """Leaving while a batch is being waited for gives up on it; its thread ends when it comes."""
-    monkeypatch.setattr("detector.infer.stream.PATIENCE", 0.1)
+    monkeypatch.setattr("detector.infer.stream.CLOSE_SECONDS", 0.1)
     gate = threading.Event()
 
     def batches():

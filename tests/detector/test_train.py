@@ -39,7 +39,7 @@ def stop_at(run: TrainingRun, step: int) -> None:
 
     def counted(batches):
         losses = update(batches)
-        run.stop.made = run.trainer.step == step
+        run.stop.received = run.trainer.step == step
         return losses
 
     run.trainer.update = counted
