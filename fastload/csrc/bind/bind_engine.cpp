@@ -1,4 +1,4 @@
-// The engine's class, and records outside any batch.
+// The engine's class, and functions for single records.
 #include "bindings.h"
 #include "engine.h"
 #include "record.h"
@@ -8,7 +8,7 @@
 namespace fastload {
 namespace {
 
-// One record outside any batch: for Cache, verify and the reference engine.
+// A single record, for Cache, verify and the reference engine.
 py::tuple decode_record_planes(const py::buffer& buffer) {
     const Bytes bytes(buffer);
     thread_local const auto decoder = std::make_unique<RecordDecoder>();

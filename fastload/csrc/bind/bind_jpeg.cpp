@@ -1,4 +1,4 @@
-// JPEG functions for Python: what building and verifying need, one image at a time.
+// JPEG functions that building and verifying need, one image at a time.
 #include <filesystem>
 #include <memory>
 
@@ -53,7 +53,7 @@ py::tuple decode_rgb(const py::buffer& buffer) {
     return py::make_tuple(rgb, optional_text(warning));
 }
 
-// The PyPI package `turbojpeg` keeps its library in a folder of its own beside the modules.
+// The PyPI package `turbojpeg` has its library in a separate folder beside its modules.
 std::vector<std::string> libraries_on_python_path() {
     namespace fs = std::filesystem;
     std::vector<std::string> found;

@@ -1,4 +1,4 @@
-// The way back from the packed encodings, for Python.
+// Converts the packed encodings back to JPEG.
 #include "bindings.h"
 #include "dct.h"
 #include "jpeg_write.h"

@@ -1,4 +1,4 @@
-// The walker of LMDB files for Python: records as arrays, whatever else there is by its key.
+// The walker of LMDB files: records as arrays, other entries by key.
 #include <memory>
 #include <string>
 #include <utility>
@@ -12,7 +12,7 @@
 namespace fastload {
 namespace {
 
-constexpr std::string_view kRecordPrefix = "record/";  // see cache/layout.py
+constexpr std::string_view kRecordPrefix = "record/";  // see fastload/cache/format/layout.py
 
 // `record/` + position, 8 bytes big-endian.
 uint64_t record_position(std::string_view key) {
@@ -22,7 +22,7 @@ uint64_t record_position(std::string_view key) {
     return position;
 }
 
-// An array that takes the memory over.
+// An array that takes ownership of the memory.
 py::array_t<uint64_t> to_array(std::vector<uint64_t>&& values) {
     auto owned = std::make_unique<std::vector<uint64_t>>(std::move(values));
     const uint64_t* const data = owned->data();
@@ -32,7 +32,7 @@ py::array_t<uint64_t> to_array(std::vector<uint64_t>&& values) {
     return py::array_t<uint64_t>(size, data, owner);
 }
 
-// Releases only the pages of a file: a bytes object would lose its content.
+// Releases pages of files only: a bytes object would lose its content.
 Residency residency_of(const py::buffer& buffer, bool release) {
     if (!release) return Residency::kept;
     require(py::isinstance<MappedFile>(buffer), "only the pages of a MappedFile can be released");

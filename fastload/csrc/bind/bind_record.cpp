@@ -9,11 +9,11 @@
 namespace fastload {
 namespace {
 
-constexpr uint32_t longest_side = 65'535;  // as of the engine's canvases
+constexpr uint32_t longest_side = 65'535;  // like the engine's canvases
 constexpr float identity[3][4] = {{1, 0, 0, 0}, {0, 1, 0, 0}, {0, 0, 1, 0}};
 
 Array<uint8_t> render_record(const py::buffer& buffer) {
-    // Not themselves thread-local: see fault.cpp, whose handler needs memory for those that is scarce.
+    // On the heap rather than thread-local: see fault.cpp, whose handler needs that scarce memory.
     thread_local const auto decoder = std::make_unique<RecordDecoder>();
     thread_local const auto tables = std::make_unique<TableCache>();
     const Bytes bytes(buffer);

@@ -1,4 +1,4 @@
-// Each part of the core registers its functions in `fastload._core` by one of these.
+// Each of these registers the functions of a part of the core in `fastload._core`.
 #pragma once
 
 #include <pybind11/numpy.h>

@@ -1,4 +1,4 @@
-// How a tensor is handed over without either side knowing the other: DLPack 0, as far as tensors on the host need it.
+// DLPack 0, the part that tensors in host memory need: libraries exchange tensors without depending on each other.
 // https://dmlc.github.io/dlpack/latest/c_api.html
 #pragma once
 

@@ -1,4 +1,4 @@
-// The native engine as Python sees it: plans as arrays in, batches as tensors out.
+// The native engine of Python: takes plans as arrays and returns batches as tensors.
 #pragma once
 
 #include <sys/types.h>
@@ -12,7 +12,7 @@
 
 namespace fastload {
 
-// Batches under way, which are never abandoned while threads write to them.
+// Batches in flight, which are not freed while threads write to them.
 struct Ticket {
     std::shared_ptr<Pool> pool;
     std::vector<std::shared_ptr<Job>> jobs;
@@ -28,12 +28,12 @@ struct Ticket {
         }
         WithoutGil without_gil;
         for (const auto& job : jobs) pool->cancel(*job);
-        jobs.clear();  // frees them, still without the GIL
-        pool.reset();  // likewise: its threads may want it
+        jobs.clear();  // frees them before the GIL is taken again
+        pool.reset();  // likewise: its threads may need the GIL
     }
 };
 
-// A lane of a pool. The pool, with the cache that it reads, lasts as long as an engine or a ticket of it.
+// A lane of a pool. The pool and its cache live as long as any engine or ticket of the pool.
 class Engine {
 public:
     Engine(const Array<uint64_t>& addresses, const Array<uint64_t>& lengths, const Array<uint64_t>& checksums,
@@ -45,24 +45,24 @@ public:
     // Another lane of the same pool.
     std::shared_ptr<Engine> share() const;
 
-    // These are as in `engines.engine.Engine`. Errors of the user's are std::invalid_argument.
+    // See `fastload.engines.base.Engine`. User errors are std::invalid_argument.
     std::unique_ptr<Ticket> submit(const Array<int64_t>& index, const Array<int32_t>& slot, const Array<float>& crop,
                                    const Array<int32_t>& clip, const Array<bool>& flip, const Array<float>& color,
                                    const Array<uint8_t>& fill, const Array<int32_t>& canvases,
                                    const std::vector<py::ssize_t>& ends);
     std::vector<Failure> wait(const std::shared_ptr<Job>& job);
-    // (B, 3, height, width) in the format, as a DLPack capsule; None without a canvas.
+    // (B, 3, height, width) in the engine's format, as a DLPack capsule; None if there is no canvas yet.
     py::object images(const std::shared_ptr<Job>& job);
     bool done(const Ticket& ticket, size_t number) { return pool_->done(*job(ticket, number)); }
     py::tuple times();
 
-    // A batch of a ticket of this engine.
+    // A batch of a ticket, which must be of this engine.
     std::shared_ptr<Job> job(const Ticket& ticket, size_t number) const;
 
 private:
     Engine(std::shared_ptr<Pool> pool, std::shared_ptr<CanvasReserve> reserve, int in_flight, py::object allocate,
            std::shared_ptr<const PixelFormat> format);
-    // The pool, which lasts as long as this: without the GIL, others may close the engine.
+    // The pool, kept alive by the result: while the GIL is released, other threads may close the engine.
     std::shared_ptr<Pool> open_pool() const;
     void add_canvas();
 
@@ -70,10 +70,10 @@ private:
     const int in_flight_;
     const py::object allocate_;
     const std::shared_ptr<const PixelFormat> format_;
-    const std::shared_ptr<CanvasReserve> reserve_;  // of all that share the pool
+    const std::shared_ptr<CanvasReserve> reserve_;  // shared by all engines of the pool
     const std::shared_ptr<Lane> lane_;
     std::shared_ptr<Pool> pool_;
-    size_t largest_ = 0;  // batch so far, in bytes
+    size_t largest_ = 0;  // bytes of the largest batch so far
 };
 
 }  // namespace fastload

@@ -1,4 +1,4 @@
-// The GIL is let go while native code works.
+// Releases the GIL while native code works.
 #pragma once
 
 #include <Python.h>
@@ -7,12 +7,12 @@
 
 namespace fastload {
 
-// CPU seconds that this thread has spent without the GIL; negative as long as nobody wants to know.
+// CPU seconds that this thread has spent without the GIL; negative if they are not measured.
 inline thread_local double cpu_seconds_without_gil = -1;
 
-// Does something that takes the GIL. When the interpreter ends, Python up to 3.13 ends all other threads that ask for the
-// GIL, by pthread_exit. No destructor lets that through, so the process would abort. They stand still instead, as they do
-// since Python 3.14, until the process is gone.
+// Runs something that takes the GIL. At exit, Python up to 3.13 ends other threads that ask for the GIL with
+// pthread_exit, which no destructor lets through, so the process would abort. Instead such threads block until the
+// process has ended, as in Python 3.14.
 template <class Function>
 void with_gil_or_never(Function function) {
     try {
@@ -22,7 +22,7 @@ void with_gil_or_never(Function function) {
     }
 }
 
-// Lets go of the GIL for its lifetime.
+// Releases the GIL for its lifetime.
 class WithoutGil {
 public:
     WithoutGil() : thread_(PyEval_SaveThread()), began_(cpu_seconds_without_gil < 0 ? 0 : now()) {}

@@ -15,7 +15,7 @@ struct Box {
     std::int64_t label;
 };
 
-// In double, as the PyTorch version does, so that both decide alike wherever coordinates are floats.
+// In double precision, like the PyTorch version, so that both decide alike for float coordinates.
 double iou(const Box& a, const Box& b) {
     const double width = std::min(a.x1, b.x1) - std::max(a.x0, b.x0);
     const double height = std::min(a.y1, b.y1) - std::max(a.y0, b.y0);

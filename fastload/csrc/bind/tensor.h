@@ -1,4 +1,4 @@
-// Memory of the core's as tensors.
+// Memory of the core as tensors.
 #pragma once
 
 #include <array>
@@ -20,7 +20,7 @@ struct ManagedTensor {
     std::shared_ptr<void> memory;
 };
 
-// Of a tensor's elements, as DLPack says it.
+// The type of a tensor's elements in DLPack.
 struct ElementType {
     uint8_t code, bits;
 };
@@ -29,8 +29,8 @@ template <class T>
 constexpr ElementType element_type = {
     std::is_floating_point_v<T> ? dl_float : std::is_signed_v<T> ? dl_int : dl_unsigned, 8 * sizeof(T)};
 
-// A DLPack capsule of (shape) elements at `data`, which keeps `memory`. Strides are in elements. torch.from_dlpack makes a
-// tensor of it, which costs little and, unlike one of an array, is dropped without a look at Python.
+// A DLPack capsule of (shape) elements at `data`, which keeps `memory` alive. Strides are in elements. A tensor that
+// torch.from_dlpack makes of it is cheap and, unlike one of an array, can be dropped without Python.
 template <size_t N>
 py::capsule to_capsule(void* data, ElementType type, std::array<int64_t, N> shape, std::array<int64_t, N> strides,
                        std::shared_ptr<void> memory) {
@@ -51,7 +51,7 @@ py::capsule to_capsule(void* data, ElementType type, std::array<int64_t, N> shap
     tensor->managed.context = tensor.get();
     tensor->managed.deleter = [](DLManagedTensor* managed) { delete static_cast<ManagedTensor<N>*>(managed->context); };
     py::capsule capsule(&tensor->managed, dltensor, [](PyObject* object) {
-        if (!PyCapsule_IsValid(object, dltensor)) return;  // its user renames it when it takes the tensor over
+        if (!PyCapsule_IsValid(object, dltensor)) return;  // renamed by the consumer that has taken the tensor over
         auto* const managed = static_cast<DLManagedTensor*>(PyCapsule_GetPointer(object, dltensor));
         managed->deleter(managed);
     });

@@ -11,23 +11,23 @@
 namespace fastload {
 namespace {
 
-// Taken by no signal handler. Python calls with the GIL held, so nobody else has it when Python forks.
+// Not locked by any signal handler. Python calls with the GIL held, so no other thread holds it when Python forks.
 std::mutex mutex;
 
 std::atomic<WatchedRange*> ranges{nullptr};
 std::atomic<bool> any_vanished{false};
 const uintptr_t page_mask = uintptr_t(sysconf(_SC_PAGESIZE)) - 1;
 
-// What handled SIGBUS before us: at first, and what was installed over us since. Entries do not change.
+// The handlers of SIGBUS before ours: the first one, and those installed over ours since. Entries do not change.
 constexpr int most_earlier = 16;
 struct sigaction earlier[most_earlier];
 int earlier_count = 0;               // guarded by the mutex
 std::atomic<int> latest_earlier{0};  // an index
 
-// How many earlier handlers this thread is in. One that was installed over us may take us for what came before it.
+// How many earlier handlers this thread is in. A handler installed over ours may call ours as its predecessor.
 #ifdef __linux__
-// Others may be allocated at the first use, which a handler must not do. It makes all thread-local variables of the core
-// take room in a block that a process has little of: what is large belongs on the heap.
+// Other models may allocate at first use, which a signal handler must not do. With this one, all thread-local variables
+// of the core take room in a small block of the process, so large ones belong on the heap.
 __attribute__((tls_model("initial-exec")))
 #endif
 thread_local int depth = 0;
@@ -39,7 +39,7 @@ WatchedRange* find(uintptr_t address) {
     return nullptr;
 }
 
-// By kill or raise: no address comes with it.
+// Sent by kill or raise, so without an address.
 bool was_sent(const siginfo_t& info) {
 #ifdef __APPLE__
     return info.si_code == SI_USER || info.si_code == SI_QUEUE;
@@ -48,7 +48,7 @@ bool was_sent(const siginfo_t& info) {
 #endif
 }
 
-// Makes the page at a faulting address one of zeros, and with it all others that the file is now too short for.
+// Replaces the page at a faulting address by zeros, and with it all pages that the file is now too short for.
 bool replace(uintptr_t address) {
     WatchedRange* const range = find(address);
     if (!range) return false;
@@ -59,7 +59,7 @@ bool replace(uintptr_t address) {
         const uintptr_t end = begin + ((uintptr_t(status.st_size) + page_mask) & ~page_mask);
         if (end <= from) from = end, to = (range->end.load(std::memory_order_relaxed) + page_mask) & ~page_mask;
     }
-    range->vanished.fetch_add(1);  // before anybody can read a zero
+    range->vanished.fetch_add(1);  // before any thread can read a zero
     any_vanished.store(true);
     void* const at = reinterpret_cast<void*>(from);
     return mmap(at, to - from, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == at;
@@ -71,7 +71,7 @@ void reset_to_default() {
     sigaction(SIGBUS, &standard, nullptr);
 }
 
-// As if we were not there.
+// As if our handler were not installed.
 void pass_on(int signal, siginfo_t* info, void* context) {
     const int latest = latest_earlier.load(std::memory_order_acquire), index = latest ? latest - depth : 0;
     const struct sigaction* const action = index >= 0 ? &earlier[index] : nullptr;
@@ -80,7 +80,7 @@ void pass_on(int signal, siginfo_t* info, void* context) {
         if (action && action->sa_handler == SIG_IGN && was_sent(*info)) return;
         reset_to_default();
         if (was_sent(*info)) raise(signal);
-        return;  // to the instruction that faults, which does so again
+        return;  // to the instruction that faults, which faults again
     }
     if (action->sa_flags & int(SA_RESETHAND)) reset_to_default();
     ++depth;
@@ -136,7 +136,7 @@ WatchedRange* watch(const void* data, size_t size, int descriptor) {
     range->vanished = 0;
     range->descriptor = descriptor;
     range->begin.store(reinterpret_cast<uintptr_t>(data));
-    range->end.store(reinterpret_cast<uintptr_t>(data) + size);  // only now is it found
+    range->end.store(reinterpret_cast<uintptr_t>(data) + size);  // from now on the signal handler finds it
     if (is_new) {
         range->next = ranges.load();
         ranges.store(range);

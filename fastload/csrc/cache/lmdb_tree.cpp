@@ -8,7 +8,7 @@
 namespace fastload {
 namespace {
 
-// The on-disk format of LMDB 0.9 (data version 1), after the structures of its mdb.c.
+// The on-disk format of LMDB 0.9 (data version 1), as in the structures of its mdb.c.
 constexpr uint32_t kMagic = 0xBEEFC0DE, kDataVersion = 1;
 constexpr size_t kPageHeader = 16, kNodeHeader = 8, kMetaSize = 136;
 constexpr size_t kMaxKey = 511, kMaxDepth = 32;
@@ -56,7 +56,7 @@ private:
         if (load<uint32_t>(meta) != kMagic) damaged("it does not begin as an LMDB file does");
         if (load<uint32_t>(meta + 4) != kDataVersion) damaged("it is of another version of LMDB's format");
         if (!(load<uint16_t>(page + 10) & kMetaPage)) damaged("its first pages are damaged");
-        const uint8_t* database = meta + 72;  // the second of two: the first lists free pages
+        const uint8_t* database = meta + 72;  // the second of two; the first lists free pages
         if (load<uint16_t>(database + 4) != 0) damaged("its database has flags that fastload never sets");
         return {load<uint32_t>(meta + 24), load<uint16_t>(database + 6), load<uint64_t>(database + 32),
                 load<uint64_t>(database + 40), load<uint64_t>(meta + 120), load<uint64_t>(meta + 128)};
@@ -129,7 +129,7 @@ private:
         visit_(key, {big ? overflow_value(load<uint64_t>(page + key_end), size) : value, size});
     }
 
-    // The pages of the value itself are not touched: opening a large cache must not read all over it.
+    // The pages of the value itself are not touched, since opening a large cache must not read the whole file.
     uint64_t overflow_value(uint64_t number, uint64_t size) {
         claim(number);
         const uint64_t offset = number * page_size_ + kPageHeader;

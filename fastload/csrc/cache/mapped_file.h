@@ -10,25 +10,25 @@ namespace fastload {
 
 class MappedFile {
 public:
-    // What tells whether the file is still the one that was mapped.
+    // Shows whether the file is still the one that was mapped.
     struct State {
         int64_t size, changed;  // bytes, nanoseconds since 1970
-        uint32_t vanished;      // how often pages of it were found to have vanished
+        uint32_t vanished;      // how many vanished pages were found
     };
 
-    explicit MappedFile(int descriptor);  // of which it makes a copy. Throws std::system_error.
+    explicit MappedFile(int descriptor);  // duplicates the descriptor. Throws std::system_error.
     ~MappedFile();
     MappedFile(const MappedFile&) = delete;
 
     const uint8_t* data() const { return data_; }
     size_t size() const { return size_; }
-    // As the file is now; takes a microsecond or two. Throws std::system_error. Also sees to it that we are the first to
-    // hear of vanished pages, though somebody may have installed another handler since.
+    // The present state of the file; takes a microsecond or two. Throws std::system_error. Also installs our handler of
+    // vanished pages again, in case another one was installed since.
     State state() const;
     uint32_t vanished() const { return range_->vanished.load(); }
     // The pages need not stay in memory.
     void release_pages() const;
-    // Whether the pages around one that is read are read too: so it is at first.
+    // Whether reading a page also reads the pages around it. On at first.
     void read_ahead(bool wanted) const;
 
 private:

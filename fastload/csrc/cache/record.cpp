@@ -10,7 +10,7 @@ namespace {
 
 constexpr uint32_t record_magic = 0x31524C46;
 
-// The planes of an image of `header`'s size and subsampling, one after another without padding from `data` on.
+// The planes of an image of `header`'s size and subsampling, consecutive from `data` on without padding.
 Planes contiguous_planes(const RecordHeader& header, const uint8_t* data) {
     Planes planes{{}, header.subsampling == gray ? 1 : 3, int(header.width), int(header.height),
                   static_cast<Subsampling>(header.subsampling), header.rgb != 0};
@@ -29,7 +29,7 @@ size_t samples(const Planes& planes) {
     return total;
 }
 
-// The planes one after another, then plane_slack bytes: kernels read whole vectors in place.
+// The planes, consecutive, then plane_slack bytes: kernels read whole vectors in place.
 std::vector<uint8_t> pack_planes(const Planes& planes) {
     std::vector<uint8_t> payload(samples(planes) + plane_slack);
     uint8_t* out = payload.data();
@@ -55,7 +55,7 @@ bool same_samples(const Planes& a, const Planes& b) {
     return same;
 }
 
-// Files with coefficients beyond what a picture can have decode in more than one way.
+// Decoders disagree about files with coefficients larger than any image of 8 bits has.
 std::vector<uint8_t> pack_dct(const uint8_t* jpeg, size_t size, bool entropy, const Planes& expected) {
     std::vector<uint8_t> payload = dct_encode(jpeg, size, entropy);
     DctDecoder decoder;
@@ -118,14 +118,14 @@ void RecordDecoder::planes(const uint8_t* record, size_t size, bool check, Buffe
         throw RecordError("the image decodes to another size than its header says");
 }
 
-// A JPEG is read in several passes, which must meet the same bytes, though the file may be overwritten meanwhile.
+// A JPEG is read in several passes, which must read the same bytes although the file may be overwritten meanwhile.
 const uint8_t* RecordDecoder::own_copy(const uint8_t* data, size_t size) {
     uint8_t* const copy = copy_.ensure(size);
     std::copy_n(data, size, copy);
     return copy;
 }
 
-// What our own decoder refuses is libjpeg-turbo's to decode, or to find damaged.
+// libjpeg-turbo decodes what our decoder refuses, or finds the damage.
 void RecordDecoder::jpeg_planes(const uint8_t* data, size_t size, Buffer& buffer, Planes& planes) {
     try {
         if (is_huffman_sequential(data, size)) return sequential_.planes(data, size, buffer, planes);

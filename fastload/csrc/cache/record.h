@@ -23,10 +23,10 @@ struct RecordHeader {
 };
 static_assert(sizeof(RecordHeader) == 32, "the format's header has 32 bytes");
 
-// The checksum a record should carry.
+// The checksum of a record's payload.
 uint64_t record_checksum(const RecordHeader& header, const uint8_t* payload);
 
-// Bytes of a cache are not what was written there.
+// The bytes in a cache are not those that were written.
 struct RecordError : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
@@ -34,7 +34,7 @@ struct RecordError : std::runtime_error {
 // Reads the header and checks it against the record's size. Throws RecordError.
 RecordHeader read_header(const uint8_t* record, size_t size);
 
-// Whether it is a whole record that carries this checksum, and rightly so.
+// Whether it is a whole record, with this checksum in its header and matching content.
 bool has_checksum(const uint8_t* record, size_t size, uint64_t checksum);
 
 // Turns records into planes; one per thread.
@@ -55,8 +55,8 @@ private:
     Buffer copy_;
 };
 
-// A JPEG's payload in `encoding`, found to decode to the JPEG's own planes. Throws JpegError when the JPEG does not
-// decode cleanly or cannot be held that way.
+// Converts a JPEG to a payload in `encoding`, and checks that it decodes to the same planes. Throws JpegError if the
+// JPEG does not decode cleanly or cannot be converted.
 std::vector<uint8_t> encode_payload(const uint8_t* jpeg, size_t size, Encoding encoding);
 
 }  // namespace fastload

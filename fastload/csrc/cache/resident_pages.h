@@ -1,5 +1,5 @@
-// Reads a large mapped file without keeping it resident: pages that were read are unmapped again. They stay in the page
-// cache, from which the next access maps them.
+// Reads a large mapped file without keeping it resident: pages are unmapped after reading. They stay in the page cache,
+// from which the next access maps them again.
 #pragma once
 
 #include <sys/mman.h>
@@ -10,7 +10,7 @@
 
 namespace fastload {
 
-// `released` is only for shared mappings of files: other memory would lose its content.
+// Use `released` only for shared mappings of files: other memory would lose its content.
 enum class Residency : bool { kept, released };
 
 class ResidentPages {
@@ -31,7 +31,7 @@ public:
     }
 
 private:
-    // An access maps pages around it, too, but none outside its aligned 2 MiB.
+    // An access also maps pages around it, but only within its aligned 2 MiB.
     static constexpr size_t kAround = size_t{1} << 21, kLimit = 128;
 
     void release() {

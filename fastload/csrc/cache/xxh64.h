@@ -1,4 +1,4 @@
-// XXH64, written from its published specification; the `xxhash` package is its oracle in the tests.
+// XXH64, written from its published specification; tests compare it with the `xxhash` package.
 #pragma once
 
 #include <cstddef>
@@ -17,7 +17,7 @@ inline uint64_t rotate(uint64_t x, int bits) { return x << bits | x >> (64 - bit
 template <class Word>
 Word load(const uint8_t* p) {
     Word word;
-    std::memcpy(&word, p, sizeof word);  // little-endian machines only, as the whole format
+    std::memcpy(&word, p, sizeof word);  // little-endian machines only, like the whole format
     return word;
 }
 

@@ -11,10 +11,10 @@
 namespace fastload {
 namespace {
 
-// A decoded stream's place in scratch memory, with room for whole vectors behind it.
+// The position of a decoded stream in scratch memory, with room for whole vectors after it.
 size_t scratch_size(const DctStream& stream) { return (stream.count + 2 * dct_padding) / 64 * 64; }
 
-// The decoded bytes of a stream: where they lie in the record, or in scratch memory, which is then moved past them.
+// The decoded bytes of a stream, in the record or in scratch memory, which then advances past them.
 const uint8_t* decoded(const DctStream& stream, bool copied, const Kernels& kernels, uint8_t*& scratch) {
     if (!stream.coded && !copied) return stream.data;
     uint8_t* const place = scratch;
@@ -31,7 +31,7 @@ BlockStreams open_section(const DctSection& section, const Kernels& kernels, Buf
                                      scratch_size(section.masks) + scratch_size(section.values));
     BlockStreams streams{};
     try {
-        // What is counted first and followed later must stay, though the file may be overwritten meanwhile.
+        // A private copy: it is counted before it is used, and the file may be overwritten in between.
         streams.presence = decoded(section.presence, true, kernels, scratch);
         streams.dc = decoded(section.dc, true, kernels, scratch);
         streams.masks = decoded(section.masks, true, kernels, scratch);
@@ -49,7 +49,7 @@ BlockStreams open_section(const DctSection& section, const Kernels& kernels, Buf
     return streams;
 }
 
-// Sets the planes' sizes and returns the bytes that they take; `data` holds offsets until the memory is known.
+// Sets the planes' sizes and returns their number of bytes; `data` holds offsets until memory is allocated.
 size_t lay_out(const DctRecord& record, Planes& planes, size_t (&offset)[3]) {
     planes = {{}, record.info.components, record.info.width, record.info.height, record.info.subsampling,
               record.info.rgb};

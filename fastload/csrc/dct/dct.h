@@ -1,7 +1,7 @@
-// A JPEG's quantised DCT coefficients packed for vector instructions: the encodings `dct` and `dct-fast`.
+// A JPEG's quantized DCT coefficients packed for vector instructions: the encodings `dct` and `dct-fast`.
 //
-// The decoded planes are bit for bit those of libjpeg-turbo's accurate integer inverse DCT (JDCT_ISLOW). The format is
-// described in dct_format.h.
+// The decoded planes are bit-identical to those of libjpeg-turbo's accurate integer inverse DCT (JDCT_ISLOW). The
+// format is described in dct_format.h.
 #pragma once
 
 #include <cstddef>
@@ -14,7 +14,7 @@
 
 namespace fastload {
 
-// Bytes that are not a packed record.
+// The bytes are not a packed record.
 struct DctError : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
@@ -28,11 +28,11 @@ struct DctInfo {
 };
 
 // Packs a JPEG, with entropy coding (`dct`) or without (`dct-fast`). Progressive and arithmetic-coded files are
-// rewritten by libjpeg-turbo first. Throws JpegError, saying why, for what cannot be packed: damaged files, four
-// components, irregular sampling, other than 8 bits, lossless.
+// rewritten by libjpeg-turbo first. Throws JpegError with the reason if it cannot be packed: damaged, lossless, four
+// components, irregular sampling, not 8 bits.
 std::vector<uint8_t> dct_encode(const uint8_t* jpeg, size_t size, bool entropy);
 
-// What a record says of itself, once all of its lengths are found consistent. Throws DctError.
+// The header of a record, after checking that all of its lengths are consistent. Throws DctError.
 DctInfo dct_info(const uint8_t* data, size_t size);
 
 // Unpacks records; one per thread.
@@ -40,11 +40,12 @@ class DctDecoder {
 public:
     explicit DctDecoder(const Kernels& chosen = kernels()) : kernels_(chosen) {}
 
-    // Decodes into `buffer`, to which `planes` points. A plane's stride is a multiple of 64; it has memory up to whole
-    // blocks and plane_slack readable bytes behind it. Throws DctError; the buffer's contents are then unspecified.
+    // Decodes into `buffer`, to which `planes` points. A plane's stride is a multiple of 64; its memory extends to
+    // whole blocks, followed by plane_slack readable bytes. Throws DctError; the buffer's contents are then
+    // unspecified.
     void planes(const uint8_t* data, size_t size, Buffer& buffer, Planes& planes);
 
-    // Undoes the entropy coding only, for benchmarks. Throws DctError.
+    // Decodes the entropy coding only, for benchmarks. Throws DctError.
     void streams_only(const uint8_t* data, size_t size);
 
 private:

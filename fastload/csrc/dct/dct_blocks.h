@@ -1,9 +1,8 @@
-// From a section's streams to samples: what the kernels share.
+// From a section's streams to samples: code that the kernels share.
 //
-// The inverse DCT is the one of Loeffler, Ligtenberg and Moschytz (1989) as
-// libjpeg's jidctint.c scales and rounds it, each output written as a sum over its inputs: the sums are the same
-// integers. Arithmetic that would overflow (never, for what dct_encode writes) wraps in products, sums and dequantised
-// coefficients and saturates after each pass.
+// The inverse DCT is that of Loeffler, Ligtenberg and Moschytz (1989), scaled and rounded as in libjpeg's jidctint.c.
+// Each output is written as a sum over its inputs, which gives the same integers. On overflow (never with data from
+// dct_encode) products, sums and dequantized coefficients wrap, and the result of each pass saturates.
 #pragma once
 
 #include <cstddef>
@@ -13,10 +12,10 @@
 
 namespace fastload {
 
-// The streams of a section, decoded, and how far they have been read. open_section has compared their lengths:
-// the bits set in `presence` add up to the bytes of `masks`, and the bits set in these to the bytes of `values`, so
-// that all blocks can be read without further checks. Only `rest` is checked as it is read.
-// Readable behind their ends: a byte of rest, 8 of presence and masks, 64 of values.
+// The decoded streams of a section, and the positions up to which they were read. open_section has checked that the
+// bits set in `presence` equal the bytes of `masks`, and the bits set in these the bytes of `values`, so blocks are
+// read without further checks. Only `rest` is checked on reading. Readable past their ends: 1 byte of rest, 8 of
+// presence and masks, 64 of values.
 struct BlockStreams {
     const uint8_t* presence;
     const uint8_t* dc;
@@ -29,18 +28,18 @@ struct BlockStreams {
 // The next large value of `rest`. Throws DctError at its end.
 int read_large_value(BlockStreams& streams);
 
-// Reads a block row's DC coefficients from `streams`: dc[stride * x] for block x. `above` is the one of the row above
-// at its left end, 0 for the first row.
+// Reads a block row's DC coefficients from `streams`: dc[stride * x] for block x. `above` is the first DC coefficient
+// of the row above, 0 for the first row.
 void read_dc_row(BlockStreams& streams, int blocks, int above, int16_t* dc, int stride);
 
-// Beyond this sum of a column's (or of two columns that the inverse DCT adds) dequantised coefficients 16-bit
-// arithmetic overflows, and decoders differ. With it, a first-pass result is at most 4 * 1.39 * 5800 < 32768.
-// No image of 8 bits comes near.
+// If the dequantized coefficients of a column (or of two columns that the inverse DCT adds) sum to more, 16-bit
+// arithmetic overflows and decoders differ. Up to it, a first-pass result is at most 4 * 1.39 * 5800 < 32768. No 8-bit
+// image comes near.
 constexpr int column_limit = 5800;
 
-// Where a coefficient is in transform order, by its index in row-by-row order: the left operands of the inverse DCT's
-// multiplications, as they stand. First columns 0, 2, 4, 6, then 1, 3, 5, 7; in these, pairs of rows as in packed
-// order.
+// The position of each coefficient in transform order, by its row-by-row index. In transform order, coefficients are
+// the left operands of the inverse DCT's multiplications without shuffling: first columns 0, 2, 4, 6, then 1, 3, 5, 7,
+// each as pairs of rows in packed order.
 constexpr std::array<uint8_t, 64> natural_to_transform = [] {
     std::array<uint8_t, 64> order{};
     for (size_t p = 0; p < 64; ++p) order[packed_to_natural[p]] = uint8_t((p & 1) * 32 + (p >> 4) * 8 + (p >> 1 & 7));
@@ -50,7 +49,7 @@ constexpr std::array<uint8_t, 64> natural_to_transform = [] {
 // Scratch memory for one block row: blocks rounded up to four, 96 bytes each.
 constexpr size_t row_scratch(int blocks) { return (size_t(blocks) + 3) / 4 * 4 * 96; }
 
-// What a quantisation step may be for Kernels::inverse_dct: eight times it and any 16-bit coefficient fit into 32 bits.
+// The largest quantization step for Kernels::inverse_dct: eight steps times any 16-bit coefficient fit into 32 bits.
 constexpr int largest_step = 8191;
 
 namespace idct {

@@ -1,4 +1,4 @@
-// From a packed record back to quantised coefficients, without computing a pixel.
+// Converts a packed record back to quantized coefficients, without computing pixels.
 #include <algorithm>
 #include <stdexcept>
 #include <string>
@@ -12,7 +12,7 @@ namespace {
 
 using Bytes = std::vector<uint8_t>;
 
-// A stream's bytes, decoded, with room behind them for whole vectors.
+// The decoded bytes of a stream, with room for whole vectors after them.
 Bytes decoded(const DctStream& stream) {
     Bytes bytes(stream.count + 2 * dct_padding);
     if (stream.coded)

@@ -98,7 +98,7 @@ void pack_component(const JpegComponent& component, Streams& streams) {
     }
 }
 
-// Leaves the magnitudes and returns a bit for each sign.
+// Replaces values by their magnitudes, and returns one sign bit for each.
 Bytes split_signs(Bytes& values) {
     Bytes signs((values.size() + 7) / 8);
     for (size_t i = 0; i < values.size(); ++i) {

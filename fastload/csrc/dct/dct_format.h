@@ -3,23 +3,23 @@
 //     "FDC1"
 //     uint8   entropy: 1 for `dct`, 0 for `dct-fast`
 //     uint8   subsampling, TurboJPEG's number
-//     uint8   rgb: 1 when the planes are R, G, B
-//     uint8   tables: number of quantisation tables, 1 to 3
+//     uint8   rgb: 1 if the planes are R, G, B
+//     uint8   tables: number of quantization tables, 1 to 3
 //     uint32  width, height
-//     uint8   table[3]: each component's quantisation table (0 where there is no such component)
+//     uint8   table[3]: each component's quantization table (0 where there is no such component)
 //     uint8   0
-//     uint16  quantisation tables, 64 each, row by row
+//     uint16  quantization tables, 64 each, row by row
 //     section of the first component
-//     section of the other two, when there are three
-//     64 bytes of zeros: vectors are loaded whole
+//     section of the other two, if there are three
+//     64 bytes of zeros, since vectors are loaded whole
 //
 // A section holds the blocks of its components, each component's row by row, as streams of bytes:
 //
 //     uint32  masks, values, rest: number of bytes of these streams
 //     presence  one byte a block: which of the eight bytes of its mask follow
 //     dc        one byte a block, see below
-//     masks     those bytes: bit i of byte j tells whether coefficient 8 j + i in packed order is not zero
-//     values    those coefficients, as int8; -128 stands for any beyond +-127: its value is in `rest`
+//     masks     those bytes: bit i of byte j is set if coefficient 8 j + i in packed order is not zero
+//     values    those coefficients, as int8; -128 stands for a value beyond +-127, which is in `rest`
 //     rest      block row by block row, first for `dc`, then for `values`
 //
 // A stream other than `rest` is a uint32 (2 * its size + 1 when it is Huffman-coded, huffman.h) and its bytes. With

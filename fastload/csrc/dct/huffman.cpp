@@ -37,7 +37,7 @@ struct Code {
     int length;
 };
 
-// Longer codes only pay where many symbols share the cost of building their table.
+// Longer codes pay off only if many symbols share the cost of building their table.
 int length_limit(size_t count) { return count < 8192 ? 9 : count < 32768 ? 10 : huffman_max_length; }
 
 std::array<Code, 256> assign_codes(const CodeLengths& lengths) {
@@ -53,8 +53,8 @@ std::array<Code, 256> assign_codes(const CodeLengths& lengths) {
     return codes;
 }
 
-// Writes symbols from `position` on into `size` bytes, as many as fit, and returns the position of the next one.
-// Up to 7 bytes behind are overwritten.
+// Writes as many symbols from `position` on as fit into `size` bytes, and returns the position of the next one.
+// Overwrites up to 7 bytes past the end.
 size_t encode_stream(const uint8_t* symbols, size_t position, size_t count, const std::array<Code, 256>& codes,
                      uint8_t* out, size_t size) {
     uint64_t bits = 0;  // the next one on top
@@ -75,15 +75,15 @@ size_t encode_stream(const uint8_t* symbols, size_t position, size_t count, cons
     return position;
 }
 
-// The size of each stream: a code that does not fit at the end of one leaves up to 10 bits unused.
+// The size of each stream. A code that does not fit at the end of a stream leaves up to 10 bits unused.
 size_t stream_size(const std::array<uint32_t, 256>& frequency, const CodeLengths& lengths) {
     size_t bits = (streams - 1) * (huffman_max_length - 1);
     for (size_t symbol = 0; symbol < 256; ++symbol) bits += size_t{frequency[symbol]} * lengths[symbol];
     return (bits + 8 * streams - 1) / (8 * streams);
 }
 
-// What the next bits decode to. An entry is, from its lowest byte: the number of bits it uses up, its symbols, and in
-// the highest byte the number of symbols.
+// Decodes the next bits. An entry holds, from its lowest byte: the number of bits used, its symbols, and in the highest
+// byte the number of symbols.
 class Table {
 public:
     explicit Table(const CodeLengths& lengths) : log2_size_(*std::max_element(lengths.begin(), lengths.end())) {
@@ -96,7 +96,7 @@ public:
     int log2_size() const { return log2_size_; }
 
 private:
-    // Level n is what n bits decode to when none may be added: a first symbol, then what level n - its length says.
+    // Level n is for n known bits: a first symbol, followed by the entry of level n - (length of its code).
     const uint64_t* level(int bits) const { return entries_ + (size_t{1} << bits); }
 
     void fill(int bits, const SymbolOrder& order, const CodeLengths& lengths) {
@@ -111,7 +111,7 @@ private:
         std::fill(out, end, uint64_t{0});  // no whole code
     }
 
-    // Entries of `followers` with a symbol before them, or it alone where there is no room for one more.
+    // Puts a symbol before each entry of `followers`; the symbol alone if the entry is full.
     static uint64_t* prepend(uint8_t symbol, int length, const uint64_t* followers, size_t count, uint64_t* out) {
         const uint64_t alone = uint64_t{1} << 56 | uint64_t{symbol} << 8 | uint64_t(length);
         constexpr uint64_t ends = 0xff000000000000ff, symbols = 0x0000ffffffffff00;
@@ -145,9 +145,9 @@ struct BitStream {
     }
 };
 
-// How many rounds of `lookups` look-ups stay within all streams' bytes and places: a look-up writes eight bytes and
-// moves on by at most max_symbols; a round moves on by at most (7 + 5 * 11) / 8 = 7 bytes and, with next <= end after
-// it, reads at most 8 behind the end.
+// How many rounds of `lookups` look-ups stay within the bytes and the symbols of all streams. A look-up writes eight
+// bytes and advances by at most max_symbols. A round advances by at most (7 + 5 * 11) / 8 = 7 bytes and, if next <= end
+// after it, reads at most 8 bytes past the end.
 size_t safe_rounds(const BitStream* stream) {
     constexpr ptrdiff_t out_round = lookups * max_symbols, in_round = 7;
     ptrdiff_t rounds = PTRDIFF_MAX;

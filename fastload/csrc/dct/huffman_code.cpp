@@ -6,7 +6,7 @@
 namespace fastload {
 namespace {
 
-// A leaf or a package of the package-merge algorithm: which symbols it holds, and how often each.
+// A leaf or a package of the package-merge algorithm, with its symbols and frequency.
 struct Package {
     uint64_t weight;
     int symbol;       // of a leaf, else -1
@@ -61,7 +61,7 @@ private:
 }  // namespace
 
 // Package-merge (Larmore and Hirschberg, 1990): in each of `limit` rounds the cheapest packages are paired and merged
-// with the leaves; the first 2n - 2 entries of the last list say how long each code is.
+// with the leaves. The first 2n - 2 entries of the last list give the length of each code.
 CodeLengths choose_lengths(const std::array<uint32_t, 256>& frequency, int limit) {
     std::vector<Package> packages;
     for (int symbol = 0; symbol < 256; ++symbol)

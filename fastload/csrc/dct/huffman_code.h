@@ -19,16 +19,16 @@ struct SymbolOrder {
     std::array<uint8_t, 256> symbol;
 };
 
-// The optimal lengths of at most `limit` (8 to huffman_max_length) bits for symbols this frequent, at least two of them
-// coded.
+// The optimal code lengths of at most `limit` (8 to huffman_max_length) bits for symbols with these frequencies, of
+// which at least two are not zero.
 CodeLengths choose_lengths(const std::array<uint32_t, 256>& frequency, int limit);
 
 SymbolOrder order_symbols(const CodeLengths& lengths);
 
 void write_lengths(const CodeLengths& lengths, std::vector<uint8_t>& out);
 
-// Reads what write_lengths wrote and moves `data` behind it. Throws std::invalid_argument unless they form a complete
-// code.
+// Reads the output of write_lengths and advances `data` past it. Throws std::invalid_argument unless the lengths form a
+// complete code.
 CodeLengths read_lengths(const uint8_t*& data, const uint8_t* end);
 
 }  // namespace fastload

@@ -19,7 +19,7 @@ std::optional<CanvasMemory> CanvasReserve::take(size_t size) {
 }
 
 void CanvasReserve::give(std::vector<CanvasMemory> memories) {
-    std::lock_guard<std::mutex> lock(mutex_);  // `memories` outlive it
+    std::lock_guard<std::mutex> lock(mutex_);  // freed after unlocking
     while (!memories.empty() && kept_.size() < most_) {
         kept_.push_back(std::move(memories.back()));
         memories.pop_back();
@@ -32,7 +32,7 @@ CanvasRing::Lease::Lease(CanvasMemory memory, std::shared_ptr<CanvasRing> ring)
 CanvasRing::Lease::~Lease() {
     if (ring_->process_ == this_process())
         ring_->take_back(std::move(memory_), handed_out_);
-    else  // after a fork somebody may have held the lock, and nothing is made here any more
+    else  // after a fork the lock may be held for good, and nothing is made here any more
         new CanvasMemory(std::move(memory_));
 }
 
@@ -48,20 +48,20 @@ CanvasRing::CanvasRing(int in_flight, std::shared_ptr<CanvasReserve> reserve)
 std::shared_ptr<CanvasRing::Lease> CanvasRing::lease(size_t size) {
     std::lock_guard<std::mutex> lock(mutex_);
     while (!free_.empty()) {
-        CanvasMemory memory = std::move(free_.back());  // the one used last, whose pages are near
+        CanvasMemory memory = std::move(free_.back());  // the one used last, which is most likely in the CPU's caches
         free_.pop_back();
         if (memory.size >= size) {
             ++lent_;
             return std::make_shared<Lease>(std::move(memory), shared_from_this());
         }
-        discarded_.push_back(std::move(memory));  // from before the batches grew
+        discarded_.push_back(std::move(memory));  // too small: batches have grown
     }
     return nullptr;
 }
 
 int CanvasRing::lacking() {
     std::lock_guard<std::mutex> lock(mutex_);
-    // The user has two batches for a moment, when one takes the place of another: the older comes back then.
+    // The user holds two batches for a moment, when a new one replaces the old, which comes back then.
     return in_flight_ - 1 - int(here());
 }
 
@@ -72,7 +72,7 @@ void CanvasRing::add(CanvasMemory memory) {
 
 std::vector<CanvasMemory> CanvasRing::discarded() {
     std::lock_guard<std::mutex> lock(mutex_);
-    while (!free_.empty() && int(here()) > in_flight_ + 1) {  // the user had many, and let go of them
+    while (!free_.empty() && int(here()) > in_flight_ + 1) {  // the user held many and has dropped them
         discarded_.push_back(std::move(free_.back()));
         free_.pop_back();
     }

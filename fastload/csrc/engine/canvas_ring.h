@@ -1,5 +1,5 @@
-// Memory for batches, used again as soon as nobody sees it: fresh memory costs more than drawing an image into it, since
-// the kernel zeroes every page on first touch.
+// Memory for batches, reused after the user has dropped it: the kernel zeroes every page of fresh memory on first
+// touch, which costs more than drawing an image into it.
 #pragma once
 
 #include <sys/types.h>
@@ -19,13 +19,13 @@ struct CanvasMemory {
     std::shared_ptr<void> owner;
 };
 
-// Memory that one iterator has left for the next: epochs begin with pages that are there. Safe to use from several threads.
+// Memory that one iterator leaves for the next, so that an epoch starts with pages that are mapped. Thread-safe.
 class CanvasReserve {
 public:
     explicit CanvasReserve(int most) : most_(size_t(most)) {}
-    // Memory of `size` bytes or more, or none. Whatever is smaller is freed.
+    // Memory of `size` bytes or more, or none. Frees memory that is smaller.
     std::optional<CanvasMemory> take(size_t size);
-    // Keeps what there is room for, frees the rest. No lock may be held that a thread with the GIL waits for.
+    // Keeps as much as there is room for, and frees the rest. Do not hold a lock that a thread with the GIL waits for.
     void give(std::vector<CanvasMemory> memories);
 
 private:
@@ -34,18 +34,18 @@ private:
     std::vector<CanvasMemory> kept_;
 };
 
-// Lends memory to batches in the making. It is the batches' limit too: those without a canvas have to wait for one.
-// Safe to use from several threads. It makes and frees no memory itself, since that may need the GIL: whoever has it
-// asks now and then what is `lacking` and takes what was `discarded`.
+// Lends memory to batches in flight, and limits their number: a batch without a canvas waits for one. Thread-safe. It
+// does not allocate or free memory itself, since that may need the GIL: a caller with the GIL regularly asks how much
+// is `lacking` and takes the `discarded` memory.
 class CanvasRing : public std::enable_shared_from_this<CanvasRing> {
 public:
-    // Memory on loan, which goes back with this.
+    // A loan of memory, returned on destruction.
     class Lease {
     public:
         Lease(CanvasMemory memory, std::shared_ptr<CanvasRing> ring);
         ~Lease();
         uint8_t* data() const { return memory_.data; }
-        void hand_out();  // the batch is made and the user's now
+        void hand_out();  // the batch is finished and belongs to the user
 
     private:
         CanvasMemory memory_;
@@ -53,22 +53,22 @@ public:
         bool handed_out_ = false;
     };
 
-    // For `in_flight` batches that are being made or wait for the user.
+    // For `in_flight` batches that are being executed or wait for the user.
     CanvasRing(int in_flight, std::shared_ptr<CanvasReserve> reserve);
 
     int in_flight() const { return in_flight_; }
 
-    // Memory of `size` bytes or more with arbitrary content; null when there is none.
+    // Memory of `size` bytes or more with arbitrary content; null if there is none.
     std::shared_ptr<Lease> lease(size_t size);
 
-    // How many more canvases it takes to keep `in_flight` batches going, beside what the user has.
+    // How many more canvases are needed to keep `in_flight` batches going, besides those of the user.
     int lacking();
     void add(CanvasMemory memory);
 
-    // No batches will be made any more: memory goes to the reserve, also what comes back later.
+    // No more batches will be made: memory goes to the reserve, also memory that is returned later.
     void retire();
 
-    // Memory that is too small, or more than is wanted. To be freed outside of all locks.
+    // Memory that is too small or not needed. Free it outside of all locks.
     std::vector<CanvasMemory> discarded();
 
 private:
@@ -81,7 +81,7 @@ private:
     std::mutex mutex_;
     bool retired_ = false;
     std::vector<CanvasMemory> free_, discarded_;
-    size_t lent_ = 0;  // to batches in the making
+    size_t lent_ = 0;  // to batches in flight
 };
 
 }  // namespace fastload

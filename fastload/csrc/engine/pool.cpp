@@ -13,8 +13,8 @@ namespace {
 constexpr char vanished[] =
     "its bytes vanished: the file was truncated or overwritten while it was read, or its disk is failing";
 
-// Timers wake late, by up to a tenth of a millisecond in a virtual machine: that is taken off the next sleep, so that
-// emulated work takes as long as it says.
+// Timers wake up late, by up to a tenth of a millisecond in a virtual machine. The next sleep is shorter by that, so
+// that emulated work takes the given time.
 void sleep(std::chrono::nanoseconds time, std::chrono::nanoseconds& overslept) {
     const auto end = std::chrono::steady_clock::now() + time - overslept;
     std::this_thread::sleep_until(end);
@@ -41,8 +41,8 @@ bool Records::there(size_t i) const {
 Pool::Pool(std::vector<Record> records, std::shared_ptr<void> owner, int threads, Check check,
            std::chrono::microseconds emulated)
     : owner_(std::move(owner)), records_(std::move(records), check), emulated_(emulated) {
-    turbojpeg_path();  // throws here, not in a thread, when there is no library
-    kernels();         // likewise when FASTLOAD_SIMD is wrong
+    turbojpeg_path();  // throws here rather than in a thread if there is no library
+    kernels();         // likewise if FASTLOAD_SIMD is wrong
     max_pixels();      // or FASTLOAD_MAX_PIXELS
     for (int t = 0; t < threads; ++t) threads_.emplace_back([this] { work(); });
 }
@@ -54,7 +54,7 @@ Pool::~Pool() {
     }
     work_.notify_all();
     for (std::thread& thread : threads_) thread.join();
-    for (const auto& lane : lanes_) lane->queue.clear();  // batches that nobody cancelled, which keep their lane
+    for (const auto& lane : lanes_) lane->queue.clear();  // batches that were not cancelled and keep their lane alive
 }
 
 void Pool::submit(const std::shared_ptr<Lane>& lane, const std::vector<std::shared_ptr<Job>>& jobs) {
@@ -98,7 +98,7 @@ std::shared_ptr<Job> Pool::next() {
 }
 
 std::shared_ptr<Job> Pool::next(Lane& lane) {
-    bool in_turn = true;  // a later batch takes no canvas from an earlier one
+    bool in_turn = true;  // a later batch does not take a canvas from an earlier one
     for (const std::shared_ptr<Job>& job : lane.queue) {
         if (in_turn ? has_canvas(*job) : job->memory != nullptr) return job;
         in_turn = false;
@@ -130,7 +130,7 @@ int Pool::take(Job& job) {
     if (job.next + 1 == job.slots()) {
         const std::shared_ptr<Lane> lane = job.lane;
         leave_queue(job);
-        if (lanes_.size() > 1 && lanes_.front() == lane) {  // a batch was begun: the next one is another lane's
+        if (lanes_.size() > 1 && lanes_.front() == lane) {  // a batch was begun: the next is another lane's
             lanes_.pop_front();
             lanes_.push_back(lane);
         }
@@ -160,7 +160,7 @@ void Pool::work() {
     Stopwatch watch;
     std::unique_lock<std::mutex> lock(mutex_);
     while (true) {
-        Job* job = nullptr;  // no more than a pointer: who lets go of a batch last frees memory, and may need the GIL
+        Job* job = nullptr;  // not a shared pointer: the last owner of a batch frees memory, which may need the GIL
         if (!stopping_ && !(job = next().get())) {
             work_.wait(lock, [&] { return stopping_ || (job = next().get()); });
             times_ += watch.idle();
@@ -170,7 +170,7 @@ void Pool::work() {
         uint8_t* const out = job->memory->data();
         const std::vector<int64_t> ahead = unannounced(*job->lane);
         lock.unlock();
-        watch.start();  // waiting for the lock is no work
+        watch.start();  // waiting for the lock does not count as work
         announce(ahead);
         std::vector<Failure> failures = write(*job, slot, out, workspace);
         finish(*job, std::move(failures), watch.lap());
@@ -186,7 +186,7 @@ Waited Pool::wait(const std::shared_ptr<Job>& wanted, int milliseconds) {
     if (!has_canvas(job)) return Waited::no_canvas;
     if (!threads_.empty()) {
         const auto lane = std::find(lanes_.begin(), lanes_.end(), job.lane);
-        if (lane != lanes_.end()) std::rotate(lanes_.begin(), lane, lane + 1);  // somebody waits: its turn
+        if (lane != lanes_.end()) std::rotate(lanes_.begin(), lane, lane + 1);  // a caller waits for it: its turn
         wake_up();
         job.done.wait_for(lock, std::chrono::milliseconds(milliseconds), [&] { return is_finished(job); });
     } else if (job.next < job.slots()) {
@@ -231,7 +231,7 @@ bool Pool::done(const Job& job) {
 }
 
 void Pool::cancel(Job& job) {
-    std::shared_ptr<CanvasRing::Lease> memory;  // goes back after the lock: freeing it may need the GIL
+    std::shared_ptr<CanvasRing::Lease> memory;  // returned after unlocking, since freeing it may need the GIL
     std::unique_lock<std::mutex> lock(mutex_);
     job.next = job.slots();
     leave_queue(job);
@@ -264,19 +264,19 @@ std::vector<Failure> Pool::write(const Job& job, int slot, uint8_t* out, Workspa
                 Planes planes;
                 records_.decode(size_t(job.index[row]), workspace.decoder, workspace.planes[row - first], planes);
                 workspace.pictures[row - first].open(planes, job.placements[row], workspace.tables);
-            } catch (const std::runtime_error& error) {  // this image is bad; the others of its slot are named too
+            } catch (const std::runtime_error& error) {  // this image is damaged; check the others of its slot too
                 failures.push_back({row, records_.there(size_t(job.index[row])) ? error.what() : vanished});
             }
         const auto draw = [&](int pictures) {
             render(job.canvas, workspace.pictures, pictures, workspace.row, out + slot * job.canvas_bytes());
         };
         if (failures.empty()) {
-            draw(count);  // which reads records too: planes are not copied
+            draw(count);  // also reads records, since planes are not copied
             for (row = first; row < first + count; ++row)
                 if (!records_.there(size_t(job.index[row]))) failures.push_back({row, vanished});
         }
         if (!failures.empty()) draw(0);
-    } catch (const std::exception& error) {  // out of memory: nothing may leave a thread
+    } catch (const std::exception& error) {  // such as out of memory: exceptions must not leave a thread
         failures.push_back({std::min(row, first + count - 1), error.what()});
     }
     return failures;

@@ -1,4 +1,5 @@
-// Executes plans on native threads: (batch, slot) pairs from queues, several batches under way, no barrier between them.
+// Executes plans on native threads: (batch, slot) pairs from queues, several batches in flight, no barrier between
+// them.
 #pragma once
 
 #include <atomic>
@@ -22,10 +23,10 @@ namespace fastload {
 struct Record {
     const uint8_t* data;
     size_t size;
-    uint64_t checksum;  // the one that the index knows
+    uint64_t checksum;  // from the index
 };
 
-// When a record is checked against the checksums in its header and in the index.
+// When to verify a record against the checksums in its header and in the index.
 enum class Check : int { never, first, always };
 
 // The records of a cache.
@@ -36,7 +37,7 @@ public:
     size_t size() const { return records_.size(); }
     const Record& operator[](size_t i) const { return records_[i]; }
     void decode(size_t i, RecordDecoder& decoder, Buffer& buffer, Planes& planes);
-    // False when pages of the record have vanished, so that what was read of it may have been zeros.
+    // False if pages of the record have vanished, so that zeros may have been read.
     bool there(size_t i) const;
 
 private:
@@ -52,30 +53,30 @@ struct Failure {
 
 struct Lane;
 
-// A batch to be written.
+// A batch to execute.
 struct Job {
     Canvas canvas;
     std::vector<int64_t> index;         // (N) records
     std::vector<Placement> placements;  // (N)
-    std::vector<int> first_row;         // (B + 1) rows of a slot
+    std::vector<int> first_row;         // (B + 1) the first row of each slot
 
     int slots() const { return int(first_row.size()) - 1; }
     size_t canvas_bytes() const { return canvas.bytes(); }
 
 private:
     friend class Pool;
-    std::shared_ptr<Lane> lane;                 // guarded by the pool's mutex, as all that follows
-    std::shared_ptr<CanvasRing::Lease> memory;  // once there was a canvas
+    std::shared_ptr<Lane> lane;                 // guarded by the pool's mutex, like everything below
+    std::shared_ptr<CanvasRing::Lease> memory;  // null before there is a canvas
     int next = 0, running = 0;
     std::vector<Failure> failures;
     std::condition_variable done;
     bool announced = false;
-    bool shown = false, waited_for = false;  // to and by the user, whose canvas it then is too
+    bool shown = false, waited_for = false;  // to and by the user, who then owns the canvas too
 };
 
 enum class Waited { finished, unfinished, no_canvas };
 
-// The batches of one iterator: they are executed in order and share a budget of canvases, which no other iterator uses.
+// The batches of one iterator. They are executed in order and share a budget of canvases of their own.
 struct Lane {
     Lane(int in_flight, std::shared_ptr<CanvasReserve> reserve)
         : ring(std::make_shared<CanvasRing>(in_flight, std::move(reserve))) {}
@@ -83,33 +84,33 @@ struct Lane {
 
 private:
     friend class Pool;
-    std::deque<std::shared_ptr<Job>> queue;  // not all of whose slots are begun; guarded by the pool's mutex
+    std::deque<std::shared_ptr<Job>> queue;  // batches with slots not begun; guarded by the pool's mutex
     std::weak_ptr<Job> handed_out;           // the latest
 };
 
 class Pool {
 public:
-    // `owner` keeps the memory of the records. With `emulated`, nothing is decoded or written: each record takes that
-    // long asleep, as if on a core of its own.
+    // `owner` keeps the memory of the records alive. With `emulated`, nothing is decoded or written: each record takes
+    // this time asleep, as if it had a core of its own.
     Pool(std::vector<Record> records, std::shared_ptr<void> owner, int threads, Check check,
          std::chrono::microseconds emulated = {});
-    ~Pool();  // waits for the slots that are being written, no others
+    ~Pool();  // waits only for the slots that are being written
 
     const Records& records() const { return records_; }
-    // Each is begun as soon as there is a canvas for it, in this order. Lanes take turns. The caller keeps each until it
-    // was cancelled, or the pool is gone.
+    // Each is begun as soon as there is a canvas for it, in this order. Lanes take turns. The caller keeps each alive
+    // until it is cancelled or the pool is gone.
     void submit(const std::shared_ptr<Lane>& lane, const std::vector<std::shared_ptr<Job>>& jobs);
-    // Where a batch is, its canvases one after another. Null, to be asked again, as long as there is no canvas for it.
+    // The canvases of a batch, contiguous. Null as long as there is no canvas for it; ask again later.
     std::shared_ptr<CanvasRing::Lease> show(const std::shared_ptr<Job>& job);
-    // Both may be called again for the latest batch of a lane, in case the answer was lost on its way, by Ctrl-C.
-    // Waits up to `milliseconds` for the job to be finished. With no threads, does the work itself, in as many calling
-    // threads as there are. Finds a canvas for a batch out of turn, if there is one at all.
+    // Waits up to `milliseconds` for the job to finish. Without threads, the calling threads do the work. Gives the
+    // batch a canvas out of turn, if there is one. Like `show`, it may be called again for the latest batch of a lane,
+    // in case Ctrl-C lost the answer.
     Waited wait(const std::shared_ptr<Job>& job, int milliseconds);
     bool done(const Job& job);
-    // Gives up the slots not begun and waits for those being written: then nobody touches the canvas any more.
+    // Drops the slots not begun and waits for those being written; no thread touches the canvas after that.
     void cancel(Job& job);
     std::vector<Failure> failures(const Job& job);
-    // Since the pool began. What a thread is at now is not yet counted.
+    // Times since the pool began, without the present work of each thread.
     Times times();
 
 private:
@@ -122,21 +123,21 @@ private:
         std::chrono::nanoseconds overslept{};  // when emulating
     };
     void work();
-    // The mutex is held in these.
-    void wake_up();                      // threads without work, if the user has let go of a canvas
-    static bool has_canvas(Job& job);    // if there is one
+    // Call these with the mutex held.
+    void wake_up();                      // idle threads, if the user has returned a canvas
+    static bool has_canvas(Job& job);    // takes a canvas if there is one
     bool is_finished(const Job& job) const { return job.next == job.slots() && !job.running; }
-    // A finished batch belongs to those who see it, and to nobody else once another one of its lane is wanted.
+    // A finished batch belongs to its users alone as soon as another batch of its lane is requested.
     static void hand_out(const std::shared_ptr<Job>& job);
     static void let_go_before(const std::shared_ptr<Job>& job);
-    std::shared_ptr<Job> next();                  // the first queued batch with a canvas of the lane whose turn it is, or none
+    std::shared_ptr<Job> next();                  // the first batch with a canvas in the lane whose turn it is, or null
     static std::shared_ptr<Job> next(Lane& lane);
     int take(Job& job);                           // the next slot
     void leave_queue(const Job& job);
-    // The records of a batch soon to be begun, which is now marked as announced; none if all are.
+    // The records of a batch to be begun soon, which is then marked as announced; empty if all are.
     std::vector<int64_t> unannounced(const Lane& lane);
 
-    void announce(const std::vector<int64_t>& index) const;  // have a cold disk read the records ahead of their use
+    void announce(const std::vector<int64_t>& index) const;  // makes a cold disk read the records ahead of use
     void finish(Job& job, std::vector<Failure> failures, const Times& times);
     std::vector<Failure> write(const Job& job, int slot, uint8_t* out, Workspace& workspace);
 
@@ -145,11 +146,11 @@ private:
     const std::chrono::microseconds emulated_;
     std::mutex mutex_;
     std::condition_variable work_;
-    std::deque<std::shared_ptr<Lane>> lanes_;  // those with queued batches; the first is the one whose turn it is
+    std::deque<std::shared_ptr<Lane>> lanes_;  // lanes with queued batches; it is the first one's turn
     bool stopping_ = false;
     Times times_;  // guarded by the mutex
     std::vector<std::thread> threads_;
-    std::vector<std::unique_ptr<Workspace>> idle_;  // of calling threads that have done work; guarded by the mutex
+    std::vector<std::unique_ptr<Workspace>> idle_;  // of calling threads that have worked; guarded by the mutex
 };
 
 }  // namespace fastload

@@ -1,4 +1,4 @@
-// Which process this is: what was made before a fork must know.
+// The identity of this process, for objects that must notice a fork.
 #pragma once
 
 #include <pthread.h>
@@ -12,7 +12,7 @@ namespace fastload {
 inline std::atomic<pid_t> process_id{getpid()};
 inline const int process_id_follows = pthread_atfork(nullptr, nullptr, [] { process_id = getpid(); });
 
-// getpid(), which would ask the kernel each time.
+// getpid() without a system call each time.
 inline pid_t this_process() { return process_id.load(std::memory_order_relaxed); }
 
 }  // namespace fastload

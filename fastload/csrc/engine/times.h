@@ -1,4 +1,4 @@
-// What a thread spends its time on: cheap enough to be asked once an image.
+// Measures what a thread spends its time on; cheap enough to call once per image.
 #pragma once
 
 #include <sys/resource.h>
@@ -12,8 +12,8 @@ namespace fastload {
 struct Times {
     double waiting = 0;  // for something to do
     double working = 0;  // on a core
-    double disk = 0;     // at work, but blocked: a page of the cache was not in memory
-    double starved = 0;  // at work, but others had the core
+    double disk = 0;     // working but blocked: a page of the cache was not in memory
+    double starved = 0;  // ready to work, but other processes had the core
 
     Times& operator+=(const Times& other) {
         waiting += other.waiting;
@@ -34,8 +34,8 @@ public:
         read(core_, blocked_);
     }
 
-    // Since the start or the last lap, which was spent on work. Work takes no lock that is held for long, so whoever
-    // gives up the core of its own accord waits for a page.
+    // The work since the start or the last lap. Work takes no lock that is held for long, so a thread that gives up its
+    // core voluntarily waits for a page.
     Times lap() {
         const auto wall = wall_;
         const double core = core_;
@@ -48,7 +48,7 @@ public:
         return times;
     }
 
-    // Likewise, spent on waiting for work.
+    // Likewise for waiting for work.
     Times idle() {
         const auto wall = wall_;
         start();
@@ -64,7 +64,7 @@ private:
         getrusage(RUSAGE_THREAD, &usage);
         core = usage.ru_utime.tv_sec + usage.ru_stime.tv_sec + 1e-6 * (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
         blocked = usage.ru_nvcsw;
-#else  // macOS tells no thread's switches: all that is not spent on a core counts as the disk's
+#else  // macOS does not report context switches of a thread: all time off a core counts as disk
         timespec time;
         clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
         core = time.tv_sec + 1e-9 * time.tv_nsec;

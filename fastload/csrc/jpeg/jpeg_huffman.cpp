@@ -21,7 +21,7 @@ uint32_t coefficient(int length, int distance, int value) {
     return uint32_t(length) | (uint32_t(value) & 0xff) << 8 | uint32_t(distance) << 22 | uint32_t(distance) << 27;
 }
 
-// The entries of all bits that begin with a code.
+// The entries of all bit patterns that begin with a code.
 void fill_ac(uint32_t* entries, int count, int length, int symbol) {
     const int run = symbol >> 4, extra = symbol & 15;
     if (extra == 0) {
@@ -36,7 +36,7 @@ void fill_ac(uint32_t* entries, int count, int length, int symbol) {
             std::fill_n(entries, each, coefficient(length + extra, run + 1, extend(bits, extra)));
     }
 }
-// `first`, with what follows it in the same bits where that fits.
+// `first`, combined with the next code in the same bits if both fit.
 uint32_t pair_of(uint32_t first, uint32_t second) {
     const uint32_t length = length_of(first) + length_of(second), value = first & 0xff00;
     if ((first & Table::special) || (second & Table::single) || length > ac_bits) return first;
@@ -55,16 +55,16 @@ void JpegHuffmanTable::define(Kind kind, const uint8_t* counts, const uint8_t* s
                       std::equal(symbols, symbols + symbol_count, symbols_);
     defined_ = same;
     if (same) return;
-    symbol_count_ = -1;  // of no use until it is whole
+    symbol_count_ = -1;  // invalid until the table is complete
     std::copy_n(counts, 16, counts_);
     std::copy_n(symbols, symbol_count, symbols_);
     largest_ = symbol_count ? *std::max_element(symbols, symbols + symbol_count) : 0;
-    uint32_t code = 0;  // left-aligned in 16 bits, so that codes of all lengths are in one order
+    uint32_t code = 0;  // left-aligned in 16 bits, so that codes of all lengths compare in order
     for (int length = 1, index = 0; length <= 16; ++length) {
         offset_[length] = index - int(code >> (16 - length));
         index += counts[length - 1];
         code += uint32_t(counts[length - 1]) << (16 - length);
-        if (code >= 0x10000) throw JpegError("a Huffman table with more codes than fit");  // none may be all ones
+        if (code >= 0x10000) throw JpegError("a Huffman table with more codes than fit");  // no code may be all ones
         end_[length] = code;
     }
     kind == dc ? look_up_dc() : look_up_ac();

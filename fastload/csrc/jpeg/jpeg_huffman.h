@@ -1,4 +1,4 @@
-// Huffman tables of a JPEG (ITU T.81, annex C), with what decoding looks up.
+// Huffman tables of a JPEG (ITU T.81, annex C), with look-up tables for decoding.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@ public:
     // Throws JpegError when the codes do not fit.
     void define(Kind kind, const uint8_t* counts, const uint8_t* symbols, int symbol_count);
 
-    // The table remains as it is, so that defining it once more costs nothing.
+    // The definition is kept, so that defining the same table again costs nothing.
     void forget() { defined_ = false; }
     bool defined() const { return defined_; }
 

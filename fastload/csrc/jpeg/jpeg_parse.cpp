@@ -22,7 +22,7 @@ bool is_frame_header(int marker) {
 
 int ceil_div(int64_t a, int64_t b) { return int((a + b - 1) / b); }
 
-// The contents of a marker segment, read with every step checked.
+// The contents of a marker segment, with checked reads.
 class Segment {
 public:
     Segment(const uint8_t* data, size_t size) : data_(data), size_(size) {}
@@ -75,7 +75,7 @@ private:
 
 }  // namespace
 
-// What is of use for the next image too.
+// State that the next image can reuse.
 struct JpegParser::Tables {
     explicit Tables(const Kernels& kernels) : scan(kernels) {}
     JpegHuffmanTable huffman[2][4];
@@ -200,7 +200,7 @@ private:
         throw JpegError("irregular chroma sampling");
     }
 
-    // TurboJPEG knows samplings by these factors only.
+    // TurboJPEG identifies samplings by these factors.
     bool usual_factors() const {
         const std::vector<JpegComponent>& part = image_.components;
         const int h = part[1].h, v = part[1].v;
@@ -219,7 +219,7 @@ private:
             part.blocks_h = ceil_div(part.height, 8);
             blocks += size_t(part.blocks_w) * part.blocks_h;
         }
-        // A block takes two bits or more, so a small file cannot ask for much memory.
+        // A block takes at least two bits, so a small file cannot ask for much memory.
         if (blocks / 4 > size_) throw JpegError("the file ends within the picture");
         sink_.begin(image_);
     }
@@ -249,7 +249,7 @@ private:
         reader_.seek(scan_.run(scan, data_, size_, reader_.position(), sink_));
     }
 
-    // Marks a component as coded; its quantisation table is the one in force now (T.81, B.2.4.1).
+    // Marks a component as coded. Its quantization table is the one defined at this point (T.81, B.2.4.1).
     size_t begin(int id) {
         for (size_t c = 0; c < image_.components.size(); ++c) {
             JpegComponent& part = image_.components[c];
@@ -271,7 +271,7 @@ private:
         return huffman_[kind][number];
     }
 
-    // As libjpeg guesses the colours of three components, from the markers before the first scan.
+    // Guesses the colors of three components like libjpeg, from the markers before the first scan.
     bool is_rgb() const {
         if (image_.components.size() != 3 || jfif_) return false;
         if (adobe_transform_ > 1) throw JpegError("an unknown colour transform");

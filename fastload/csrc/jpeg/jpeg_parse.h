@@ -1,4 +1,4 @@
-// Reads a Huffman-coded sequential JPEG up to its quantised DCT coefficients.
+// Reads a Huffman-coded sequential JPEG up to its quantized DCT coefficients.
 #pragma once
 
 #include <cstddef>
@@ -13,9 +13,9 @@ namespace fastload {
 
 struct JpegComponent {
     int id, h, v;            // h, v: sampling factors
-    int table;               // number of its quantisation table
+    int table;               // number of its quantization table
     int width, height;       // in samples
-    int blocks_w, blocks_h;  // in blocks of 8x8 samples, those that hold samples of the image only
+    int blocks_w, blocks_h;  // in blocks of 8x8 samples, only those with samples of the image
     uint16_t quant[64];      // natural (row by row) order
     std::vector<int16_t> coefficients;  // blocks_h x blocks_w x 64, natural order
 };
@@ -33,22 +33,22 @@ constexpr uint8_t zigzag_to_natural[64] = {
     35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51,  //
     58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63};
 
-// Whether the frame header is one that parse_jpeg can read: false for progressive, arithmetic and lossless files.
-// Throws JpegError when there is no frame header.
+// Whether parse_jpeg can read files with this frame header; false for progressive, arithmetic and lossless files.
+// Throws JpegError if there is no frame header.
 bool is_huffman_sequential(const uint8_t* data, size_t size);
 
-// Who takes the coefficients of a JPEG as they are decoded.
+// Receives the coefficients of a JPEG while they are decoded.
 class BlockSink {
 public:
     virtual ~BlockSink() = default;
 
-    // The place of each coefficient in its block, by its index in zigzag order.
+    // The position of each coefficient in its block, by its index in zigzag order.
     virtual const uint8_t* order() const = 0;
 
     // Sizes and sampling of the image and its components are known.
     virtual void begin(const JpegCoefficients& image) = 0;
 
-    // The quantisation table of a component is known; its blocks come next.
+    // The quantization table of a component is known. Its blocks come next.
     virtual void begin_component(size_t number, const JpegComponent& component) = 0;
 
     // `count` blocks of component `number`, 64 coefficients each, from column x on in block row y. Zeros follow them up
@@ -62,8 +62,8 @@ public:
     explicit JpegParser(const Kernels& kernels);
     ~JpegParser();
 
-    // Throws JpegError, saying why, for anything that libjpeg-turbo would not decode without a warning, and for 12-bit,
-    // CMYK and irregularly sampled files. The components of the result have no coefficients: `sink` was given them.
+    // Throws JpegError with the reason if libjpeg-turbo would not decode the file without a warning, and for 12-bit,
+    // CMYK and irregularly sampled files. The components of the result have no coefficients, which went to `sink`.
     JpegCoefficients parse(const uint8_t* data, size_t size, BlockSink& sink);
 
 private:
@@ -71,7 +71,7 @@ private:
     std::unique_ptr<Tables> tables_;
 };
 
-// The same, to the coefficients of the whole image.
+// The same, with the coefficients of the whole image.
 JpegCoefficients parse_jpeg(const uint8_t* data, size_t size);
 
 }  // namespace fastload

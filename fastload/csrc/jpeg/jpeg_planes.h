@@ -1,4 +1,4 @@
-// Decodes Huffman-coded sequential JPEGs, the common kind, without libjpeg-turbo.
+// Decodes Huffman-coded sequential JPEGs, the most common kind, without libjpeg-turbo.
 #pragma once
 
 #include <cstddef>
@@ -15,13 +15,13 @@ class JpegPlanesDecoder {
 public:
     explicit JpegPlanesDecoder(const Kernels& kernels) : kernels_(kernels), parser_(kernels) {}
 
-    // Decodes into `buffer`, to which `planes` points, to the samples that libjpeg-turbo's accurate inverse DCT gives.
-    // A plane's stride is a multiple of 64; it has memory up to whole blocks and plane_slack readable bytes behind it.
-    // Throws JpegError for what parse_jpeg refuses, and for coefficients that decoders may disagree about; the buffer's
-    // contents are then unspecified.
+    // Decodes into `buffer`, to which `planes` points. The samples equal those of libjpeg-turbo's accurate inverse DCT.
+    // A plane's stride is a multiple of 64; its memory extends to whole blocks, followed by plane_slack readable bytes.
+    // Throws JpegError for files that parse_jpeg refuses, and for coefficients that decoders may disagree about; the
+    // buffer's contents are then unspecified.
     void planes(const uint8_t* data, size_t size, Buffer& buffer, Planes& planes);
 
-    // Undoes the entropy coding only, for benchmarks. Throws JpegError.
+    // Decodes the entropy coding only, for benchmarks. Throws JpegError.
     void coefficients_only(const uint8_t* data, size_t size);
 
 private:

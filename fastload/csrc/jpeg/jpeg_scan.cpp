@@ -10,7 +10,7 @@ namespace {
 
 using Cursor = BitReader::Cursor;
 
-// A block reads at most 64 codes of 16 bits with 15 more each before the reader's position is checked.
+// A block reads at most 64 codes of 16 bits with 15 more bits each before the reader's position is checked.
 constexpr size_t block_bytes = 64 * 31 / 8, slack = block_bytes + 3 * sizeof(uint64_t);
 
 [[noreturn]] void raise(ScanFault fault) {
@@ -28,7 +28,7 @@ constexpr size_t block_bytes = 64 * 31 / 8, slack = block_bytes + 3 * sizeof(uin
 
 #define ALWAYS_INLINE __attribute__((always_inline)) inline
 
-// The signed value of `length` (0 to 15) extra bits on top of the window (T.81, F.2.2.1: EXTEND).
+// The signed value of `length` (0 to 15) extra bits at the top of the window (T.81, F.2.2.1: EXTEND).
 ALWAYS_INLINE int extend(uint64_t window, unsigned length) {
     const int bits = int(window >> 1 >> (63 - length)), all = (1 << length) - 1;
     return bits - (all & (int(window >> 63) - 1));
@@ -46,7 +46,7 @@ ALWAYS_INLINE ScanFault decode_dc(Cursor& cursor, const JpegHuffmanTable& table,
     return last_dc == int16_t(last_dc) ? ScanFault::none : ScanFault::dc_overflow;
 }
 
-// The coefficient that a code and the bits after it stand for. `place` becomes its own, from that of the one before.
+// The coefficient of a code and the bits after it. Changes `place` from that of the previous coefficient to its own.
 ALWAYS_INLINE ScanFault decode_coefficient(Cursor& cursor, JpegHuffmanTable::Code code, const uint8_t*& place,
                                        const uint8_t* end, int16_t* block) {
     const unsigned run = unsigned(code.symbol) >> 4, extra = unsigned(code.symbol) & 15;
@@ -57,8 +57,8 @@ ALWAYS_INLINE ScanFault decode_coefficient(Cursor& cursor, JpegHuffmanTable::Cod
     return ScanFault::none;
 }
 
-// A code wherever the lookup table does not help: codes of more bits, and those around a block's last coefficient.
-// `place` becomes `end` at the block's end.
+// Decodes a code for which the look-up table does not suffice: longer codes, and those around a block's last
+// coefficient. `place` becomes `end` at the end of the block.
 __attribute__((noinline)) ScanFault decode_single(Cursor& cursor, const JpegHuffmanTable& table, const uint8_t*& place,
                                               const uint8_t* end, int16_t* block) {
     const JpegHuffmanTable::Code code = table.search(cursor.window);
@@ -69,7 +69,7 @@ __attribute__((noinline)) ScanFault decode_single(Cursor& cursor, const JpegHuff
     return ScanFault::none;
 }
 
-// `order` has a coefficient's place in the block by its index in zigzag order. Beyond 63 it has that of DC, which is
+// `order` gives a coefficient's position in the block by its index in zigzag order; beyond 63 that of DC, which is
 // written last.
 ALWAYS_INLINE ScanFault decode_ac(Cursor& cursor, const JpegHuffmanTable& table, const uint8_t* order, int16_t* block) {
     using Table = JpegHuffmanTable;
@@ -107,7 +107,7 @@ ALWAYS_INLINE ScanFault decode_ac(Cursor& cursor, const JpegHuffmanTable& table,
             continue;
         }
     single:
-        Cursor copy = cursor;  // so that the cursor itself needs no address and stays in registers
+        Cursor copy = cursor;  // the cursor's address is not taken, so it stays in registers
         copy.refill();
         const uint8_t* next = place;
         const ScanFault fault = decode_single(copy, table, next, end, block);
@@ -145,7 +145,7 @@ ScanFault decode_mcus(BitReader& reader, const McuBlock* blocks, size_t count, i
 }
 
 #if defined(__x86_64__)
-// With shifts by any register, which do not touch the flags.
+// With shifts by any register, which do not change the flags.
 __attribute__((target("bmi,bmi2"))) ScanFault decode_mcus_bmi2(BitReader& reader, const McuBlock* blocks, size_t count,
                                                                int first, int end, const uint8_t* order) {
     return decode_blocks(reader, blocks, count, first, end, order);
@@ -201,7 +201,7 @@ size_t ScanDecoder::run(const Scan& scan, const uint8_t* data, size_t size, size
     return position_;
 }
 
-// A component's blocks of a group are rows of group_mcus * h blocks, one below the other.
+// The blocks of a component in a group form rows of group_mcus * h blocks, one below the other.
 void ScanDecoder::lay_out(const Scan& scan) {
     blocks_.clear();
     int16_t* place = coefficients_;
@@ -237,7 +237,7 @@ void ScanDecoder::restart(int interval) {
     until_restart_ = interval;
 }
 
-// Blocks beyond the image complete an MCU and are not kept.
+// Blocks beyond the image complete an MCU and are dropped.
 void ScanDecoder::give(const Scan& scan, int x, int y, int mcus, BlockSink& sink) const {
     const int16_t* row = coefficients_;
     for (const ScanComponent& part : scan.components)

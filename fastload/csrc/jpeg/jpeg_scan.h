@@ -25,22 +25,22 @@ struct Scan {
     int restart_interval;  // in MCUs; 0: none
 };
 
-// The bits of a restart interval without the bytes stuffed after 0xff, in memory that is used again.
+// The bits of a restart interval, without the bytes stuffed after 0xff, in reused memory.
 class BitReader {
 public:
-    // Takes the interval at `position`; returns the position of the marker after it. Throws JpegError.
+    // Loads the interval at `position`; returns the position of the marker after it. Throws JpegError.
     size_t open(const uint8_t* data, size_t size, size_t position);
 
-    // Throws JpegError when more bits were read than there are, or whole bytes were not read.
+    // Throws JpegError if more bits were read than there are, or if whole bytes were not read.
     void close() const;
 
-    // Where decoding stands: a copy is kept in registers.
+    // The position of decoding; a copy is kept in registers.
     struct Cursor {
         uint64_t window;  // the next bits, from the highest down
         const uint8_t* next;
-        unsigned left;  // valid bits of the window, in the lowest 6 bits; what is above them means nothing
+        unsigned left;  // valid bits of the window, in the lowest 6 bits; ignore those above
 
-        // Makes it 56 valid bits at least.
+        // Fills it to at least 56 valid bits.
         void refill() {
             uint64_t bytes;
             __builtin_memcpy(&bytes, next, sizeof bytes);
@@ -59,7 +59,7 @@ public:
     };
 
     Cursor cursor{};
-    const uint8_t* last() const { return end_ + sizeof(uint64_t); }  // `cursor.next` never gets there within the bits
+    const uint8_t* last() const { return end_ + sizeof(uint64_t); }  // `cursor.next` never reaches it within the bits
 
 private:
     Buffer memory_;
@@ -67,7 +67,7 @@ private:
     const uint8_t* end_ = nullptr;
 };
 
-// A block of an MCU: where its coefficients go.
+// A block of an MCU, and the position of its coefficients.
 struct McuBlock {
     const JpegHuffmanTable* dc;
     const JpegHuffmanTable* ac;
@@ -76,7 +76,7 @@ struct McuBlock {
     ptrdiff_t step;  // from there to the next MCU's
 };
 
-// What is wrong with a scan's bits.
+// What is wrong with the bits of a scan.
 enum class ScanFault : int { none, unknown_code, too_many_coefficients, dc_overflow, too_early };
 
 // Decodes MCUs `first` to `end`, of `count` blocks each, whose coefficients go where `order` says. See Kernels.
@@ -92,12 +92,12 @@ class ScanDecoder {
 public:
     explicit ScanDecoder(const Kernels& kernels) : kernels_(kernels) {}
 
-    // Decodes the entropy-coded segments at `position` and gives `sink` their blocks, coefficients in its order.
+    // Decodes the entropy-coded segments at `position` and gives `sink` their blocks, with coefficients in its order.
     // Returns the position of the marker that ends them. Throws JpegError.
     size_t run(const Scan& scan, const uint8_t* data, size_t size, size_t position, BlockSink& sink);
 
 private:
-    // MCUs are decoded in groups, so that their coefficients are still in the fastest cache when `sink` gets them.
+    // MCUs are decoded in groups, so that their coefficients are still in the L1 cache when `sink` gets them.
     static constexpr int group_mcus = 16, max_blocks = 10;
 
     void lay_out(const Scan& scan);
@@ -110,7 +110,7 @@ private:
     const uint8_t* data_ = nullptr;
     size_t size_ = 0, position_ = 0;
     std::vector<McuBlock> blocks_;
-    uint8_t order_[JpegHuffmanTable::nowhere + 64] = {};  // the sink's, then the place of DC, which is written last
+    uint8_t order_[JpegHuffmanTable::nowhere + 64] = {};  // the sink's, then the position of DC, which is written last
     int last_dc_[4] = {};
     int until_restart_ = 0, restarts_ = 0;
     alignas(64) int16_t coefficients_[group_mcus * max_blocks * 64] = {};

@@ -11,9 +11,9 @@ namespace {
 
 using Bytes = std::vector<uint8_t>;
 
-constexpr int max_category = 14;  // bits of a coefficient or DC difference: int16 coefficients have no more
+constexpr int max_category = 14;  // bits of a coefficient or DC difference; int16 coefficients have no more
 constexpr int end_of_block = 0, sixteen_zeros = 0xf0;
-// No coefficient has this symbol. It takes each table's last code, which a JPEG must leave unused: all ones.
+// No coefficient has this symbol. It takes each table's last code, all ones, which a JPEG must not use.
 constexpr uint8_t reserved_symbol = 0xff;
 constexpr int code_limit = huffman_max_length;
 
@@ -25,11 +25,11 @@ struct Code {
 struct Table {
     std::array<uint32_t, 256> frequency{};
     std::array<Code, 256> code{};
-    Bytes segment;  // of DHT, without its class and number: a count for each length, then the symbols
+    Bytes segment;  // of DHT, without class and number: a count for each length, then the symbols
 
     void build() {
         for (uint32_t& f : frequency) f *= 2;
-        frequency[reserved_symbol] = 1;  // the rarest, and the highest of those with the longest codes: it is the last
+        frequency[reserved_symbol] = 1;  // the rarest, and the highest of those with the longest codes: the last
         const CodeLengths lengths = choose_lengths(frequency, code_limit);
         const SymbolOrder order = order_symbols(lengths);
         segment.assign(16, 0);
@@ -109,8 +109,8 @@ void code_block(const int16_t* block, int difference, Table& dc, Table& ac, Pass
     if (zeros) pass.symbol(ac, end_of_block, 0, 0);
 }
 
-// Walks over all blocks in the order of an interleaved scan. Blocks beyond a component's last, which a scan of several
-// components must have up to whole MCUs, repeat the DC coefficient before and have no AC.
+// Walks over all blocks in the order of an interleaved scan. A scan of several components consists of whole MCUs:
+// blocks beyond a component's last repeat the previous DC coefficient and have no AC.
 template <class Pass>
 void code_scan(const JpegCoefficients& image, Tables& tables, Pass& pass) {
     static constexpr int16_t nothing[64] = {};
@@ -143,7 +143,7 @@ void write_segment(Bytes& out, uint8_t marker, const Bytes& body) {
     out.insert(out.end(), body.begin(), body.end());
 }
 
-// Which colours the components are: JFIF means Y, Cb, Cr or grey; Adobe's transform 0 means R, G, B.
+// The colors of the components: JFIF means Y, Cb, Cr or gray; Adobe's transform 0 means R, G, B.
 void write_colors(Bytes& out, bool rgb) {
     if (rgb)
         write_segment(out, 0xee, {'A', 'd', 'o', 'b', 'e', 0, 100, 0, 0, 0, 0, 0});
@@ -151,7 +151,7 @@ void write_colors(Bytes& out, bool rgb) {
         write_segment(out, 0xe0, {'J', 'F', 'I', 'F', 0, 1, 1, 0, 0, 1, 0, 1, 0, 0});
 }
 
-// A quantisation table for each component. Returns whether any step needs two bytes, which baseline JPEGs have not.
+// A quantization table for each component. Returns whether any step needs two bytes, which baseline JPEGs do not allow.
 bool write_quantisation(Bytes& out, const JpegCoefficients& image) {
     bool any_wide = false;
     for (size_t c = 0; c < image.components.size(); ++c) {

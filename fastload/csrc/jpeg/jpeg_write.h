@@ -1,4 +1,4 @@
-// Writes quantised DCT coefficients as a JPEG: the way back from the packed encodings.
+// Writes quantized DCT coefficients as a JPEG, to convert the packed encodings back.
 #pragma once
 
 #include <cstddef>
@@ -10,8 +10,8 @@
 
 namespace fastload {
 
-// A sequential Huffman-coded JPEG of one scan holding these coefficients, with tables made for them. Throws JpegError
-// for coefficients that no JPEG holds.
+// A sequential Huffman-coded JPEG of one scan with these coefficients and optimal tables. Throws JpegError for
+// coefficients that no JPEG can hold.
 std::vector<uint8_t> write_jpeg(const JpegCoefficients& image);
 
 // The coefficients of a packed record. Throws DctError.

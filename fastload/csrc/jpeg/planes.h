@@ -1,4 +1,4 @@
-// A decoded image as its planes: Y, Cb and Cr, only Y, or R, G and B.
+// A decoded image as its planes: Y, Cb and Cr; only Y; or R, G and B.
 #pragma once
 
 #include <cstddef>
@@ -16,8 +16,8 @@ constexpr size_t plane_slack = 256;
 
 constexpr int max_side = 65'500;  // JPEG_MAX_DIMENSION of libjpeg
 
-// An image of more pixels is taken for a decompression bomb, and refused before memory is taken for it. Set by
-// FASTLOAD_MAX_PIXELS, read once; without it where Pillow gives up. Throws std::runtime_error for what is no number.
+// Images of more pixels are refused as decompression bombs, before memory is allocated. Set by FASTLOAD_MAX_PIXELS,
+// read once; the default is Pillow's limit. Throws std::runtime_error if it is not a number.
 inline int64_t max_pixels() {
     static const int64_t limit = [] {
         const char* chosen = std::getenv("FASTLOAD_MAX_PIXELS");

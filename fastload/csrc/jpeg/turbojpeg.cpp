@@ -9,7 +9,7 @@
 namespace fastload {
 namespace {
 
-// What turbojpeg.h declares, of which this machine may have no copy.
+// Declarations of turbojpeg.h, which this machine may not have.
 constexpr int flag_accurate_dct = 4096, flag_limit_scans = 32768;
 constexpr int option_copy_none = 64;
 constexpr int pixel_format_rgb = 0;
@@ -33,7 +33,7 @@ struct Library {
     int (*transform)(void*, const unsigned char*, unsigned long, int, unsigned char**, unsigned long*, Transform*, int);
     void (*free)(unsigned char*);
     char* (*error_text)(void*);
-    int (*error_code)(void*);  // since 2.0; null before, when a warning cannot be told from an error
+    int (*error_code)(void*);  // since 2.0; null before: warnings cannot be told from errors
 };
 
 std::vector<std::string>& extra_candidates() {
@@ -88,7 +88,7 @@ const Library& library() {
     return opened;
 }
 
-// Samples in one row of a component as libjpeg-turbo writes it: luma is padded to a whole chroma sample.
+// Samples per row of a component as libjpeg-turbo writes it: luma is padded to a whole chroma sample.
 int padded(int size, int divisor) { return (size + divisor - 1) / divisor * divisor; }
 
 void check_size(const JpegHeader& header) {
@@ -126,7 +126,7 @@ std::string JpegDecoder::any_warning(int status) {
 JpegHeader JpegDecoder::header(const uint8_t* data, size_t size) {
     try {
         const JpegHeader header = read_header(data, size);
-        if (header.subsampling < 0) renew();  // the size may be that of the image before
+        if (header.subsampling < 0) renew();  // the size may be that of the previous image
         return header;
     } catch (...) {
         renew();
@@ -134,7 +134,7 @@ JpegHeader JpegDecoder::header(const uint8_t* data, size_t size) {
     }
 }
 
-// After a file cut or damaged in its header, libjpeg-turbo would go on with that one when it is given the next.
+// After a file with a truncated or damaged header, libjpeg-turbo would continue that one with the next file.
 void JpegDecoder::renew() {
     library().destroy(handle_);
     handle_ = library().init_decompress();
@@ -186,7 +186,7 @@ std::string JpegDecoder::rgb(const uint8_t* data, size_t size, const JpegHeader&
 }
 
 std::vector<uint8_t> jpeg_transform(const uint8_t* data, size_t size) {
-    JpegDecoder().header(data, size);  // refuses what is too large
+    JpegDecoder().header(data, size);  // refuses images that are too large
     const Library& lib = library();
     std::unique_ptr<void, int (*)(void*)> handle(lib.init_transform(), lib.destroy);
     if (!handle) throw std::bad_alloc();

@@ -1,4 +1,4 @@
-// libjpeg-turbo, opened at run time through the entry points that every libturbojpeg since 1.4 has.
+// libjpeg-turbo, opened at run time through entry points that every libturbojpeg since 1.4 has.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@
 
 namespace fastload {
 
-// Bytes that are not the JPEG they should be.
+// The bytes are not a valid JPEG.
 struct JpegError : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
@@ -19,18 +19,18 @@ enum class JpegColor : int { rgb, ycbcr, gray, cmyk, ycck };  // TurboJPEG's TJC
 
 struct JpegHeader {
     int width, height;
-    int subsampling;  // a Subsampling, or -1 when the sampling factors are none of them
+    int subsampling;  // a Subsampling, or -1 for other sampling factors
     JpegColor color;
 };
 
-// Where to look besides FASTLOAD_TURBOJPEG and the system's own places. Call before first use.
+// A folder to search besides FASTLOAD_TURBOJPEG and the system's folders. Call before first use.
 void add_turbojpeg_candidates(std::vector<std::string> paths);
 
-// The path of the library in use. Throws std::runtime_error when there is none, saying how to get it.
+// The path of the library in use. Throws std::runtime_error with installation advice if there is none.
 const std::string& turbojpeg_path();
 
-// One decompressor; one per thread. All methods throw JpegError for bytes they cannot make sense of and
-// return libjpeg's warning ("" when there was none): a warning means that some pixels may be wrong.
+// A decompressor; one per thread. All methods throw JpegError for invalid bytes and return libjpeg's warning ("" if
+// none): a warning means that some pixels may be wrong.
 class JpegDecoder {
 public:
     JpegDecoder();
@@ -56,7 +56,7 @@ private:
     std::string header_warning_;
 };
 
-// Rewrites a JPEG without loss as Huffman-coded baseline without extra markers. A warning is an error here.
+// Rewrites a JPEG losslessly as Huffman-coded baseline without extra markers. A warning is an error here.
 std::vector<uint8_t> jpeg_transform(const uint8_t* data, size_t size);
 
 }  // namespace fastload

@@ -1,7 +1,7 @@
-// AVX2 kernels (with FMA, F16C and BMI2); scalar.cpp says what they compute.
+// AVX2 kernels (with FMA, F16C and BMI2); scalar.cpp is their specification.
 //
-// The sources shared with AVX-512 come last. What is here has another shape there: AVX2 shuffles bytes within lanes of
-// 16 only, and has no instruction that sums products of bytes, expands coefficients or applies signs.
+// The sources shared with AVX-512 are included last. The code here differs from AVX-512: AVX2 shuffles bytes only
+// within lanes of 16, and has no instructions to sum products of bytes, expand coefficients or apply signs.
 #if defined(__x86_64__)
 #include <algorithm>
 #include <cstring>
@@ -17,7 +17,7 @@
 namespace fastload {
 namespace {
 
-// Stores may alias anything, so what a loop reads of its tables is copied to locals first.
+// Stores may alias anything, so loops copy the tables that they read to locals first.
 
 TARGET void horizontal_two(const uint8_t* row, const HorizontalTable& table, int16_t* out) {
     const __m256i center = _mm256_set1_epi8(-128);
@@ -31,7 +31,7 @@ TARGET void horizontal_two(const uint8_t* row, const HorizontalTable& table, int
     }
 }
 
-// Four taps of eight outputs: even and odd taps apart, since a pair's products may exceed 16 bits.
+// Four taps of eight outputs; even and odd taps are separate, since the products of a pair may exceed 16 bits.
 TARGET inline __m256i dot(__m256i sum, __m256i weights, __m256i samples) {
     const __m256i even = _mm256_madd_epi16(_mm256_srai_epi16(_mm256_slli_epi16(samples, 8), 8),
                                            _mm256_and_si256(weights, _mm256_set1_epi16(255)));
@@ -68,9 +68,9 @@ void horizontal(const uint8_t* row, const HorizontalTable& table, int16_t* out) 
 
 constexpr bool streams_pixels = true;
 
-// From which byte of its lane each byte of 32 packed pixels comes. The vector rg[h] has in lane l red and then green of
-// the pixels 16 h + 8 l to 16 h + 8 l + 7, the vector b blue of those of h = 0 and then of h = 1. Of the pixels' six
-// parts of 16 bytes, part 3 h is in the lower lane, part 3 h + 2 in the upper, and half of part 3 h + 1 in each.
+// The source byte, within its lane, of each byte of 32 packed pixels. Vector rg[h] has in lane l red and then green of
+// pixels 16 h + 8 l to 16 h + 8 l + 7; vector b has blue of those of h = 0 and then of h = 1. Of the six 16-byte parts
+// of the pixels, part 3 h is in the lower lane, part 3 h + 2 in the upper, and half of part 3 h + 1 in each.
 struct Interleave {
     alignas(32) uint8_t outer_rg[32], outer_b[2][32];  // to parts 3 h and 3 h + 2
     alignas(32) uint8_t inner_rg[2][32], inner_b[32];  // to the halves of parts 1 and 4
@@ -113,7 +113,7 @@ TARGET inline void pack_pixels(const __m256i (&channel)[2][3], __m256i (&packed)
     packed[2] = _mm256_permute2x128_si256(inner, outer[1], 0x31);
 }
 
-// Which of the three 16-byte parts of 16 pixels has each byte of a channel, and where: both lanes alike.
+// For each byte of a channel: which of the three 16-byte parts of 16 pixels holds it, and where; both lanes alike.
 struct Split {
     alignas(32) uint8_t from[3][3][32];  // [channel][part]
 };
@@ -146,7 +146,7 @@ TARGET void split(const uint8_t* rgb, int width, uint8_t* const channel[3]) {
     scalar_kernels.split(rgb + 3 * whole, width - whole, rest);
 }
 
-// What is known of a row of blocks before its samples are computed.
+// The data of a row of blocks before its samples are computed.
 struct Row {
     Row(uint8_t* scratch, int padded)
         : padded(padded), coefficients(scratch), dc(reinterpret_cast<int16_t*>(scratch + 64 * size_t(padded))) {}
@@ -155,7 +155,7 @@ struct Row {
     int16_t* dc;            // one every 16 bytes
 };
 
-// Per byte of a mask the shuffle that puts consecutive bytes where its bits are set, and zeros elsewhere.
+// For each byte of a mask, the shuffle that moves consecutive bytes to where its bits are set, and zeros elsewhere.
 struct ExpandTable {
     uint8_t shuffle[256][8];
 };

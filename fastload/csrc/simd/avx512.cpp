@@ -1,7 +1,7 @@
-// AVX-512 kernels (with VBMI and VNNI, Ice Lake and later); scalar.cpp says what they compute.
+// AVX-512 kernels (with VBMI and VNNI, Ice Lake and later); scalar.cpp is their specification.
 //
-// The sources shared with AVX2 come last. What is here has another shape there: AVX-512 permutes bytes across all of a
-// vector, masks stores, and has instructions that sum products of bytes, expand coefficients and apply signs.
+// The sources shared with AVX2 are included last. The code here differs from AVX2: AVX-512 permutes bytes across a
+// whole vector, masks stores, and has instructions to sum products of bytes, expand coefficients and apply signs.
 #if defined(__x86_64__)
 #include <algorithm>
 #include <cstring>
@@ -17,7 +17,7 @@
 namespace fastload {
 namespace {
 
-// Stores may alias anything, so what a loop reads of its tables is copied to locals first.
+// Stores may alias anything, so loops copy the tables that they read to locals first.
 
 TARGET void horizontal_two(const uint8_t* row, const HorizontalTable& table, int16_t* out) {
     const __m512i center = _mm512_set1_epi8(-128);
@@ -58,8 +58,8 @@ void horizontal(const uint8_t* row, const HorizontalTable& table, int16_t* out) 
 
 constexpr bool streams_pixels = false;
 
-// From where each byte of 64 packed pixels comes. The vector rg[h] has in lane l red and then green of the pixels
-// 32 h + 8 l to 32 h + 8 l + 7, the vector b blue of those of h = 0 and then of h = 1.
+// The source of each byte of 64 packed pixels. Vector rg[h] has in lane l red and then green of pixels 32 h + 8 l to 32
+// h + 8 l + 7; vector b has blue of those of h = 0 and then of h = 1.
 struct Interleave {
     alignas(64) uint8_t red_green[3][64];  // [third of the output]; 64 and above: rg[1]
     alignas(64) uint8_t blue[3][64];
@@ -82,7 +82,7 @@ TARGET_INLINE void pack_pixels(const Vector (&channel)[2][3], Vector (&packed)[3
     for (int h = 0; h < 2; ++h) rg[h] = pack_unsigned16(channel[h][0], channel[h][1]);
     const Vector b = pack_unsigned16(channel[0][2], channel[1][2]);
     for (int third = 0; third < 3; ++third) {
-        // The outer thirds have one half's pixels only; permuting one vector takes the lower six bits of the places.
+        // The outer thirds have pixels of one half only; permuting one vector ignores the upper two bits of a position.
         const Vector places = load(interleave.red_green[third]);
         const Vector red_green = third == 1 ? _mm512_permutex2var_epi8(rg[0], places, rg[1])
                                             : _mm512_permutexvar_epi8(places, rg[third / 2]);
@@ -91,7 +91,7 @@ TARGET_INLINE void pack_pixels(const Vector (&channel)[2][3], Vector (&packed)[3
     }
 }
 
-// From which byte of 192 each byte of 64 of a channel comes: of the first two vectors, or of the third.
+// The source, among 192 bytes, of each of the 64 bytes of a channel: in the first two vectors, or in the third.
 struct Split {
     alignas(64) uint8_t from[3][64];
     uint64_t is_third[3];
@@ -126,7 +126,7 @@ TARGET void split(const uint8_t* rgb, int width, uint8_t* const channel[3]) {
     }
 }
 
-// What is known of a row of blocks before its samples are computed.
+// The data of a row of blocks before its samples are computed.
 struct Row {
     Row(uint8_t* scratch, int padded)
         : padded(padded), dc(reinterpret_cast<int16_t*>(scratch)),

@@ -1,7 +1,7 @@
-// Blending the rows of planes, and their colours. Included once by each file of vector kernels, which has before it
-//     pack_pixels(channel, packed): clips a block of pixels' channels and packs them. channel[h][c] has channel c of half
-//         h of the block, as words.
-//     streams_pixels: whether storing these past the caches pays.
+// Blends the rows of planes and converts their colors. Each file of vector kernels includes it once, after defining
+//     pack_pixels(channel, packed): clips the channels of a block of pixels and packs them. channel[h][c] has channel c
+//         of half h of the block, as words.
+//     streams_pixels: whether storing pixels past the caches is faster.
 #pragma once
 
 #include <algorithm>
@@ -20,8 +20,8 @@ struct Blender {
         : near(plane.rows[0]), far(plane.rows[plane.taps > 1]), rows(plane.rows), weights(plane.weights),
           taps(plane.taps), near_weight(all16(weights[0])), far_weight(all16(taps > 1 ? weights[1] : 0)) {}
 
-    // A block's samples from u on; `two` says that there are no more than two taps. With more, general registers are
-    // too few to keep `near` and `far` as well, so these are read again.
+    // Samples from u on; `two` means at most two taps. With more there are too few general registers to keep `near` and
+    // `far` as well, so these are read again.
     template <bool two>
     TARGET_INLINE void blend(int u, Vector (&sum)[2]) const {
         const int16_t* const first = two ? near : rows[0];
@@ -46,7 +46,7 @@ private:
     Vector near_weight, far_weight;
 };
 
-// A colour matrix as vectors.
+// A color matrix as vectors.
 struct Factors {
     TARGET explicit Factors(const ColorMatrix& matrix) {
         for (int c = 0; c < 3; ++c) {
@@ -57,7 +57,7 @@ struct Factors {
     Vector plane[3][3], offset[3];
 };
 
-// A vector of pixels' samples to their channels, not yet clipped.
+// Converts a vector of samples to channels, not yet clipped.
 template <Colors colors>
 TARGET_INLINE void to_channels(Vector y, Vector cb, Vector cr, const Factors& factors, Vector (&channel)[3]) {
     const auto& f = factors.plane;
@@ -98,7 +98,7 @@ TARGET void blend_as(const WeightedRows* rows, const ColorMatrix& matrix, int wi
     const Blender luma(rows[0]), blue(rows[grey ? 0 : 1]), red(rows[grey ? 0 : 2]);
     const int whole = width / block_pixels * block_pixels;
     Vector packed[3];
-    if (whole < width) {  // first, since reading this soon after stores past the caches would wait for them
+    if (whole < width) {  // first: reading this soon after stores past the caches would wait for them
         blend_pixels<colors, two>(luma, blue, red, factors, whole, packed);
         uint8_t* out = rgb + 3 * whole;
         for (int i = 0, left = 3 * (width - whole); left > 0; ++i, left -= block_pixels, out += block_pixels)

@@ -1,6 +1,6 @@
-// The inverse DCT of as many blocks at a time as a vector has lanes: each lane belongs to one of them. dct_blocks.h has
-// the sums, scalar.cpp the specification. Included once by each file of vector kernels, which has before it
-//     Row: what is known of a row of blocks before its samples are computed. `dc` has a coefficient every 16 bytes.
+// The inverse DCT of one block per lane of a vector. dct_blocks.h has the sums, scalar.cpp the specification. Each file
+// of vector kernels includes it once, after defining
+//     Row: the data of a row of blocks before its samples are computed. `dc` has a coefficient every 16 bytes.
 //     read_row(streams, blocks, above, row): reads it.
 //     load_units(row, x, unit): coefficients of the blocks from x on, a quarter in packed order of each in its lane.
 //     store_four_rows(left, right, out, stride): four rows of blocks, whose halves are in `left` and `right`.
@@ -69,7 +69,7 @@ TARGET_INLINE void transform_columns(const Vector (&half)[2][4], Vector (&rows)[
     }
 }
 
-// Four columns of four rows in 32 bits to bytes, row by row in each lane.
+// Converts four columns of four rows in 32 bits to bytes, row by row in each lane.
 TARGET_INLINE Vector pack_samples(const Vector* column) {
     const Vector words_a = shifted_pair(column[0], column[1], idct::shift[1]);
     const Vector words_b = shifted_pair(column[2], column[3], idct::shift[1]);
@@ -97,7 +97,7 @@ TARGET_INLINE void transform_blocks(const Vector (&half)[2][4], const Quantizati
     transform_rows(rows, out, stride);
 }
 
-// Puts coefficients beyond +-127 in their place.
+// Puts coefficients beyond +-127 in their places.
 TARGET __attribute__((noinline)) void replace_large_values(BlockStreams& streams, const Vector (&unit)[4],
                                                            Vector (&half)[2][4]) {
     alignas(Vector) int16_t words[2][4][8 * lanes];

@@ -1,12 +1,12 @@
 // The functions that exist once for each set of vector instructions, and the one way to choose among them.
 //
-// scalar.cpp is the specification: all others give the same bits. Each file beside it has a whole table, so that the
-// choice is made once, by whoever makes a decoder or a picture, and tests can ask for one set after the other.
+// scalar.cpp is the specification, and all others give the same bits. Each of the other files has a complete table, so
+// that a decoder or an image chooses once, and tests can select one set after the other.
 //
-// AVX2 and AVX-512 share the sources blend.h, idct.h and samples.h, written in the operations of vector_avx2.h and
-// vector_avx512.h, and compiled once in avx2.cpp and once in avx512.cpp. Functions are marked with their target one by
-// one: a file compiled with -mavx2 would leave inline functions of the standard library with such instructions for
-// others to link.
+// AVX2 and AVX-512 share the sources blend.h, idct.h and samples.h, which are written in the operations of
+// vector_avx2.h and vector_avx512.h and compiled in avx2.cpp and in avx512.cpp. Functions are marked with their target
+// one by one: in a file compiled with -mavx2, inline functions of the standard library would contain such instructions,
+// and other files could link them.
 #pragma once
 
 #include <cstddef>
@@ -31,35 +31,36 @@ struct Kernels {
     // Resampling, see resample.h.
     // `row` (source samples, plane_slack readable beyond) -> `out` (axis.size int16, rounded up to row_padding)
     void (*horizontal)(const uint8_t* row, const HorizontalTable& table, int16_t* out);
-    // weighted sums of the rows of three planes (or one) -> `width` packed RGB pixels, not a byte more. The first of
-    // them may be stored past the CPU's caches to `canvas` instead, unless that is null: returns how many.
+    // weighted sums of the rows of three planes (or one) -> `width` packed RGB pixels, not a byte more. The first ones
+    // may be stored past the CPU's caches to `canvas` instead, unless that is null: returns their number.
     int (*blend)(const WeightedRows* planes, int count, const ColorMatrix& matrix, int width, uint8_t* rgb,
                  uint8_t* canvas);
-    // copy past the CPU's caches, for memory that somebody else reads next
+    // copies past the CPU's caches, for memory that is read elsewhere
     void (*stream)(uint8_t* to, const uint8_t* from, size_t size);
 
     // A canvas's format, see pixel_format.h.
     // `width` packed RGB pixels -> a row of each channel, not a byte more
     void (*split)(const uint8_t* rgb, int width, uint8_t* const channel[3]);
-    // `count` bytes, the first of them red if they are of all channels -> samples, which are not bytes too, stored past
-    // the CPU's caches
+    // `count` bytes, starting with red if they are of all channels -> samples of more than a byte, stored past the
+    // CPU's caches
     void (*convert)(const uint8_t* bytes, size_t count, const PixelFormat& format, Channels channels, uint8_t* out);
 
     // The inverse DCT, see dct_blocks.h.
-    // Decodes one component's blocks to out[stride * y + x] for whole blocks; blocks beyond a row's last, up to a
-    // multiple of four, are written too: stride must be a multiple of 32 and cover them. `scratch`: row_scratch bytes.
+    // Decodes one component's blocks to out[stride * y + x] for whole blocks. Blocks beyond the last of a row, up to a
+    // multiple of four, are written too, so stride must be a multiple of 32 and cover them. `scratch`: row_scratch
+    // bytes.
     void (*decode_blocks)(BlockStreams& streams, const DctComponent& component, uint8_t* scratch, uint8_t* out,
                           ptrdiff_t stride);
-    // The inverse DCT alone, of `count` blocks side by side, to out[stride * y + x]. Coefficients and steps are in
+    // The inverse DCT alone, of `count` adjacent blocks, to out[stride * y + x]. Coefficients and steps are in
     // transform order. Blocks beyond the last, up to a multiple of four, are read and written too. Returns the largest
-    // sum of dequantised coefficients' magnitudes over a column, for which no step may be beyond largest_step.
+    // sum of magnitudes of dequantized coefficients over a column; it is valid if no step exceeds largest_step.
     int (*inverse_dct)(const int16_t* blocks, int count, const uint16_t* quant, uint8_t* out, ptrdiff_t stride);
-    // Negates values[i] where bit i of signs is set. 64 bytes behind both may be read, and behind `values` written.
+    // Negates values[i] if bit i of signs is set. 64 bytes past both may be read, and past `values` written.
     void (*apply_signs)(uint8_t* values, const uint8_t* signs, size_t count);
     // The number of bits set in `count` bytes.
     size_t (*set_bits)(const uint8_t* bytes, size_t count);
 
-    // Entropy coding: one source each, compiled with and without instructions for bits.
+    // Entropy coding: one source each, compiled with and without bit-manipulation instructions.
     // huffman.h
     void (*huffman_decode)(const uint8_t* coded, size_t size, uint8_t* symbols, size_t count);
     // jpeg_scan.h: MCUs `first` to `end`, each of `count` blocks
@@ -67,10 +68,10 @@ struct Kernels {
                              const uint8_t* order);
 };
 
-// Those of the level in use.
+// The kernels of the level in use.
 const Kernels& kernels();
 
-// Those of one of this machine's levels.
+// The kernels of one of this machine's levels.
 const Kernels& kernels_of(Simd level);
 
 extern const Kernels scalar_kernels;

@@ -1,6 +1,6 @@
-// NEON kernels for arm64; scalar.cpp says what they compute.
+// NEON kernels for arm64; scalar.cpp is their specification.
 //
-// They share no source with the others: NEON shuffles, stores triples and sums pairs in ways of its own, and its vector
+// They share no source with the others: NEON has its own ways to shuffle, store triples and sum pairs, and its vector
 // is a single lane.
 #if defined(__aarch64__)
 #include <arm_neon.h>
@@ -15,13 +15,13 @@
 namespace fastload {
 namespace {
 
-// Stores may alias anything, so what a loop reads of its tables is copied to locals first.
+// Stores may alias anything, so loops copy the tables that they read to locals first.
 
 struct Products {
     int16x8_t low, high;
 };
 
-// Sixteen weights times sixteen samples, centred.
+// Sixteen weights times sixteen samples, centered.
 inline Products products(uint8x16_t weights, uint8x16_t samples) {
     const int8x16_t centred = vreinterpretq_s8_u8(veorq_u8(samples, vdupq_n_u8(128)));
     const int16x8_t low = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(weights)));
@@ -102,7 +102,7 @@ void stream(uint8_t* to, const uint8_t* from, size_t size) { std::memcpy(to, fro
 
 }  // namespace
 
-// What is not here, compilers make vectors of.
+// Compilers vectorize the other kernels.
 const Kernels neon_kernels = {horizontal,
                               vertical_then_color<vertical, color>,
                               stream,

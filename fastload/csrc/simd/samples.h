@@ -1,5 +1,5 @@
-// Bytes to the samples of a canvas's format; pixel_format.cpp has the specification. Included once by each file of
-// vector kernels, after its vector.
+// Converts bytes to samples of a canvas's format, as specified by pixel_format.cpp. Each file of vector kernels
+// includes it once, after its vector.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +11,7 @@ namespace {
 
 constexpr size_t vector_floats = sizeof(Floats) / sizeof(float);
 
-// Three vectors in turn of the constants of samples, the first of them of channel `first`.
+// Three consecutive vectors of the constants of samples, starting with channel `first`.
 struct Constants {
     TARGET Constants(const PixelFormat& format, Channels channels, size_t first) {
         for (size_t k = 0; k < 3; ++k) {
@@ -43,7 +43,7 @@ TARGET_INLINE Vector rounded(Floats values) {
     return add32(add32(bits, odd), all32(0x7fff));
 }
 
-// A vector of samples, the number `place` of a sequence of three.
+// A vector of samples; `place` is its number among three.
 template <Sample sample, int place, bool product>
 TARGET_INLINE void store_samples(const uint8_t* bytes, const Constants& constants, uint8_t* out) {
     if constexpr (sample == Sample::f32) {

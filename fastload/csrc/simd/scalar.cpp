@@ -1,4 +1,4 @@
-// The specification: every other kernel gives these bits. It is also what machines without vector instructions run.
+// The specification: every other kernel gives the same bits. Machines without vector instructions run it.
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
@@ -74,7 +74,7 @@ void convert(const uint8_t* bytes, size_t count, const PixelFormat& format, Chan
 }
 
 // One pass over the columns of `in`, rounded, saturated and transposed. The loops over columns are innermost so that
-// compilers make vectors of them.
+// compilers vectorize them.
 void transform(const int16_t* in, int shift, int16_t* out) {
     uint32_t sums[8][8];
     for (int i = 0; i < 4; ++i) {

@@ -1,4 +1,4 @@
-// Counts bits by whatever instruction there is for it. Included once by each file of kernels, after its TARGET.
+// Counts bits with the best available instruction. Each file of kernels includes it once, after its TARGET.
 #pragma once
 
 #include <cstddef>

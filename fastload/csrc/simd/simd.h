@@ -1,4 +1,4 @@
-// Which vector instructions the kernels may use, found once at run time.
+// The vector instructions that kernels may use, detected once at run time.
 #pragma once
 
 #include <string>
@@ -9,7 +9,7 @@ namespace fastload {
 enum class Simd { scalar, neon, avx2, avx512 };
 
 // The best level of this machine, or the one named by FASTLOAD_SIMD (scalar, neon, avx2, avx512).
-// Throws std::runtime_error when the variable names a level that is unknown or that this machine lacks.
+// Throws std::runtime_error if the variable names a level that is unknown or not supported by this machine.
 Simd simd_level();
 
 // The levels of this machine, best first.

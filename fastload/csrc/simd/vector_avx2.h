@@ -1,5 +1,5 @@
-// A vector of AVX2: two lanes of 16 bytes. vector_avx512.h has the same operations, of an instruction or two each; the
-// sources of kernels are written in them. A number behind a name is the width of what it works on in bits.
+// A vector of AVX2: two lanes of 16 bytes. vector_avx512.h has the same operations, each of an instruction or two; the
+// kernels' sources are written in them. A number after a name is the width in bits of what it works on.
 #pragma once
 
 #include <immintrin.h>
@@ -76,7 +76,7 @@ TARGET_INLINE int largest32(Vector v) {
     const __m128i two = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
     return _mm_cvtsi128_si32(_mm_max_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
 }
-// The first word of each lane from `words`, every eighth of which counts.
+// The first word of each lane, from every eighth of `words`.
 TARGET_INLINE Vector replace_first16(Vector v, const int16_t* words) {
     return _mm256_blend_epi16(v, load(words), 0x01);
 }

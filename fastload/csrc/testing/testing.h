@@ -1,5 +1,6 @@
-// What only tests and benchmarks call: `fastload._core.testing`. A submodule, not a library of its own, so that they
-// meet the very code that users run, with its statics: the libturbojpeg found, the level in use, the seconds counted.
+// Functions for tests and benchmarks only: `fastload._core.testing`. A submodule rather than a separate library, so
+// that they run the same code as users do, with its static state: the libturbojpeg found, the level in use, the seconds
+// counted.
 #pragma once
 
 #include "bindings.h"

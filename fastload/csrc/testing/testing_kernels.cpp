@@ -1,4 +1,4 @@
-// The kernels of one set of vector instructions, which tests ask for one after the other.
+// The kernels of one set of vector instructions, which tests select in turn.
 #include <string>
 #include <vector>
 

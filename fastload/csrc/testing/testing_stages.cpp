@@ -1,5 +1,5 @@
-// What benchmarks time: the stages of an image's way to the canvas, each alone on one thread, and what they are held
-// against.
+// The stages of decoding an image, each timed alone on one thread, and the references that benchmarks compare them
+// with.
 #include <atomic>
 #include <chrono>
 #include <string>
@@ -31,7 +31,7 @@ double read_loop(const std::vector<py::buffer>& records) {
     return seconds_since(start);
 }
 
-// Undoes the entropy coding of records; JPEGs that are libjpeg-turbo's to decode are passed over.
+// Decodes the entropy coding of records; skips JPEGs that libjpeg-turbo decodes.
 double entropy_loop(const std::vector<py::buffer>& records, const std::string& level) {
     const std::vector<Bytes> bytes(records.begin(), records.end());
     const Kernels& kernels = kernels_of(simd_level_named(level));
@@ -40,7 +40,7 @@ double entropy_loop(const std::vector<py::buffer>& records, const std::string& l
     WithoutGil without_gil;
     const auto start = Clock::now();
     for (const Bytes& record : bytes) {
-        const RecordHeader header = read_header(record.data(), record.size());  // throws when it is shorter than one
+        const RecordHeader header = read_header(record.data(), record.size());  // throws if it is shorter than a header
         const uint8_t* const payload = record.data() + sizeof header;
         if (static_cast<Encoding>(header.encoding) != Encoding::original)
             packed.streams_only(payload, header.payload);
@@ -61,8 +61,8 @@ double planes_loop(const std::vector<py::buffer>& records, const std::string& le
     return seconds_since(start);
 }
 
-// Rows of canvases, one after another, in memory that is used again once it is full. Canvases are some multiple of 32
-// pixels wide, and begin at a cache line.
+// Rows of canvases, consecutive in memory that is reused once it is full. Canvases are a multiple of 32 pixels wide and
+// begin at a cache line.
 class Rows {
 public:
     Rows(const Array<uint8_t>& memory, const Array<int32_t>& sizes)
@@ -89,8 +89,8 @@ private:
     size_t next_ = skipped_;
 };
 
-// Decodes records, then shows each whole in `sizes` (N, 2) width, height: only this is timed. Rows are stored to `out`,
-// as an engine does, or with `store` off left where they were made.
+// Decodes records, then draws each whole image in `sizes` (N, 2) width, height; only drawing is timed. Rows are stored
+// to `out`, as in an engine, or without `store` stay where they were made.
 double render_loop(const std::vector<py::buffer>& records, const Array<int32_t>& sizes, const std::string& level,
                    const Array<uint8_t>& out, bool store) {
     const std::vector<Bytes> bytes(records.begin(), records.end());
@@ -123,7 +123,7 @@ double render_loop(const std::vector<py::buffer>& records, const Array<int32_t>&
     return seconds;
 }
 
-// The memory's pace: streams rows of `sizes` that are in the cache to `out`.
+// Memory speed: streams rows of `sizes` that are in the cache to `out`.
 double store_loop(const Array<int32_t>& sizes, const std::string& level, const Array<uint8_t>& out) {
     const Kernels& kernels = kernels_of(simd_level_named(level));
     Rows rows(out, sizes);
@@ -138,7 +138,7 @@ double store_loop(const Array<int32_t>& sizes, const std::string& level, const A
     return seconds_since(start);
 }
 
-// Decodes images from a shared counter until none is left: the yardstick of the benchmarks.
+// Decodes images from a shared counter until none is left: the reference of the benchmarks.
 double decode_loop(const std::vector<py::buffer>& images, int threads) {
     std::vector<Bytes> bytes(images.begin(), images.end());
     WithoutGil without_gil;
