@@ -177,7 +177,7 @@ class FastLoader(_DataLoader[T_co]):
         dtype: torch.dtype | None = None,
         memory_format: torch.memory_format = torch.channels_last,
         snapshot_every_n_steps: int | None = 1,
-        **further: Any,  # what newer versions of torch add
+        **newer: Any,  # arguments of newer versions of torch
     ) -> None:
         dataset = cast(Dataset[T_co], opened(dataset))
         cached = cache_and_images(dataset)
@@ -198,7 +198,7 @@ class FastLoader(_DataLoader[T_co]):
         self._state_in_use: dict[str, Any] | None = None  # of torchdata's loader, at the batch last handed out
         self.snapshot_every_n_steps = snapshot_every_n_steps
         if not self._on_cache and RESUMES_ANY_DATASET:
-            further["snapshot_every_n_steps"] = snapshot_every_n_steps
+            newer["snapshot_every_n_steps"] = snapshot_every_n_steps
         base = DataLoader if self._on_cache else _DataLoader
         base.__init__(
             self,
@@ -218,7 +218,7 @@ class FastLoader(_DataLoader[T_co]):
             prefetch_factor=prefetch_factor,
             persistent_workers=persistent_workers,
             pin_memory_device=pin_memory_device,
-            **further,
+            **newer,
         )
         self._bind_state()
         if not self._on_cache:
@@ -347,8 +347,8 @@ class FastLoader(_DataLoader[T_co]):
             return self._state_in_use or _torchdata_state(self)
         with self._lock:
             seed = self._base_seed()  # first: it may advance the generator whose state is saved for the samplers
-            here = self._next if self._current.done else self._current
-            return {"seed": seed, **state_of(self._order, self._cache, here, self._samplers())}
+            progress = self._next if self._current.done else self._current
+            return {"seed": seed, **state_of(self._order, self._cache, progress, self._samplers())}
 
     def _load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if not self._on_cache:
@@ -477,13 +477,13 @@ class FastLoader(_DataLoader[T_co]):
 
     def _open_engine(self, finisher: BatchFinisher) -> Engine:
         module, kind = ENGINES[self.engine_used]
-        further: dict[str, Any] = {"pixels": finisher.engine_pixels}
+        options: dict[str, Any] = {"pixels": finisher.engine_pixels}
         if self.engine_used == "dali":
-            further["device_id"] = self._gpu
+            options["device_id"] = self._gpu
         elif self.engine_used != "reference":
-            further |= {"in_flight": self._depth, "allocate": finisher.feed and finisher.feed.allocator}
+            options |= {"in_flight": self._depth, "allocate": finisher.feed and finisher.feed.allocator}
         engine: Engine = getattr(import_module(module), kind)(
-            self._cache, self.num_workers, self.verify_checksums, **further
+            self._cache, self.num_workers, self.verify_checksums, **options
         )
         return engine
 

@@ -51,19 +51,19 @@ class EpochProgress:
         return self.step - sum(share.steps for share in self.past)
 
 
-def state_of(order: EpochOrder, cache: Cache, here: EpochProgress, samplers: Sequence[Any]) -> dict[str, Any]:
+def state_of(order: EpochOrder, cache: Cache, progress: EpochProgress, samplers: Sequence[Any]) -> dict[str, Any]:
     """The state as plain numbers and strings, without the seed."""
-    sampler_seed, order_epoch = order.ranks.order_key(here.epoch)
+    sampler_seed, order_epoch = order.ranks.order_key(progress.epoch)
     return {
-        "epoch": here.epoch,
-        "step": here.step,
-        "past": [(share.batch_size, share.world, share.steps) for share in here.past],
+        "epoch": progress.epoch,
+        "step": progress.step,
+        "past": [(share.batch_size, share.world, share.steps) for share in progress.past],
         "batch_size": order.batch_size,
         "world": order.ranks.world,
         "sampler_seed": sampler_seed,
-        "order_epoch": order_epoch if here.step else here.epoch,
+        "order_epoch": order_epoch if progress.step else progress.epoch,
         "sampler_epochs": [getattr(sampler, "epoch", None) for sampler in samplers],
-        "sampled": None if order.is_own else here.sampler_state(samplers),
+        "sampled": None if order.is_own else progress.sampler_state(samplers),
         **_identity(order, cache),
     }
 
