@@ -28,10 +28,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class _ConfigOptions(Config):
-    """Trains a detector, evaluates it, and leaves checkpoints, metrics and pictures in the run folder."""
+    """Train and evaluate a detector. The run folder receives checkpoints, metrics and plots."""
 
     data: Annotated[Path | None, Positional, arg(metavar="FOLDER")] = None
-    """A COCO folder: annotations/instances_*.json and the images. Without one: the sample set, made on first use."""
+    """COCO folder: annotations/instances_*.json and the images. Default: a sample dataset, generated on first use."""
 
 
 def parse(kind: type[T], arguments: Sequence[str] | None = None, default: T | None = None) -> T:

@@ -1,4 +1,4 @@
-"""Every setting of the detector, its default, and three presets."""
+"""All settings of the detector with their defaults, and three presets."""
 
 from __future__ import annotations
 
@@ -31,109 +31,109 @@ RANGES = {
 
 @dataclass(frozen=True)
 class Config:
-    """The settings of a training run. A checkpoint keeps them. See `PRESETS` for sets that go together."""
+    """The settings of a training run, stored in its checkpoints. `PRESETS` holds three complete configurations."""
 
     data: Path | None = None
-    """A COCO folder: annotations/instances_*.json and the images. Without one: the sample set, made on first use."""
+    """COCO folder: annotations/instances_*.json and the images. Default: a sample dataset, generated on first use."""
     preset: PresetName = "fcos_tiny"
-    """Where the defaults come from: fcos_tiny (for CPUs), fcos_r18_rt (real time) or fcos_r50."""
+    """Source of the defaults: fcos_tiny (for CPUs), fcos_r18_rt (real time) or fcos_r50."""
     out: Path = Path("runs/fcos")
-    """The run folder."""
+    """Run folder."""
     resume: bool = False
-    """Go on from the run folder's last checkpoint, exactly where it stopped."""
+    """Resume from the last checkpoint of the run folder, at the exact step."""
     train_split: str = ""
-    """Which annotations/instances_NAME.json to train on; empty: the one that begins with "train"."""
+    """NAME of the training annotations/instances_NAME.json. Default: the one that begins with "train"."""
     val_split: str = ""
-    """Likewise for evaluation: the one that begins with "val"."""
+    """NAME of the validation annotations/instances_NAME.json. Default: the one that begins with "val"."""
     seed: int = 0
-    """Of the random weights, the order of images and their augmentation."""
+    """Random seed of the initial weights, the order of images and their augmentation."""
     workers: int = 2
-    """Native threads that decode images."""
+    """Number of native threads that decode images."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, ..."""
+    """Device: auto, cpu, cuda, cuda:1, ..."""
 
     # The network.
     backbone: BackboneName = "efficientnet_lite0"
-    """resnet18, resnet34, resnet50 or efficientnet_lite0."""
+    """Backbone: resnet18, resnet34, resnet50 or efficientnet_lite0."""
     weights: str = "imagenet"
-    """What the backbone starts from: imagenet (EfficientNet-Lite0 only), a torchvision or timm file, or none."""
+    """Initial weights of the backbone: imagenet (EfficientNet-Lite0 only), a torchvision or timm file, or none."""
     frozen_stages: int = 3
-    """How many of the backbone's stem and four stages are not trained."""
+    """Number of frozen backbone stages, counting from the stem (0 to 5)."""
     frozen_norm: bool = True
-    """Keep the backbone's batch norms as they are."""
+    """Freeze the backbone's batch norms."""
     strides: tuple[int, ...] = (8, 16, 32, 64)
-    """One feature level each: 8 16 32, and 64 and 128 after them."""
+    """Strides of the feature levels: 8 16 32, optionally followed by 64 and 128."""
     channels: int = 64
-    """Of the feature pyramid."""
+    """Channels of the feature pyramid."""
     width: int = 64
-    """Of the head's towers."""
+    """Channels of the head's towers."""
     depth: int = 3
-    """Convolutions of each tower."""
+    """Number of convolutions in each tower."""
     norm: Norm = "bn"
-    """In the towers: gn, bn (statistics of its own for each level) or none."""
+    """Normalization in the towers: gn, bn (separate statistics for each level) or none."""
     quality: QualityKind = "iou"
-    """What scores are multiplied with: centerness or iou, the predicted overlap."""
+    """Predicted quality that multiplies class scores: centerness or iou (overlap with the object)."""
 
-    # Images. Edges are in pixels.
+    # Images.
     sizes: tuple[int, ...] = (192, 224, 256, 288, 320, 352, 384)
-    """Short edges to train at; each batch draws one."""
+    """Shorter edges in training, in pixels; each batch draws one."""
     max_size: int = 576
-    """The long edge may not be longer."""
+    """Maximum longer edge in training, in pixels."""
     test_size: int = 448
-    """The short edge to evaluate at."""
+    """Shorter edge in evaluation, in pixels."""
     test_max_size: int = 672
-    """The longest long edge to evaluate at."""
+    """Maximum longer edge in evaluation, in pixels."""
     flip: float = 0.5
-    """The share of images that are mirrored."""
+    """Probability that an image is flipped horizontally."""
     align: Align = "center"
-    """Where an image lies on its canvas: center, top-left or random."""
+    """Position of an image on its canvas: center, top-left or random."""
 
     # The schedule. One step is one update of the weights.
     epochs: int = 12
-    """Times that every training image is seen."""
+    """Number of epochs."""
     batch_size: int = 4
-    """Images a step, over all processes and accumulated batches together."""
+    """Images per step, summed over processes and accumulated batches."""
     accumulate: int = 1
-    """Batches a step is made of."""
+    """Number of batches whose gradients are accumulated in a step."""
     optimizer: Literal["sgd", "adamw", "muon"] = "muon"
-    """SGD with momentum, AdamW, or Muon for the convolutions of pyramid and towers and AdamW for all else."""
+    """sgd (with momentum), adamw, or muon (Muon for the convolutions of pyramid and towers, AdamW for the rest)."""
     lr: float = 1.5e-3
-    """The highest learning rate (Muon's is twice that); it belongs to `batch_size` and is not scaled with it."""
+    """Peak learning rate (Muon uses twice this). It is not scaled with the batch size."""
     backbone_lr: float = 0.2
-    """The backbone's learning rate, as a share of `lr`."""
+    """Learning rate of the backbone, as a multiple of the learning rate."""
     momentum: float = 0.9
-    """For SGD."""
+    """Momentum of SGD."""
     weight_decay: float = 0.05
-    """Of convolutions' weights; norms, biases and scales have none."""
+    """Weight decay of the convolutions' weights; norms, biases and scales have none."""
     schedule: Literal["cosine", "multistep"] = "cosine"
-    """How the learning rate falls."""
+    """Learning rate schedule: cosine or multistep."""
     warmup: int = 20
-    """Steps over which the learning rate rises linearly."""
+    """Number of steps of linear learning rate warmup."""
     milestones: tuple[float, ...] = (2 / 3, 8 / 9)
-    """For multistep: shares of the run after which the learning rate drops tenfold."""
+    """For multistep: fractions of the run after which the learning rate is divided by 10."""
     clip_norm: float = 10.0
-    """The gradient's norm is cut to this; 0: never."""
+    """Maximum gradient norm; 0 disables clipping."""
     ema: float = 0.998
-    """Decay of the averaged weights, which are the ones evaluated; 0: no average."""
+    """Decay of the exponential moving average of the weights, which is what is evaluated; 0 disables it."""
     precision: Precision = "auto"
-    """auto: bf16 where the hardware multiplies it, else fp16 on a GPU and fp32 on a CPU."""
+    """auto, fp32, bf16 or fp16. auto: bf16 if the hardware supports it, else fp16 on a GPU and fp32 on a CPU."""
     compile: bool = False
-    """Compile the network with torch.compile; canvases then come in a few sizes only."""
+    """Compile the network with torch.compile. Images are then padded to a few fixed sizes."""
 
     # Inference.
     score_threshold: float = 0.05
-    """Class scores below are not looked at."""
+    """Minimum class score of a candidate."""
     candidates: int = 1000
-    """Of each level, before suppression."""
+    """Maximum number of candidates per level, before suppression."""
     nms_threshold: float = 0.6
-    """Boxes of one class that overlap by more IoU are one object."""
+    """IoU above which non-maximum suppression removes the lower-scored box of the same class."""
     max_detections: int = 100
-    """Of an image."""
+    """Maximum number of detections per image."""
 
     log_every: int = 20
-    """Steps between two lines of metrics. Only then does the host wait for the device."""
+    """Steps between two lines of metrics. The host waits for the device only then."""
     eval_every: int = 6
-    """Epochs between two evaluations; the last epoch is always evaluated."""
+    """Epochs between evaluations; the last epoch is always evaluated."""
 
     def __post_init__(self) -> None:
         for name, (low, high) in RANGES.items():
@@ -146,7 +146,7 @@ class Config:
             raise ConfigError(f"--width must be a multiple of 8 (group norm's groups), not {self.width}.")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON and checkpoints."""
+        """The settings as plain values, for JSON and checkpoints."""
         return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
 
     @staticmethod

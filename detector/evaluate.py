@@ -29,26 +29,26 @@ from fastload import show_progress
 
 @dataclass(frozen=True)
 class Options(Overrides):
-    """Evaluates a checkpoint on a COCO folder."""
+    """Evaluate a checkpoint on a COCO folder."""
 
     checkpoint: Positional[Path]
-    """Such as runs/fcos/best.pt."""
+    """Checkpoint file, such as runs/fcos/best.pt."""
     data: Annotated[Path | None, Positional, arg(metavar="FOLDER")] = None
-    """A COCO folder; without one, the sample set."""
+    """COCO folder. Default: the sample dataset."""
     split: str = ""
-    """Which annotations/instances_NAME.json; empty: the one that begins with "val"."""
+    """NAME of annotations/instances_NAME.json. Default: the one that begins with "val"."""
     batch_size: int = 8
-    """Images at a time."""
+    """Images per batch."""
     fuse_bn: bool = False
-    """Fold batch norms into the convolutions first."""
+    """Fold batch norms into the convolutions."""
     compile: bool = False
-    """Compile the network, on a GPU into CUDA graphs; canvases then come in a few sizes only."""
+    """Compile the network (on a GPU with CUDA graphs). Images are then padded to a few fixed sizes."""
     device: str = "auto"
-    """auto, cpu, cuda, ..."""
+    """Device: auto, cpu, cuda, cuda:1, ..."""
     workers: int = 2
-    """Native threads that decode images."""
+    """Number of native threads that decode images."""
     detections: Path | None = None
-    """Write the detections here, in COCO's results format."""
+    """Output file for the detections, in COCO's results format."""
 
 
 def run(options: Options, console: Console) -> Evaluation:

@@ -33,22 +33,22 @@ from fastload import IMAGE_SUFFIXES
 
 @dataclass(frozen=True)
 class Options(Overrides):
-    """Draws what a checkpoint detects on images, and writes it as JSON."""
+    """Detect objects on images with a checkpoint; draw the detections and write them as JSON."""
 
     checkpoint: Positional[Path]
-    """Such as runs/fcos/best.pt."""
+    """Checkpoint file, such as runs/fcos/best.pt."""
     images: Positional[tuple[Path, ...]]
-    """Images, or folders of images."""
+    """Image files, or folders of images."""
     out: Path = Path("predictions")
-    """The folder for the drawn images and predictions.json."""
+    """Output folder for the drawn images and predictions.json."""
     score: float = 0.3
-    """Detections below are left out."""
+    """Minimum score of the detections that are drawn and written."""
     batch_size: int = 1
-    """Images at a time. Those of a batch share a canvas, so that detections may differ a little between batch sizes."""
+    """Images per batch. A batch is padded to one size, so detections may differ slightly between batch sizes."""
     device: str = "auto"
-    """auto, cpu, cuda, ..."""
+    """Device: auto, cpu, cuda, cuda:1, ..."""
     workers: int = 2
-    """Threads that read and decode images."""
+    """Number of threads that read and decode images."""
 
 
 def run(options: Options, console: Console) -> None:

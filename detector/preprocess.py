@@ -113,16 +113,16 @@ class Preprocess:
 
 @dataclass(frozen=True, kw_only=True)
 class Overrides:
-    """What a command line may set beside a checkpoint; None: as in the checkpoint."""
+    """Settings of a checkpoint that a command line may override; None keeps the checkpoint's."""
 
     align: Align | None = None
-    """Where an image lies on its canvas; None: as in the checkpoint. Likewise for the next three."""
+    """Position of an image on its canvas. Default: as in the checkpoint."""
     test_size: int | None = None
-    """The short edge in pixels."""
+    """Shorter edge of images, in pixels. Default: as in the checkpoint."""
     test_max_size: int | None = None
-    """The longest long edge in pixels."""
+    """Maximum longer edge of images, in pixels. Default: as in the checkpoint."""
     precision: Precision | None = None
-    """Of the convolutions."""
+    """Precision of the convolutions. Default: as in the checkpoint."""
 
     def preprocess(self, trained: Preprocess) -> Preprocess:
         """`trained`, but for what is set."""

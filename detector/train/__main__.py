@@ -1,4 +1,4 @@
-"""Trains a detector.
+"""Train a detector.
 
 python -m detector.train coco/ --preset fcos_tiny
 torchrun --nproc-per-node 2 -m detector.train coco/ --preset fcos_r18_rt

@@ -1,1 +1,1 @@
-"""The `fastload` command: a file for each group of commands, without logic of its own."""
+"""The `fastload` command: one module for each group of commands, without logic of its own."""

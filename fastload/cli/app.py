@@ -1,4 +1,4 @@
-"""The `fastload` command: arguments in, tables out. What the commands do lives elsewhere."""
+"""The `fastload` command: parses arguments and prints results; other packages do the work."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fastload.tools.sample import make_sample
 from fastload.tools.tables import console, print_table
 
 app = typer.Typer(
-    help="Feed object detectors: build caches of datasets, look into them, check them.",
+    help="Build, inspect and verify the dataset caches that FastLoader reads.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -32,14 +32,14 @@ app = typer.Typer(
 app.command("build-cache")(build_cache_command)
 app.command("convert-cache")(convert_cache_command)
 app.command("plan")(plan_command)
-LISTED = 20  # damaged images named one by one
+LISTED = 20  # damaged images named individually
 
-CachePath = Annotated[Path, typer.Argument(metavar="CACHE", help="A cache, such as coco/fastload/train2017.lmdb.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Threads. Default: one for every core.")]
+CachePath = Annotated[Path, typer.Argument(metavar="CACHE", help="Cache file, such as coco/fastload/train2017.lmdb.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Number of threads. Default: one per core.")]
 
 
 class Align(str, Enum):
-    """Where images lie on a batch's canvas."""
+    """Position of images on a batch's canvas."""
 
     TOP_LEFT = "top-left"
     CENTER = "center"
@@ -48,7 +48,7 @@ class Align(str, Enum):
 
 @app.command()
 def info(cache: CachePath) -> None:
-    """Show what is in a cache: counts, classes, distributions of sizes."""
+    """Print a summary of a cache: counts, classes, distributions of sizes."""
     opened = CacheFile(cache)
     summary = summarize(opened)
     source = opened.manifest.source
@@ -84,7 +84,7 @@ def _print_distributions(summary: Summary) -> None:
 
 @app.command()
 def verify(cache: CachePath, workers: Workers = None) -> None:
-    """Check every bit of a cache, and that every image still decodes. Exit status 1 when something is damaged."""
+    """Verify every checksum of a cache and decode every image. Exits with status 1 if anything is damaged."""
     with show_progress("verify") as progress:
         damage = verify_cache(cache, workers, progress)
     if not damage:
@@ -103,14 +103,14 @@ def verify(cache: CachePath, workers: Workers = None) -> None:
 @app.command()
 def view(
     cache: CachePath,
-    index: Annotated[list[int] | None, typer.Option(help="Show the image at this position; may be repeated.")] = None,
-    image_id: Annotated[list[int] | None, typer.Option(help="Show the image of this id; may be repeated.")] = None,
-    name: Annotated[list[str] | None, typer.Option(help="Show the image of this file name; may be repeated.")] = None,
-    images: Annotated[int, typer.Option(min=1, help="Otherwise so many at random.")] = 16,
-    seed: Annotated[int | None, typer.Option(min=0, help="Makes the random choice repeatable.")] = None,
-    batch: Annotated[bool, typer.Option("--batch/--raw", help="As the loader batches them, or as stored.")] = False,
-    align: Annotated[Align, typer.Option(help="For --batch: where images lie on the canvas.")] = Align.TOP_LEFT,
-    out: Annotated[Path, typer.Option(metavar="FILE.png")] = Path("contact-sheet.png"),
+    index: Annotated[list[int] | None, typer.Option(help="Position of an image to show; repeatable.")] = None,
+    image_id: Annotated[list[int] | None, typer.Option(help="Id of an image to show; repeatable.")] = None,
+    name: Annotated[list[str] | None, typer.Option(help="File name of an image to show; repeatable.")] = None,
+    images: Annotated[int, typer.Option(min=1, help="Number of random images, if none is named.")] = 16,
+    seed: Annotated[int | None, typer.Option(min=0, help="Random seed of that choice.")] = None,
+    batch: Annotated[bool, typer.Option("--batch/--raw", help="Show loader batches, or images as stored.")] = False,
+    align: Annotated[Align, typer.Option(help="With --batch: position of images on the canvas.")] = Align.TOP_LEFT,
+    out: Annotated[Path, typer.Option(metavar="FILE.png", help="Output file.")] = Path("contact-sheet.png"),
 ) -> None:
     """Draw images of a cache with their boxes and class names on a contact sheet."""
     from fastload.cache.read.cache import Cache  # needs torch, which takes two seconds
@@ -126,11 +126,11 @@ def view(
 
 @app.command()
 def sample(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to make it.")],
-    images: Annotated[int, typer.Option(min=2, help="How many images.")] = 300,
-    seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Another seed, other images.")] = 0,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to create.")],
+    images: Annotated[int, typer.Option(min=2, help="Number of images.")] = 300,
+    seed: Annotated[int, typer.Option(min=0, max=2**64 - 1, help="Random seed of the images.")] = 0,
 ) -> None:
-    """Make a sample dataset in COCO's layout: images like photographs, eight classes, crowds, outlines."""
+    """Generate a sample dataset in COCO layout: photo-like images, eight classes, crowds and segmentations."""
     with show_progress("sample set") as progress:
         made = make_sample(folder, images, seed, progress)
     console.print(f"{made} holds {images} images. Next: fastload build-cache {folder}", soft_wrap=True, markup=False)
@@ -138,10 +138,10 @@ def sample(
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to put it all.")] = Path("fastload-demo"),
-    images: Annotated[int, typer.Option(min=2, help="Images of the sample set; 4 of 5 are raced with.")] = 300,
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Output folder.")] = Path("fastload-demo"),
+    images: Annotated[int, typer.Option(min=2, help="Number of sample images; 4 of 5 are used for the race.")] = 300,
 ) -> None:
-    """See it work: make a sample set, build its cache, race torch's DataLoader, draw a batch."""
+    """Generate a sample dataset, build its cache, race FastLoader against torch's DataLoader, and draw a batch."""
     from fastload.tools.demo import BATCH_SIZE, WORKERS, run_demo  # needs torch, which takes two seconds
 
     found = run_demo(folder, images)
@@ -162,7 +162,7 @@ def demo(
 
 @app.command()
 def doctor() -> None:
-    """Show what this machine has that fastload uses, and how to get what is missing."""
+    """List what fastload uses on this machine, what is missing, and the command that installs it."""
     findings = examine()
     for finding in findings:
         sign = "[green]ok     [/]" if finding.found else "[red]MISSING[/]" if finding.needed else "[yellow]none   [/]"
@@ -173,7 +173,7 @@ def doctor() -> None:
 
 
 def main() -> None:
-    """Run the command line. Errors of fastload's own become one line and exit status 1."""
+    """Run the command line. A FastloadError is printed as one line; the exit status is then 1."""
     try:
         app()
     except FastloadError as error:

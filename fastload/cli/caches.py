@@ -1,4 +1,4 @@
-"""The commands that make caches, from datasets and from one another."""
+"""The commands that write caches: build-cache and convert-cache."""
 
 from __future__ import annotations
 
@@ -31,34 +31,34 @@ class EncodingName(str, Enum):
 
 
 class SubsamplingName(str, Enum):
-    """`reduce.SUBSAMPLINGS` on the command line."""
+    """`resize.SUBSAMPLINGS` on the command line."""
 
     S444 = "444"
     S422 = "422"
     S420 = "420"
 
 
-Short = Annotated[int | None, typer.Option(min=1, help="Shrink pictures: the shorter edge to so many pixels at most.")]
-MaxSize = Annotated[int | None, typer.Option(min=1, help="Shrink pictures: the longer edge to so many pixels at most.")]
-Quality = Annotated[int | None, typer.Option(min=1, max=100, help="Encode pictures anew as JPEGs of this quality.")]
-ChromaSubsampling = Annotated[SubsamplingName | None, typer.Option(help="Encode pictures anew with such chroma.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Threads. Default: one for every core.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace caches built from something else.")]
+Short = Annotated[int | None, typer.Option(min=1, help="Downscale images: maximum shorter edge, in pixels.")]
+MaxSize = Annotated[int | None, typer.Option(min=1, help="Downscale images: maximum longer edge, in pixels.")]
+Quality = Annotated[int | None, typer.Option(min=1, max=100, help="Re-encode images as JPEGs of this quality.")]
+ChromaSubsampling = Annotated[SubsamplingName | None, typer.Option(help="Re-encode with this chroma subsampling.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Number of threads. Default: one per core.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing cache of other data or settings.")]
 
 
 def build_cache_command(
-    dataset: Annotated[Path | None, typer.Argument(help="The folder of a dataset.")] = None,
+    dataset: Annotated[Path | None, typer.Argument(help="Dataset folder.")] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Where caches go: a folder, or a file X.lmdb for a single split. Default: DATASET/fastload."),
+        typer.Option(help="Output folder, or a file X.lmdb for a single split. Default: DATASET/fastload."),
     ] = None,
-    split: Annotated[list[str] | None, typer.Option(help="Only this split; may be repeated.")] = None,
-    annotations: Annotated[Path | None, typer.Option(help="A COCO annotation file; needs --images.")] = None,
-    images: Annotated[Path | None, typer.Option(help="The image folder of --annotations.")] = None,
-    format: Annotated[Format | None, typer.Option(help="What DATASET is. Default: found out.")] = None,
+    split: Annotated[list[str] | None, typer.Option(help="Build only this split; repeatable.")] = None,
+    annotations: Annotated[Path | None, typer.Option(help="COCO annotation file; requires --images.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Image folder of --annotations.")] = None,
+    format: Annotated[Format | None, typer.Option(help="Dataset format (detected by default).")] = None,
     encoding: Annotated[
         EncodingName,
-        typer.Option(help="dct: fastest at a JPEG's size; dct-fast, planes: larger, for fast disks and memory."),
+        typer.Option(help="dct: the size of JPEG; dct-fast, planes: larger, faster from memory and fast disks."),
     ] = EncodingName.DCT,
     short: Short = None,
     max_size: MaxSize = None,
@@ -66,19 +66,19 @@ def build_cache_command(
     subsampling: ChromaSubsampling = None,
     column: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME[:TYPE]", help="Keep a further field of annotations or images; may be repeated."),
+        typer.Option(metavar="NAME[:TYPE]", help="Also store this field of annotations or images; repeatable."),
     ] = None,
     workers: Workers = None,
     overwrite: Overwrite = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Fail when an image has to be left out.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail if an image must be skipped.")] = False,
     exif_rotate: Annotated[
         bool,
-        typer.Option("--exif-rotate", help="Turn pictures upright as EXIF says, for boxes drawn on upright pictures."),
+        typer.Option("--exif-rotate", help="Apply EXIF rotation, for boxes annotated on rotated images."),
     ] = False,
 ) -> None:
-    """Build the cache of every split of a dataset (COCO, Pascal VOC, YOLO, or a folder of pictures).
+    """Build a cache for each split of a dataset (COCO, Pascal VOC, YOLO, or a folder of images).
 
-    Run it again to carry on after an interruption. Images that cannot go in are listed in X.problems.jsonl.
+    Run it again to resume an interrupted build. Converted and skipped images are listed in X.problems.jsonl.
     """
     reduction = _reduction(short, max_size, quality, subsampling)
     options = BuildOptions(Encoding[encoding.name], reduction, exif_rotate, workers, overwrite, strict)
@@ -91,9 +91,9 @@ def build_cache_command(
 
 
 def convert_cache_command(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="The cache to convert.")],
-    out: Annotated[Path, typer.Argument(metavar="DST", help="The cache to make.")],
-    encoding: Annotated[EncodingName, typer.Option(help="The encoding of DST.")],
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="Cache to convert.")],
+    out: Annotated[Path, typer.Argument(metavar="DST", help="Cache to write.")],
+    encoding: Annotated[EncodingName, typer.Option(help="Encoding of DST.")],
     short: Short = None,
     max_size: MaxSize = None,
     quality: Quality = None,
@@ -101,10 +101,10 @@ def convert_cache_command(
     workers: Workers = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Make a cache of another encoding, or with smaller pictures, from a cache alone.
+    """Convert a cache to another encoding, or to smaller images, without the source dataset.
 
-    Run it again to carry on after an interruption. Without --short, --max-size, --quality and --subsampling no pixel
-    changes. Planes have no way back: from them only planes can be made.
+    Run it again to resume an interrupted conversion. Pixels change only with --short, --max-size, --quality or
+    --subsampling. A cache of planes can only be converted to planes.
     """
     reduction = _reduction(short, max_size, quality, subsampling)
     options = ReencodeOptions(Encoding[encoding.name], reduction, workers, overwrite)
@@ -128,13 +128,13 @@ def _chosen_datasets(
     columns: list[str],
 ) -> list[Dataset]:
     if (annotations is None) != (images is None):
-        raise typer.BadParameter("--annotations and --images go together")
+        raise typer.BadParameter("--annotations and --images must be given together")
     if annotations is not None and images is not None:
         if root is not None or splits or format not in (None, Format.COCO):
-            raise typer.BadParameter("--annotations is instead of DATASET, --split and --format")
+            raise typer.BadParameter("--annotations replaces DATASET, --split and --format: give one or the other")
         return [coco_dataset(annotations, images, columns)]
     if root is None:
-        raise typer.BadParameter("say which DATASET, or give --annotations with --images")
+        raise typer.BadParameter("give DATASET, or --annotations with --images")
     return find_datasets(root, format, splits, columns)
 
 
@@ -144,7 +144,7 @@ def _cache_paths(datasets: list[Dataset], out: Path | None) -> list[Path]:
     if out.suffix != ".lmdb":
         return [out / dataset.cache.name for dataset in datasets]
     if len(datasets) > 1:
-        raise typer.BadParameter(f"{out} is one file for {len(datasets)} splits: name a folder, or one --split")
+        raise typer.BadParameter(f"{out} is one file for {len(datasets)} splits: give a folder, or one --split")
     return [out]
 
 
@@ -158,9 +158,9 @@ def _build_one(dataset: Dataset, path: Path, options: BuildOptions) -> None:
 
 def _print_report(split: str, report: BuildReport) -> None:
     if report.restarted:
-        console.print(f"[yellow]{escape(split)}: an unfinished build of something else was there; began afresh.[/]")
+        console.print(f"[yellow]{escape(split)}: discarded an unfinished build of other data or settings.[/]")
     if report.resumed:
-        console.print(f"{split}: carried on after {report.resumed} images of an interrupted build.", markup=False)
+        console.print(f"{split}: resumed an interrupted build after {report.resumed} images.", markup=False)
     title = f"{report.path}" if report.built else f"{report.path} is up to date"
     rows = [
         ("images", f"{report.images:,}"),
@@ -175,4 +175,4 @@ def _print_report(split: str, report: BuildReport) -> None:
         console.print(f"[bold red]{skipped} images were skipped.[/]", highlight=False)
     if report.problems:
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(report.problems.items()))
-        console.print(f"{counts}: {problems_path(report.path)} says why.", soft_wrap=True, markup=False)
+        console.print(f"{counts}: see {problems_path(report.path)}.", soft_wrap=True, markup=False)

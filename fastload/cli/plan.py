@@ -1,4 +1,4 @@
-"""The command that shows what each way of storing a dataset costs and gives."""
+"""The plan command: size and speed of each way to store a dataset."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from fastload.tools.tables import console, human_bytes, print_table
 
 
 def plan_command(
-    dataset: Annotated[Path, typer.Argument(help="The folder of a dataset.")],
-    split: Annotated[list[str] | None, typer.Option(help="Only this split; may be repeated.")] = None,
-    format: Annotated[Format | None, typer.Option(help="What DATASET is. Default: found out.")] = None,
-    sample: Annotated[int, typer.Option(min=1, help="Images to measure, chosen at random.")] = 64,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads. Default: one for every core.")] = None,
+    dataset: Annotated[Path, typer.Argument(help="Dataset folder.")],
+    split: Annotated[list[str] | None, typer.Option(help="Measure only this split; repeatable.")] = None,
+    format: Annotated[Format | None, typer.Option(help="Dataset format (detected by default).")] = None,
+    sample: Annotated[int, typer.Option(min=1, help="Number of randomly chosen images to measure.")] = 64,
+    threads: Annotated[int | None, typer.Option(min=1, help="Number of threads. Default: one per core.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw bytes against images/s.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Plot bytes against images/s.")] = None,
 ) -> None:
-    """Measure on a sample what each encoding and size of cache would cost and give for a whole dataset."""
+    """Estimate size, build time and speed of each encoding and image size from a sample of a dataset."""
     if plot is not None:
         check_plot(plot)
     datasets = [each for each in find_datasets(dataset, format, split or []) if not each.missing]
@@ -39,7 +39,7 @@ def plan_command(
     if plot is not None:
         plot_advice(advice, plot)
         if not as_json:
-            console.print(f"The same as a picture: {plot}", soft_wrap=True, markup=False, highlight=False)
+            console.print(f"Plot: {plot}", soft_wrap=True, markup=False, highlight=False)
 
 
 def _print_advice(advice: Advice) -> None:
@@ -50,14 +50,14 @@ def _print_advice(advice: Advice) -> None:
         [_row(option) for option in advice.options],
     )
     free = f"{human_bytes(advice.free_disk)} of disk and {human_bytes(advice.free_memory)} of memory are free"
-    console.print(f"{free}. PSNR: to the original, in dB; exact: bit for bit.", soft_wrap=True, highlight=False)
+    console.print(f"{free}. PSNR: against the original, in dB; exact: bit-identical.", soft_wrap=True, highlight=False)
     best = max((option for option in advice.options if option.fits_disk), key=_merit, default=None)
     if best is not None:
-        console.print(f"The fastest that loses nothing: fastload build-cache DATASET {best.command}", soft_wrap=True)
+        console.print(f"Fastest lossless option: fastload build-cache DATASET {best.command}", soft_wrap=True)
 
 
 def _merit(option: Option) -> tuple[bool, bool, float]:
-    """Exact ones first; of them those in memory, which no disk slows down; then speed."""
+    """Lossless options first, then those that fit in memory, then the fastest."""
     return option.psnr is None, option.fits_memory, option.images_per_second
 
 

@@ -118,10 +118,10 @@ def test_what_does_not_fit_is_marked(tiny, monkeypatch):
     monkeypatch.setattr(advise_module, "available_memory", lambda: 0)
     done = fastload_command("plan", tiny, "--threads", 1)
     assert done.returncode == 0 and " disk " in done.stdout and " memory │" not in done.stdout
-    assert "The fastest that loses nothing: fastload build-cache DATASET --encoding" in done.stdout
+    assert "Fastest lossless option: fastload build-cache DATASET --encoding" in done.stdout
     monkeypatch.setattr(advise_module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 0}))
     done = fastload_command("plan", tiny, "--threads", 1)
-    assert " NO " in done.stdout and "The fastest" not in done.stdout
+    assert " NO " in done.stdout and "Fastest" not in done.stdout
 
 
 def test_plot(tiny, tmp_path):
