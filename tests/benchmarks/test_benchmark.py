@@ -70,17 +70,21 @@ def test_results_have_the_promised_shape(sample_set, tmp_path):
 
 @pytest.mark.long
 def test_contenders_can_be_chosen(sample_set, tmp_path):
-    """--only runs the contenders named, --peers adds others; README's figures and chart are made of the same run."""
-    (tmp_path / "README.md").write_text("# A\n\n<!-- figures -->\nold\n<!-- /figures -->\n\n## B\n")
+    """--only runs the contenders named, --peers adds others; all figures and the chart are made of the same run."""
+    pages = tmp_path / "README.md", tmp_path / "docs" / "benchmarks.md"
+    pages[1].parent.mkdir()
+    for page in pages:
+        page.write_text("# A\n\n<!-- figures -->\nold\n<!-- /figures -->\n\n## B\n")
     small = ("--rounds", "1", "--images", "20", "--json", tmp_path / "r.json", "--readme", tmp_path / "README.md")
     benchmark(sample_set / "val", "--only", "fastload-dct", "dataloader-opencv", "--peers", "ram-cache", *small)
     result = json.loads((tmp_path / "r.json").read_text())
     check_shape(result)
     assert list(result["contenders"]) == ["dataloader-opencv", "fastload-dct", "ram-cache"]
     assert result["contenders"]["ram-cache"]["bytes_per_image"] > 512 * 512 * 3
-    text = (tmp_path / "README.md").read_text()
-    assert text.startswith("# A\n\n<!-- figures -->\n![") and text.endswith("\n<!-- /figures -->\n\n## B\n")
-    assert "old" not in text and "FastLoader, dct |" in text and "images an epoch of val" in text
+    for page, first in zip(pages, ("| loader |", "!["), strict=True):
+        text = page.read_text()
+        assert text.startswith(f"# A\n\n<!-- figures -->\n{first}") and text.endswith("\n<!-- /figures -->\n\n## B\n")
+        assert "old" not in text and "FastLoader, dct |" in text and "images an epoch of val" in text
     with Image.open(tmp_path / "docs" / "speed.png") as chart:
         assert chart.width > 800 and chart.mode == "RGBA" and chart.getpixel((1, 1))[3] == 0
 
@@ -132,7 +136,7 @@ RESULTS = {
 }
 
 
-def test_figures_in_readme(scripts):
+def test_figures_of_all_loaders(scripts):
     """The slowest comes first, each beside DataLoader and with its footnote; rewriting again changes nothing."""
     import readme
 
@@ -149,22 +153,40 @@ def test_figures_in_readme(scripts):
 
 
 @pytest.mark.parametrize("text", ["none", "<!-- figures -->", "<!-- /figures --> <!-- figures -->"])
-def test_readme_without_place_for_figures(scripts, tmp_path, text):
-    """A README whose comments are missing or astray is refused and left as it was, and no chart is drawn."""
+@pytest.mark.parametrize("wrong", ["README.md", "docs/benchmarks.md"])
+def test_page_without_place_for_figures(scripts, tmp_path, wrong, text):
+    """A page whose comments are missing or in the wrong order is named; nothing is written, no chart is drawn."""
     import readme
 
-    file = tmp_path / "README.md"
-    file.write_text(text)
-    with pytest.raises(ValueError, match="<!-- /figures -->"):
-        readme.update_readme(file, RESULTS, "")
-    assert file.read_text() == text and list(tmp_path.iterdir()) == [file]
+    (tmp_path / "docs").mkdir()
+    pages = {tmp_path / name: "<!-- figures --><!-- /figures -->" for name in ("README.md", "docs/benchmarks.md")}
+    pages[tmp_path / wrong] = text
+    for page, content in pages.items():
+        page.write_text(content)
+    with pytest.raises(ValueError, match=f"^{Path(wrong).name} needs .*<!-- /figures -->"):
+        readme.update_readme(tmp_path / "README.md", RESULTS, "")
+    assert {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == pages
 
 
-def test_our_readme_has_a_place_for_figures(scripts):
-    """The repository's README can be rewritten."""
+def test_our_pages_have_a_place_for_figures(scripts):
+    """The repository's README and docs/benchmarks.md can be rewritten."""
     import readme
 
-    assert "figures go here" in readme.replace_block(readme.README.read_text(), "figures go here")
+    for page in (readme.README, readme.README.parent / readme.PAGE):
+        assert "figures go here" in readme.replace_block(page.read_text(), "figures go here")
+
+
+def test_readme_has_only_loaders_that_do_the_same_work(scripts):
+    """README's table skips the loaders that have a footnote, and keeps the line on how it was measured."""
+    import readme
+
+    lines = readme.short_figures(RESULTS, "Measured somewhere.").splitlines()
+    assert lines[2:] == [
+        "| DataLoader, Pillow | 250 | 1.0 | 156 |",
+        "| FastLoader, dct | 2,000 | 8.0 | 160 |",
+        "",
+        "Measured somewhere.",
+    ]
 
 
 def test_one_split_and_memory(sample_set):
