@@ -47,7 +47,7 @@ def test_the_column_the_transform_the_aligner_and_the_source_do_what_the_page_sa
     """Columns come with their boxes, parts are half as large, images stand at the bottom, the CSV is a cache."""
     cache = Cache("marked.lmdb")
     assert cache.columns["difficult"].all() and cache.columns["scene"].tolist() == (cache.image_ids % 3).tolist()
-    assert done["learnt"].dtype == torch.bool and done["scene"].dtype == torch.int32
+    assert done["trained"].dtype == torch.bool and done["scene"].dtype == torch.int32
     parts = FastLoader("marked.lmdb", 6, transforms=[done["RandomPart"](0.5)])
     ((_, targets),) = parts
     assert targets.size.tolist() == np.maximum(cache.sizes[:, ::-1] // 2, 1).tolist()
