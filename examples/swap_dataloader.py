@@ -1,10 +1,10 @@
 """The one-line swap: the same training loop over torch's DataLoader and over FastLoader.
 
-    python examples/swap_dataloader.py                # on a sample set made for the purpose
+    python examples/swap_dataloader.py                # on a generated sample dataset
     python examples/swap_dataloader.py coco/
 
-The dataset class is what many training scripts have. FastLoader takes it too, and then is DataLoader; given the path of
-a cache instead, it hands out the same images and targets several times faster.
+The dataset class is typical of training scripts. Given this dataset, FastLoader loads it as DataLoader does. Given the
+path of a cache, it delivers the same images and targets several times faster.
 """
 
 from __future__ import annotations

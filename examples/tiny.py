@@ -1,4 +1,4 @@
-"""What the examples share: a cache to train on, and a detector of three convolutions in torchvision's manner."""
+"""Shared by the examples: a cache to train on, and a detector of three convolutions with torchvision's interface."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STRIDE, REACH = 8, 64  # pixels
 
 
 def training_cache() -> Path:
-    """The cache of the first split of the folder named on the command line, or of a sample set; built if missing."""
+    """The cache of the first split of the command line's folder, or of a sample dataset; built if missing."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("runs/sample")
     if not folder.exists():
         make_sample(folder, images=100)

@@ -1,11 +1,11 @@
 """FastLoader in Hugging Face Accelerate: `accelerator.prepare` takes it as any DataLoader.
 
-    python examples/train_accelerate.py               # on a sample set made for the purpose
+    python examples/train_accelerate.py               # on a generated sample dataset
     accelerate launch examples/train_accelerate.py coco/
 
-Prepared, it shares each epoch among the processes, puts batches on the device, and tells gradient accumulation which
-batch is the last. `accelerator.save_state` keeps its place, in mid-epoch too; after `load_state` just iterate: there
-are no batches to skip.
+The prepared loader shares each epoch among the processes, moves batches to the device, and marks the last batch for
+gradient accumulation. `accelerator.save_state` saves its position, also in mid-epoch. After `load_state` just iterate:
+there are no batches to skip.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Train FCOS on a COCO folder, or on the sample set when none is given.
+"""Train FCOS on a COCO folder, or on a generated sample dataset if none is given.
 
     python examples/train_fcos.py
     python examples/train_fcos.py coco/ --preset fcos_r18_rt --weights resnet18.pth
 
-Caches are built where they are missing. The run folder (runs/fcos, or --out) then holds checkpoints, metrics.csv,
-TensorBoard events, curves.png and predictions.png. Every setting is an option: see --help.
+Missing caches are built. The run folder (runs/fcos, or --out) receives checkpoints, metrics.csv, TensorBoard events,
+curves.png and predictions.png. Every setting is an option: see --help.
 """
 
 from rich.console import Console

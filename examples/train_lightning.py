@@ -1,11 +1,11 @@
 """FastLoader in PyTorch Lightning: the Trainer takes it as any DataLoader.
 
-    python examples/train_lightning.py                # on a sample set made for the purpose
+    python examples/train_lightning.py                # on a generated sample dataset
     python examples/train_lightning.py coco/
 
-On several devices Lightning gives it a DistributedSampler and sets its epoch; batches are moved to the device; and a
-checkpoint written in mid-epoch holds `loader.state_dict()`, so that `trainer.fit(..., ckpt_path=...)` goes on with the
-images not yet seen.
+Lightning moves batches to the device, and with several devices sets a DistributedSampler and its epoch. A checkpoint
+written in mid-epoch contains `loader.state_dict()`, so `trainer.fit(..., ckpt_path=...)` continues with the images not
+yet seen.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fastload import Batch, FastLoader, RandomFlip, ShortestEdge
 
 
 class Detector(L.LightningModule):
-    """Counts what it is shown, and trains on it."""
+    """Trains TinyDetector, and counts its images."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,11 +1,10 @@
-"""A training script in the style of torchvision's detection references, with its one line swapped.
+"""A training script in the style of torchvision's detection references, with one line changed.
 
-    python examples/train_torchvision.py              # on a sample set made for the purpose
+    python examples/train_torchvision.py              # on a generated sample dataset
     python examples/train_torchvision.py coco/
 
-The loop is what such scripts have: images in a list, targets in a list of dicts, losses in a dict, an epoch's sampler
-told of the epoch. Images come as torchvision's detectors take them, in [0, 1] and each of its own size, so any of these
-takes TinyDetector's place.
+The loop is that of such scripts: a list of images, a list of target dicts, a dict of losses. Images come as
+torchvision's detectors take them: in [0, 1], each of its own size. Any of these detectors can replace TinyDetector.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from fastload import FastLoader, RandomFlip, ShortestEdge
 
 
 def collate_fn(batch: list[Any]) -> tuple[Any, ...]:
-    """That of torchvision's references: a tuple of images and one of targets."""
+    """As in torchvision's references: returns a tuple of images and a tuple of targets."""
     return tuple(zip(*batch, strict=True))
 
 
