@@ -140,7 +140,7 @@ class FastLoaderDctFast(FastLoaderOriginal):
 class FastLoaderQ90Dct(FastLoaderOriginal):
     name = "fastload-q90-dct"
     title = "FastLoader, dct of quality 90"
-    note = "pictures encoded anew at quality 90, 4:2:0"
+    note = "images re-encoded at quality 90, 4:2:0"
     encoding = Encoding.DCT
     reduction = Q90
 
@@ -148,7 +148,7 @@ class FastLoaderQ90Dct(FastLoaderOriginal):
 class FastLoaderPlanes(FastLoaderOriginal):
     name = "fastload-planes"
     title = "FastLoader, planes"
-    note = "pictures encoded anew at quality 90, 4:2:0"
+    note = "images re-encoded at quality 90, 4:2:0"
     encoding = Encoding.PLANES
     reduction = Q90
 

@@ -180,7 +180,7 @@ class Ffcv(Peer):
 
     name = "ffcv"
     title = "FFCV, JPEG"
-    note = "centre squares of 512 x 512 without boxes instead of whole images; re-encodes at quality 90"
+    note = "center crops of 512 x 512 without boxes instead of whole images; re-encodes at quality 90"
     packages: ClassVar = {"ffcv": "ffcv"}
     storage: ClassVar[dict[str, Any]] = {"write_mode": "jpg", "jpeg_quality": 90}
 
@@ -218,7 +218,7 @@ class Ffcv(Peer):
 class FfcvRaw(Ffcv):
     name = "ffcv-raw"
     title = "FFCV, pixels"
-    note = "centre squares of 512 x 512 without boxes instead of whole images; stores decoded pixels"
+    note = "center crops of 512 x 512 without boxes instead of whole images; stores decoded pixels"
     storage: ClassVar = {"write_mode": "raw"}
 
 
@@ -240,7 +240,7 @@ class RamCache(DataLoaderPillow):
 
     name = "ram-cache"
     title = "DataLoader, images kept in memory"
-    note = "decodes and scales nothing, needs the whole dataset in memory (the bytes given)"
+    note = "neither decodes nor scales; needs the whole dataset in memory (the size given)"
 
     def __init__(self, work: Work) -> None:
         self.dataset = DecodedDataset(work.samples, work.threads)

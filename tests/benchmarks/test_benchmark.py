@@ -145,7 +145,7 @@ def test_figures_of_all_loaders(scripts):
     assert rows[0] == "| DataLoader, Pillow | 250 | 1.0 | 0.25 | 156 |"
     assert rows[1].startswith("| DataLoader, images kept in memory <sup>1</sup> | 1,000 | 4.0 | 1.00 |")
     assert rows[2] == "| FastLoader, dct | 2,000 | 8.0 | 2.00 | 160 |"
-    assert "<sup>1</sup> decodes and scales nothing" in block and block.endswith("\n\nMeasured somewhere.")
+    assert "<sup>1</sup> neither decodes nor scales" in block and block.endswith("\n\nMeasured somewhere.")
     text = "before <!-- figures --> old <!-- /figures --> after"
     once = readme.replace_block(text, block)
     assert once == f"before <!-- figures -->\n{block}\n<!-- /figures --> after"
