@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fastload.annotations import Column
     from fastload.batch import Batch, Targets
     from fastload.cache.format.layout import Encoding
     from fastload.cache.memory import MemoryCache, read_images
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
         ShortestEdge,
         Transform,
     )
-    from fastload.sources.base import Category
+    from fastload.sources.base import Category, Sample
     from fastload.sources.detect import find_datasets
     from fastload.sources.files import IMAGE_SUFFIXES
     from fastload.tools.contact_sheet import draw
@@ -51,6 +52,7 @@ _HOME = {
     "Category": "sources.base",
     "CenterAlign": "plan.align",
     "Collator": "plan.align",
+    "Column": "annotations",
     "ColorJitter": "plan.transforms",
     "DecodeError": "errors",
     "DeviceError": "errors",
@@ -70,6 +72,7 @@ _HOME = {
     "RandomFlip": "plan.transforms",
     "Reduction": "cache.write.resize",
     "Resize": "plan.transforms",
+    "Sample": "sources.base",
     "ScaleJitterCrop": "plan.transforms",
     "ShortestEdge": "plan.transforms",
     "SourceError": "errors",
@@ -98,6 +101,7 @@ __all__ = [
     "CenterAlign",
     "Collator",
     "ColorJitter",
+    "Column",
     "DecodeError",
     "DeviceError",
     "Encoding",
@@ -113,6 +117,7 @@ __all__ = [
     "RandomFlip",
     "Reduction",
     "Resize",
+    "Sample",
     "ScaleJitterCrop",
     "ShortestEdge",
     "SourceError",

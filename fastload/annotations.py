@@ -275,6 +275,7 @@ class Annotations:
         objects: further columns by name, a value an object.
         images: further columns by name, a value an image.
         ragged: ragged columns by name, with a row an object or an image: see its `column.per`.
+        moves: how the values of each column change with their image, by name.
         check: raises unless the columns are still what they were when the cache was opened.
     """
 
@@ -282,7 +283,13 @@ class Annotations:
     objects: Columns
     images: Columns
     ragged: Mapping[str, Ragged]
+    moves: Mapping[str, Moves]
     check: Callable[[], None]
+
+    @property
+    def has_objects(self) -> bool:
+        """Whether objects have values beside those of SCHEMA."""
+        return bool(self.objects) or any(values.column.per == "object" for values in self.ragged.values())
 
     def of_objects(self, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """The further columns of these objects (...), as (..., *shape); 0 where there is none, which is row -1."""
@@ -290,6 +297,12 @@ class Annotations:
         padding = rows < 0
         for values in found.values():
             values[padding] = 0
+        self.check()
+        return found
+
+    def lists_of_objects(self, rows: NDArray[np.int64]) -> dict[str, Ragged]:
+        """The ragged columns of these objects (n, none negative)."""
+        found = {name: values[rows] for name, values in self.ragged.items() if values.column.per == "object"}
         self.check()
         return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 from fastload.annotations import Annotations
 from fastload.errors import PlanError
 from fastload.plan.batch_plan import BatchPlan
-from fastload.plan.geometry import corners_of, unmap_points
+from fastload.plan.geometry import corners_of, move, unmap_points
 
 
 class Batch(NamedTuple):
@@ -37,38 +37,56 @@ class Batch(NamedTuple):
 class Targets(Sequence[dict[str, Any]]):
     """The annotations of B images, padded to the G boxes of the fullest one (G may be 0).
 
-    As tensors: made for training on whole batches. **`labels` here are contiguous**: 0 to K - 1, the order of the
-    dataset's categories, -1 where there is no box; `category_ids` (K) has the dataset's own id of each.
+    As tensors, for training on whole batches: **`labels` are contiguous**, 0 to K - 1 in the order of the dataset's
+    categories, and -1 in the padding.
 
-    As a sequence of dicts, one an image: torchvision's convention, for `model(list(images), list(targets))`. Keys:
-    `boxes` (n, 4) float32 xyxy, `labels` (n) int64, `image_id` int, `area` (n) float32, `iscrowd` (n) int64; further
-    columns of the cache by their names, (n, ...), or (...) if they are of the image.
-    **`labels` there are the dataset's own category ids** (COCO's 1 to 90), as in torchvision's reference scripts.
+    As a sequence of dicts, one per image, for `model(list(images), list(targets))` with torchvision's conventions:
+    `boxes` (n, 4) float32 xyxy, `labels` (n) int64, `image_id` int, `area` (n) float32, `iscrowd` (n) int64, and the
+    extra columns of the cache by name. **`labels` are the dataset's own category ids** (COCO's 1 to 90).
 
-    `matrix` maps pixels of the annotated image, also if the cache stores it smaller, to the canvas: (x, y) goes to
-    matrix[:, :2] @ (x, y) + matrix[:, 2]. `to_original` is the inverse. For an image that is neither rotated nor
-    sheared, `scale`, `offset` and `flip` say the same: canvas = scale * source + offset, where x is measured from the
-    source's right edge if `flip` is set; for others, scale and offset are NaN. If a canvas shows several sources (a
-    mosaic) or none, all three are NaN, and `image_id` and `image_columns` are those of the image that was asked for.
-    See `fastload.plan.transforms` for which boxes are clipped and dropped.
+    For an image that is neither rotated nor sheared, `scale`, `offset` and `flip` say the same as `matrix`: canvas =
+    scale * source + offset, where x is measured from the source's right edge if `flip` is set. For a canvas that shows
+    several images (a mosaic) or none, `matrix`, `scale` and `offset` are NaN, and `image_id` and `image_columns` are
+    those of the image that was sampled. `fastload.plan.transforms` says which boxes are clipped and dropped.
+
+    Args:
+        boxes: (B, G, 4) float32 x0, y0, x1, y1 in canvas pixels.
+        labels: (B, G) int64.
+        crowd: (B, G) bool, whether the box is around a crowd instead of one object.
+        area: (B, G) float32 square canvas pixels: of the segmentation if the source has one, in proportion if cut.
+        image_id: (B) int64 the dataset's own; always in host memory.
+        matrix: (B, 2, 3) float32: (x, y) of the annotated image goes to matrix[:, :2] @ (x, y) + matrix[:, 2].
+        scale: (B, 2) float32 canvas pixels per source pixel, in x and y; NaN if rotated or sheared.
+        offset: (B, 2) float32 x, y of the corner of the whole (mirrored) source; NaN if rotated or sheared.
+        flip: (B) bool, whether the image is mirrored left to right.
+        size: (B, 2) int64 height, width of the image on the canvas.
+        original_size: (B, 2) int64 height, width of the annotated image.
+        category_ids: (K) int64 the dataset's own id of each label.
+        num_boxes: (B) on the host.
+        num_sources: (B) on the host, the number of images that a canvas shows.
+        columns: extra columns of the boxes: (B, G, ...), padded with 0. Coordinates are canvas pixels, not clipped.
+        lists: ragged columns of the boxes: for each image, for each box a tensor (k, ...), or with two levels a list
+            of tensors. Coordinates are canvas pixels, not clipped.
+        image_columns: extra columns of the images: (B, ...), as they are in the cache.
     """
 
-    boxes: Tensor  # (B, G, 4) float32: x0, y0, x1, y1 in canvas pixels
-    labels: Tensor  # (B, G) int64
-    crowd: Tensor  # (B, G) bool: the box holds a crowd, not one object
-    area: Tensor  # (B, G) float32: square canvas pixels, of the segmentation if the source has it; in proportion if cut
-    image_id: Tensor  # (B) int64 on the host: the dataset's own
-    matrix: Tensor  # (B, 2, 3) float32: source pixels (x, y, 1) to canvas pixels
-    scale: Tensor  # (B, 2) float32: canvas pixels a source pixel, x and y
-    offset: Tensor  # (B, 2) float32: where the corner of the whole (mirrored) source lies on the canvas, x and y
-    flip: Tensor  # (B) bool
-    size: Tensor  # (B, 2) int64: height, width of the image on the canvas
-    original_size: Tensor  # (B, 2) int64: height, width of the annotated picture
-    category_ids: Tensor  # (K) int64
-    num_boxes: tuple[int, ...]  # (B) on the host
-    num_sources: tuple[int, ...]  # (B) on the host: images shown by each canvas, more than one for a mosaic
-    columns: dict[str, Tensor] = field(default_factory=dict)  # further ones of the boxes: (B, G, ...), padded with 0
-    image_columns: dict[str, Tensor] = field(default_factory=dict)  # further ones of the images: (B, ...)
+    boxes: Tensor
+    labels: Tensor
+    crowd: Tensor
+    area: Tensor
+    image_id: Tensor
+    matrix: Tensor
+    scale: Tensor
+    offset: Tensor
+    flip: Tensor
+    size: Tensor
+    original_size: Tensor
+    category_ids: Tensor
+    num_boxes: tuple[int, ...]
+    num_sources: tuple[int, ...]
+    columns: dict[str, Tensor] = field(default_factory=dict)
+    lists: dict[str, list[list[Any]]] = field(default_factory=dict)
+    image_columns: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.num_boxes)
@@ -90,14 +108,21 @@ class Targets(Sequence[dict[str, Any]]):
         }
         for name, values in self.columns.items():
             target[name] = values[i, :n]
+        for name, lists in self.lists.items():
+            target[name] = lists[i]
         for name, values in self.image_columns.items():
             target[name] = values[i]
         return target
 
     def to_original(self, boxes: Tensor, i: int | Tensor) -> Tensor:
-        """Canvas boxes (n, 4) xyxy in the pixels of the source image; not clipped to it.
+        """Convert canvas boxes to pixels of the annotated image, through the inverse of `matrix`. Nothing is clipped.
 
-        `i` is the image they lie on, or one image a box (n). Raises PlanError for a mosaic, which has no one source.
+        Args:
+            boxes: (n, 4) x0, y0, x1, y1. For a rotated image, the smallest box around the four corners is returned.
+            i: the image they lie on, or one for each box (n).
+
+        Raises:
+            PlanError: the canvas shows several images (a mosaic) or none.
         """
         images = range(len(self)) if isinstance(i, Tensor) else [i]
         if any(self.num_sources[k] != 1 for k in images):
@@ -118,6 +143,7 @@ class Targets(Sequence[dict[str, Any]]):
         changed: dict[str, Any] = {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
         for name in ("columns", "image_columns"):
             changed[name] = {column: change(value) for column, value in values[name].items()}
+        changed["lists"] = {column: _each_tensor(change, lists) for column, lists in self.lists.items()}
         return replace(self, **changed)
 
 
@@ -139,7 +165,7 @@ def targets_of(
         category_ids: (K) the dataset's id of each category.
         failed: slots that get no boxes.
     """
-    of_slots, (boxes, labels, crowd, area, objects, starts), num_boxes, num_sources = annotations.boxes.place(
+    of_slots, (boxes, labels, crowd, area, objects, rows, starts), num_boxes, num_sources = annotations.boxes.place(
         plan.index,
         plan.slot,
         plan.source,
@@ -152,8 +178,9 @@ def targets_of(
         plan.min_visible,
         ends,
         failed,
-        bool(annotations.objects),
+        annotations.has_objects,
     )
+    extra = _extra_columns(plan, annotations, objects, rows) if annotations.objects else {}
     batches = []
     for (begin, end), (first, last) in zip(pairwise([0, *ends]), pairwise(starts.tolist()), strict=True):
         slots, padded, shape = slice(begin, end), slice(first, last), (end - begin, (last - first) // (end - begin))
@@ -174,12 +201,54 @@ def targets_of(
             num_boxes=tuple(num_boxes[slots].tolist()),
             num_sources=tuple(num_sources[slots].tolist()),
         )
-        if annotations.objects:
-            targets.columns = _as_tensors(annotations.of_objects(objects[padded].reshape(shape)))
+        for name, values in extra.items():
+            targets.columns[name] = torch.from_numpy(values[padded].reshape(*shape, *values.shape[1:]))
         if annotations.images:
             targets.image_columns = _as_tensors(annotations.of_images(index[slots]))
+        if annotations.has_objects and annotations.ragged:
+            targets.lists = _lists(plan, annotations, objects[padded], rows[padded], targets.num_boxes)
         batches.append(targets)
     return batches
+
+
+def _extra_columns(
+    plan: BatchPlan, annotations: Annotations, objects: NDArray[np.int64], rows: NDArray[np.int64]
+) -> dict[str, NDArray[Any]]:
+    """The extra columns of the boxes of `objects` (n), which the plan's `rows` (n) show; 0 for padding."""
+    columns = annotations.of_objects(objects)
+    moving = [name for name in columns if annotations.moves[name] != "none"]
+    matrix = plan.matrix.take(rows, 0, mode="clip") if moving else np.empty((0, 2, 3), np.float32)
+    for name in moving:
+        columns[name] = move(annotations.moves[name], matrix, columns[name])
+        columns[name][rows < 0] = 0
+    return columns
+
+
+def _lists(
+    plan: BatchPlan,
+    annotations: Annotations,
+    objects: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    num_boxes: Sequence[int],
+) -> dict[str, list[list[Any]]]:
+    """The ragged columns of a batch's boxes: for each image a list for each box."""
+    objects, rows = objects[objects >= 0], rows[rows >= 0]
+    lists: dict[str, list[list[Any]]] = {}
+    for name, ragged in annotations.lists_of_objects(objects).items():
+        ends = ragged.offsets[0]
+        for inner in ragged.offsets[1:]:
+            ends = inner[ends]
+        if annotations.moves[name] != "none":
+            matrix = plan.matrix.take(rows, 0).repeat(np.diff(ends), 0)
+            ragged = replace(ragged, values=move(annotations.moves[name], matrix, ragged.values))
+        boxes = iter(_each_tensor(torch.from_numpy, ragged.lists()))
+        lists[name] = [list(islice(boxes, n)) for n in num_boxes]
+    return lists
+
+
+def _each_tensor(change: Callable[[Any], Tensor], values: Any) -> Any:
+    """`change` of each tensor or array in nested lists."""
+    return [_each_tensor(change, value) for value in values] if isinstance(values, list) else change(values)
 
 
 def _as_tensors(columns: dict[str, NDArray[Any]]) -> dict[str, Tensor]:

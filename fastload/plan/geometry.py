@@ -66,6 +66,24 @@ def unmap_boxes(matrix: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDAr
     return bounds_of(unmap_points(matrix[:, None], corners_of(boxes)))
 
 
+def move(moves: str, matrix: NDArray[np.float32], values: NDArray[Any]) -> NDArray[Any]:
+    """Values (M, ...) that go through maps (M, 2, 3), by the `moves` of their column. Nothing is clipped.
+
+    Points of visibility 0 stay (0, 0, 0).
+    """
+    matrix = matrix.reshape(len(matrix), *[1] * (values.ndim - 2), 2, 3)
+    if moves == "box":
+        return bounds_of(map_points(matrix[..., None, :, :], corners_of(values))).astype(values.dtype)
+    if moves == "area":
+        scale = np.abs(np.linalg.det(matrix[..., :2]))
+        areas: NDArray[Any] = (values * scale.reshape(len(values), *[1] * (values.ndim - 1))).astype(values.dtype)
+        return areas
+    points: NDArray[Any] = np.concatenate([map_points(matrix, values[..., :2]), values[..., 2:]], -1).astype(
+        values.dtype
+    )
+    return np.where(values[..., 2:] == 0, 0, points) if values.shape[-1] == 3 else points
+
+
 def compose(after: NDArray[np.floating[Any]], before: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     """The maps (N, 2, 3) that go through `before` (N, 2, 3) and then through `after` (N, 2, 3)."""
     last, first = after.astype(np.float64), before.astype(np.float64)

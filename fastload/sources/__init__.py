@@ -1,1 +1,26 @@
-"""Sources: readers of dataset formats. `base` defines what a source is, `detect` finds the datasets in a folder."""
+"""Sources: datasets of any layout as a sequence of samples. `find_datasets` finds them; a source of your own is any
+object with the attributes of `Source`.
+"""
+
+from fastload.sources.base import Category, Problem, Sample, Source
+from fastload.sources.coco import CocoSource
+from fastload.sources.detect import Dataset, find_datasets
+from fastload.sources.files import digest_of, number_categories
+from fastload.sources.folder import FolderSource
+from fastload.sources.voc import VocSource
+from fastload.sources.yolo import YoloSource
+
+__all__ = [
+    "Category",
+    "CocoSource",
+    "Dataset",
+    "FolderSource",
+    "Problem",
+    "Sample",
+    "Source",
+    "VocSource",
+    "YoloSource",
+    "digest_of",
+    "find_datasets",
+    "number_categories",
+]

@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from fastload import Cache, CacheError, FastLoader, Mosaic, RandomFlip, ScaleJitterCrop, SourceError, _core
-from fastload.annotations import DTYPES, MAX_VALUES, SCHEMA, Column
+from fastload.annotations import DTYPES, MAX_VALUES, SCHEMA, Annotations, Column
 from fastload.cache.format.layout import INDEX_PREFIX, MANIFEST_KEY, Encoding
 from fastload.cache.write.build import BuildOptions, build_cache
 from fastload.cache.write.reencode import ReencodeOptions, transcode_cache
@@ -124,10 +124,12 @@ def test_the_dicts_of_a_batch_are_those_of_the_cache(cache):
                 torch.testing.assert_close(target[name], own[name], equal_nan=True)
 
 
-def test_they_cost_nothing_where_there_are_none(plain):
-    """Without further columns the core says of no box whose it is, and nothing is gathered."""
+def test_they_cost_nothing_where_there_are_none(plain, monkeypatch):
+    """Without extra columns nothing is gathered."""
+    monkeypatch.setattr(Annotations, "of_objects", None)
+    monkeypatch.setattr(Annotations, "of_images", None)
     (batch,) = FastLoader(plain, 8)
-    assert batch.targets._run.objects.size == 0 and batch.targets.columns == batch.targets.image_columns == {}
+    assert batch.targets.columns == batch.targets.image_columns == batch.targets.lists == {}
 
 
 def test_batches_with_columns_move_and_pickle(cache):
@@ -351,16 +353,19 @@ def test_a_damaged_column_is_noticed(cache, tmp_path):
         Cache(path)
 
 
-def test_a_column_overwritten_under_an_open_batch_is_noticed(cache, tmp_path):
-    """Columns are gathered when they are looked at: whoever changes the file before that is found out."""
+def test_a_column_overwritten_under_an_open_loader_is_noticed(cache, tmp_path):
+    """A batch keeps the values it was made with; the next one reports the change."""
     path = tmp_path / "x.lmdb"
     path.write_bytes(cache.path.read_bytes())
-    (batch,), at = FastLoader(path, 8), path.read_bytes().index(cache.columns["track_id"].tobytes())
+    batches, at = iter(FastLoader(path, 4)), path.read_bytes().index(cache.columns["track_id"].tobytes())
+    first = next(batches).targets.columns["track_id"]
+    before = first.clone()
     with open(path, "r+b") as file:
         file.seek(at)
         file.write(b"?" * 8)
-    with pytest.raises(CacheError, match="its index is not what it was"):
-        _ = batch.targets.columns
+    with pytest.raises(CacheError, match=r"its index is not what it was|changed"):
+        next(batches)
+    assert first.equal(before)
 
 
 def test_the_document_says_which_columns_there_may_be():

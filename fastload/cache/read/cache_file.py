@@ -355,7 +355,10 @@ class CacheFile:
             self.sizes,
             self.source_sizes,
         )
-        return Annotations(boxes, extra["object"], extra["image"], extra["ragged"], self._mapping.check_unchanged)
+        moves = {column.name: column.moves for column in self._mapping.columns}
+        return Annotations(
+            boxes, extra["object"], extra["image"], extra["ragged"], moves, self._mapping.check_unchanged
+        )
 
     @cached_property
     def images_without_boxes(self) -> NDArray[np.int64]:

@@ -20,6 +20,7 @@ struct Shown {
     Box box;
     float area;
     int64_t object;  // whose box it is: a row of the annotations
+    int64_t row;     // of the plan, that shows it
 };
 
 // What `Targets` holds of a slot beside its boxes. `sources` counts those it shows.
@@ -46,7 +47,7 @@ struct Columns {
 };
 
 // The boxes of batches, which are the slots up to each of `ends`; padded to the fullest slot of the batch. Of all batches,
-// one after another. With `objects`, also whose boxes they are.
+// one after another. With `objects`, also whose boxes they are and which row shows each.
 class Padded {
 public:
     Padded(const std::vector<Slot>& slots, const std::vector<size_t>& ends, bool objects)
@@ -66,6 +67,7 @@ public:
         crowd_ = Array<bool>(*start);
         area_ = Array<float>(*start);
         objects_ = Array<int64_t>(objects ? *start : 0);
+        rows_ = Array<int64_t>(objects ? *start : 0);
     }
 
     // `labels` and `crowds` are those of all objects.
@@ -95,16 +97,21 @@ public:
         if (objects_.size()) fill_objects(slots, shown);
     }
 
-    py::tuple result() const { return py::make_tuple(boxes_, labels_, crowd_, area_, objects_, starts_); }
+    py::tuple result() const { return py::make_tuple(boxes_, labels_, crowd_, area_, objects_, rows_, starts_); }
 
 private:
     void fill_objects(const std::vector<Slot>& slots, const std::vector<Shown>& shown) {
-        int64_t* object = objects_.mutable_data();
+        int64_t *object = objects_.mutable_data(), *row = rows_.mutable_data();
         for (size_t k = 0, s = 0; k < ends_.size(); ++k)
             for (; s < ends_[k]; ++s) {
                 const Shown* const first = shown.data() + slots[s].first_box;
-                for (const Shown* one = first; one < first + slots[s].boxes; ++one) *object++ = one->object;
-                object = std::fill_n(object, size_t(width(k)) - slots[s].boxes, int64_t(-1));
+                for (const Shown* one = first; one < first + slots[s].boxes; ++one) {
+                    *object++ = one->object;
+                    *row++ = one->row;
+                }
+                const size_t rest = size_t(width(k)) - slots[s].boxes;
+                object = std::fill_n(object, rest, int64_t(-1));
+                row = std::fill_n(row, rest, int64_t(-1));
             }
     }
 
@@ -120,7 +127,7 @@ private:
     Array<int64_t> labels_;
     Array<bool> crowd_;
     Array<float> area_;
-    Array<int64_t> objects_;
+    Array<int64_t> objects_, rows_;
 };
 
 // A placed plan: see fastload/plan/batch_plan.py.
@@ -229,7 +236,7 @@ private:
             const Plan::Row row = plan.row(i);
             locate(plan, i, row, slot);
             if (std::find(failed.begin(), failed.end(), size_t(s)) == failed.end())
-                show(row, image(index), plan.min_visible, shown);
+                show(row, i, image(index), plan.min_visible, shown);
             slot.boxes = shown.size() - slot.first_box;
         }
     }
@@ -257,7 +264,7 @@ private:
     }
 
     // The rules of plan/transforms: an uncut box stays; a cut one must keep enough of itself.
-    void show(const Plan::Row& row, int64_t index, float min_visible, std::vector<Shown>& shown) const {
+    void show(const Plan::Row& row, int64_t number, int64_t index, float min_visible, std::vector<Shown>& shown) const {
         const int64_t begin = offsets_.data()[index], end = offsets_.data()[index + 1];
         require(0 <= begin && begin <= end && end <= count_, "box offsets beyond the boxes");
         for (int64_t k = begin; k < end; ++k) {
@@ -266,7 +273,7 @@ private:
             const bool cut = whole.differs_from(box, uncut);
             const float visible = cut ? box.area() / whole.area() : 1;
             if (cut && !(visible >= min_visible && box.width() >= 1 && box.height() >= 1)) continue;
-            shown.push_back({box, area_.data()[k] * std::abs(row.map.determinant()) * visible, k});
+            shown.push_back({box, area_.data()[k] * std::abs(row.map.determinant()) * visible, k, number});
         }
     }
 
@@ -315,7 +322,7 @@ void bind_targets(py::module_& m) {
              "The targets of a placed plan, whose slots show the images `slot_index`: image_id, matrix, scale, offset, flip, "
              "size, original_size as in `Targets`, a row a slot; boxes, labels, crowd and area of the batches, which are the "
              "slots up to each of `ends`, padded and one after another; with `objects` also the row of the annotations that "
-             "each box is of (-1: padding); where each batch's boxes begin; for each slot the number of boxes and of "
+             "each box is of and the row of the plan that shows it (-1: padding); where each batch's boxes begin; for each slot the number of boxes and of "
              "sources. Slots of `failed` get no boxes.");
 }
 
