@@ -38,9 +38,9 @@ from detector.train.trainer import Trainer
 from fastload import Cache, FastLoader, FastloadError, ShortestEdge
 from fastload.cache.format.layout import Encoding
 from fastload.cache.write.reencode import ReencodeOptions, transcode_cache
-from fastload.device.normalize import IMAGENET_MEAN, IMAGENET_STD, PixelFormat
-from fastload.device.transfer import Feed
+from fastload.device import Feed
 from fastload.loader.fast_loader import ENGINES
+from fastload.pixel_format import IMAGENET_MEAN, IMAGENET_STD, PixelFormat
 
 console = Console()
 Figures = dict[str, Any]

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from fastload.cache.read.cache import Cache
     from fastload.cache.write.build import BuildOptions, build_cache
     from fastload.cache.write.resize import Reduction
-    from fastload.device.normalize import IMAGENET_MEAN, IMAGENET_STD, Normalize, PixelFormat
     from fastload.errors import (
         ArgumentError,
         CacheError,
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     )
     from fastload.loader.fast_loader import FastLoader
     from fastload.ops import nms
+    from fastload.pixel_format import IMAGENET_MEAN, IMAGENET_STD, Normalize, PixelFormat
     from fastload.plan.align import CenterAlign, Collator, RandomAlign, TopLeftAlign
     from fastload.plan.transforms import (
         ColorJitter,
@@ -60,13 +60,13 @@ _HOME = {
     "EngineError": "errors",
     "FastLoader": "loader.fast_loader",
     "FastloadError": "errors",
-    "IMAGENET_MEAN": "device.normalize",
-    "IMAGENET_STD": "device.normalize",
+    "IMAGENET_MEAN": "pixel_format",
+    "IMAGENET_STD": "pixel_format",
     "IMAGE_SUFFIXES": "sources.files",
     "MemoryCache": "cache.memory",
     "Mosaic": "plan.transforms",
-    "Normalize": "device.normalize",
-    "PixelFormat": "device.normalize",
+    "Normalize": "pixel_format",
+    "PixelFormat": "pixel_format",
     "PlanError": "errors",
     "RandomAlign": "plan.align",
     "RandomFlip": "plan.transforms",

@@ -12,10 +12,9 @@ from torch import Tensor
 from torch._C import _from_dlpack
 
 from fastload import _core
-from fastload.device.normalize import DTYPES, PixelFormat
 from fastload.engines.validate import check_aligned
 from fastload.errors import PlanError
-from fastload.loader.stats import ThreadTimes
+from fastload.pixel_format import DTYPES, PixelFormat
 from fastload.plan.batch_plan import BatchPlan
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ class NativeEngine:
             None if capsule is None else _from_dlpack(capsule)
         )  # what torch.from_dlpack calls, without its look at the argument
 
-    def times(self) -> ThreadTimes:
+    def times(self) -> tuple[float, float, float, float]:
         """Seconds that all threads together have spent since the engine began: see `stats.Stats`."""
         return self.core.times()
 

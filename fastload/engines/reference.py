@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastload import _core
-from fastload.device.normalize import PixelFormat
 from fastload.engines.validate import check_plan
+from fastload.pixel_format import PixelFormat
 from fastload.plan.batch_plan import FILL, BatchPlan
 from fastload.plan.geometry import unmap_points
 

@@ -21,8 +21,7 @@ from torch.utils.data.sampler import RandomSampler, SubsetRandomSampler, Weighte
 from typing_extensions import TypeVar
 
 from fastload.cache.read.cache import Cache
-from fastload.device.normalize import PixelFormat
-from fastload.device.transfer import Feed
+from fastload.device import Feed
 from fastload.engines.auto import ENGINES, choose_engine
 from fastload.engines.base import Engine
 from fastload.errors import ArgumentError, StateError
@@ -37,6 +36,7 @@ from fastload.loader.sampler_order import SampledBatches
 from fastload.loader.sampling import EpochOrder, EpochRandom
 from fastload.loader.state import EpochProgress, restore, state_of
 from fastload.loader.stats import Meter, Stats
+from fastload.pixel_format import PixelFormat
 from fastload.plan.align import Collator, TopLeftAlign
 from fastload.plan.image_index import ImageIndex
 from fastload.plan.transforms import Transform

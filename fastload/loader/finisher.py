@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from fastload.batch import Batch
-from fastload.device.normalize import PixelFormat
-from fastload.device.transfer import Feed
+from fastload.device import Feed
 from fastload.errors import DecodeError, DeviceError, PlanError
 from fastload.loader.iterator import PendingBatch
 from fastload.loader.planner import BatchPlanner
 from fastload.loader.stop_iteration import refuse_stop_iteration
+from fastload.pixel_format import PixelFormat
 from fastload.plan.align import Collator
 
 SampleFunction = Callable[[Any, Any], tuple[Any, Any]]

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from fastload.device.normalize import PixelFormat
 from fastload.errors import ArgumentError, PlanError
+from fastload.pixel_format import PixelFormat
 from fastload.plan.batch_plan import BatchPlan
 
 IMAGENET_MEAN = (124, 116, 104)  # zero once normalized with ImageNet's mean, as published recipes pad

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastload.device.normalize import DTYPES, IMAGENET_MEAN, IMAGENET_STD, MEMORY_FORMATS, PixelFormat
 from fastload.engines.native import NativeEngine
+from fastload.pixel_format import DTYPES, IMAGENET_MEAN, IMAGENET_STD, MEMORY_FORMATS, PixelFormat
 from fastload.plan.batch_plan import BatchPlan
-from tests.device.test_normalize import by_torch, equal_bits
 from tests.engines.test_engine_parity import case
 from tests.engines.test_engines import place_top_left, smooth, whole
 from tests.support.engines import ENGINES, open_engine, submit
 from tests.support.records import cache_of, jpeg, record
+from tests.test_pixel_format import by_torch, equal_bits
 
 NAMES = ("everything", "mosaic", "to a third")
 BYTES = PixelFormat()

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from fastload import IMAGENET_MEAN, IMAGENET_STD, CenterAlign, FastLoader, RandomAlign, RandomFlip
-from fastload.device.normalize import MEMORY_FORMATS
 from fastload.errors import ArgumentError
+from fastload.pixel_format import MEMORY_FORMATS
 from tests.support.loaders import CACHE, IDS, RANDOM, loader
 from tests.support.memory_cache import MemoryCache
 

@@ -18,7 +18,7 @@ from fastload import (
     TopLeftAlign,
     Transform,
 )
-from fastload.device.transfer import Feed
+from fastload.device import Feed
 from fastload.errors import ArgumentError
 from tests.support.loaders import CACHE, IDS, RANDOM, assert_equal, copies, ids, loader, seeded
 from tests.support.memory_cache import MemoryCache

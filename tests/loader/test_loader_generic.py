@@ -23,10 +23,10 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from fastload import CenterAlign, FastLoader, RandomAlign, RandomFlip
-from fastload.device.transfer import Feed
+from fastload.device import Feed
 from fastload.errors import ArgumentError
-from tests.device.test_transfer import FakeStreams
 from tests.support.memory_cache import MemoryCache
+from tests.test_device import FakeStreams
 
 Base: type[DataLoader] = FastLoader.__mro__[1]
 CACHE = MemoryCache(11)

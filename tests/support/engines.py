@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fastload.device.normalize import PixelFormat
 from fastload.engines.auto import ENGINES as REGISTERED
 from fastload.engines.base import Engine
+from fastload.pixel_format import PixelFormat
 from fastload.plan.batch_plan import BatchPlan
 
 

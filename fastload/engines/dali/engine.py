@@ -25,11 +25,11 @@ from torch.utils.dlpack import from_dlpack
 from fastload import _core
 from fastload.cache.format.layout import Encoding
 from fastload.cache.format.record import HEADER_SIZE, check_payload, read_header
-from fastload.device.normalize import Normalize, PixelFormat
 from fastload.engines.dali.pipeline import DaliPipeline, Graph, TileError, Tiles, import_dali
 from fastload.engines.native import Check
 from fastload.engines.validate import check_aligned, check_apart, check_plan
 from fastload.errors import EngineError, PlanError
+from fastload.pixel_format import Normalize, PixelFormat
 from fastload.plan.batch_plan import IDENTITY_COLOR, BatchPlan
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fastload.batch import Targets
-from fastload.device.normalize import Normalize, PixelFormat
 from fastload.errors import DeviceError
+from fastload.pixel_format import Normalize, PixelFormat
 
 
 class Event(Protocol):

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
+import fastload.device as device_module
 from fastload import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -23,15 +24,14 @@ from fastload import (
     DeviceError,
     FastLoader,
 )
-from fastload.device import transfer
-from fastload.device.normalize import MEMORY_FORMATS, PixelFormat
-from fastload.device.transfer import Feed, Reading
+from fastload.device import Feed, Reading
 from fastload.errors import ArgumentError
 from fastload.loader import iterator
-from tests.device.test_normalize import by_torch
+from fastload.pixel_format import MEMORY_FORMATS, PixelFormat
 from tests.support.engines import ENGINES
 from tests.support.loaders import CACHE, IDS, RANDOM, assert_equal, copies, ids, loader
 from tests.support.memory_cache import MemoryCache
+from tests.test_pixel_format import by_torch
 
 FLOATS = [torch.float32, torch.float16, torch.bfloat16]
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -78,7 +78,7 @@ class FakeStreams:
         return nullcontext()
 
     def used(self, value, stream: FakeStream) -> None:
-        self.log.append((stream.name, "used", {t.data_ptr() for t in transfer._tensors(value)}))
+        self.log.append((stream.name, "used", {t.data_ptr() for t in device_module._tensors(value)}))
 
 
 @pytest.fixture
@@ -256,7 +256,7 @@ def test_failures_come_in_their_turn(streams, on_error):
 def test_no_memory_on_the_device_is_explained_and_passes(streams, monkeypatch):
     """Running out of memory ahead costs nothing; at the batch's own turn it is a DeviceError, and iteration goes on."""
     data = loader(num_workers=2, device="cpu")
-    expected, moved, calls = ids(loader()), transfer._moved, []
+    expected, moved, calls = ids(loader()), device_module._moved, []
 
     def no_memory(value, where):
         calls.append(value)
@@ -264,7 +264,7 @@ def test_no_memory_on_the_device_is_explained_and_passes(streams, monkeypatch):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         return moved(value, where)
 
-    monkeypatch.setattr(transfer, "_moved", no_memory)
+    monkeypatch.setattr(device_module, "_moved", no_memory)
     found, batches = [], iter(data)
     for _ in range(10):
         try:

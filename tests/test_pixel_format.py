@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fastload._core import testing
-from fastload.device.normalize import IMAGENET_MEAN, IMAGENET_STD, MEMORY_FORMATS, Normalize, PixelFormat
 from fastload.engines.native import core_format
 from fastload.errors import ArgumentError
+from fastload.pixel_format import IMAGENET_MEAN, IMAGENET_STD, MEMORY_FORMATS, Normalize, PixelFormat
 
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
 LEVELS = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).repeat(2, 3, 1, 1)  # every level of every channel

@@ -1,1 +1,0 @@
-"""Normalizes batches and copies them to a device."""
