@@ -7,6 +7,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from fastload.plan.batch_plan import BatchPlan
+
 _Bytes: TypeAlias = bytes | bytearray | memoryview | mmap.mmap | MappedFile | NDArray[Any]
 
 class MappedFile:
@@ -33,16 +35,8 @@ class Annotations:
     ) -> None: ...
     def place(
         self,
-        row_index: NDArray[np.int64],
-        slot: NDArray[np.int32],
-        source: NDArray[np.int32],
-        crop: NDArray[np.float32],
-        clip: NDArray[np.int32],
-        flip: NDArray[np.bool_],
-        warp: NDArray[np.float32] | None,
-        size: NDArray[np.int32],
+        plan: BatchPlan,
         slot_index: NDArray[np.int64],
-        min_visible: float,
         ends: Sequence[int],
         failed: Sequence[int],
         objects: bool = False,
@@ -82,18 +76,7 @@ class Engine:
         format: PixelFormat,
         emulated_microseconds: int = 0,
     ) -> None: ...
-    def submit(
-        self,
-        index: NDArray[np.int64],
-        slot: NDArray[np.int32],
-        crop: NDArray[np.float32],
-        clip: NDArray[np.int32],
-        flip: NDArray[np.bool_],
-        color: NDArray[np.float32],
-        fill: NDArray[np.uint8],
-        canvases: NDArray[np.int32],
-        ends: Sequence[int],
-    ) -> Ticket: ...
+    def submit(self, plan: BatchPlan, ends: Sequence[int]) -> Ticket: ...
     def share(self) -> Engine: ...
     def wait(self, ticket: Ticket, number: int) -> dict[int, str]: ...
     def images(self, ticket: Ticket, number: int) -> Any: ...  # a DLPack capsule, or None

@@ -166,19 +166,7 @@ def targets_of(
         failed: slots that get no boxes.
     """
     of_slots, (boxes, labels, crowd, area, objects, rows, starts), num_boxes, num_sources = annotations.boxes.place(
-        plan.index,
-        plan.slot,
-        plan.source,
-        plan.crop,
-        plan.clip,
-        plan.flip,
-        plan.warp,
-        plan.size,
-        index,
-        plan.min_visible,
-        ends,
-        failed,
-        annotations.has_objects,
+        plan, index, ends, failed, annotations.has_objects
     )
     extra = _extra_columns(plan, annotations, objects, rows) if annotations.objects else {}
     batches = []

@@ -207,33 +207,27 @@ def test_batches_move_and_pickle_whole():
 
 
 def core_place(annotations=None, **changes):
-    """The core's `place` of one image on a canvas, with changed arguments."""
+    """The core's `place` of one image on a canvas, with changed columns of the plan or arguments."""
     own = ("box_offsets", "boxes", "labels", "crowd", "area", "image_ids", "sizes", "source_sizes")
     arrays = {name: getattr(CACHE, name) for name in own} | (annotations or {})
-    arguments = {
-        "row_index": np.array([1]),
-        "slot": np.zeros(1, np.int32),
-        "source": CACHE.sizes[1:2],
-        "crop": np.array([[0, 0, 9, 9]], np.float32),
-        "clip": np.array([[0, 0, 9, 9]], np.int32),
-        "flip": np.zeros(1, np.bool_),
-        "warp": None,
-        "size": np.array([[9, 9]], np.int32),
-        "slot_index": np.array([1]),
-        "min_visible": 0.0,
-        "ends": [1],
-        "failed": [],
-    }
-    return _core.Annotations(**arrays).place(**{**arguments, **changes})
+    arguments = {"slot_index": np.array([1]), "ends": [1], "failed": []}
+    plan = RECORDS.plan(np.array([1]))
+    plan.resize(np.array([[9, 9]]))
+    for name, value in changes.items():
+        if name not in arguments:
+            assert hasattr(plan, name)
+            setattr(plan, name, value)
+    given = {name: changes.get(name, value) for name, value in arguments.items()}
+    return _core.Annotations(**arrays).place(plan, **given)
 
 
 def test_the_core_refuses_arrays_that_do_not_fit():
     """Offsets, slots and indices beyond the arrays are errors, never reads out of bounds."""
     core_place()
     for changes in (
-        {"row_index": np.array([24])},
-        {"row_index": np.array([-2])},
-        {"row_index": np.zeros(0, np.int64)},
+        {"index": np.array([24])},
+        {"index": np.array([-2])},
+        {"index": np.zeros(0, np.int64)},
         {"slot_index": np.array([24])},
         {"slot_index": np.array([-1])},
         {"slot": np.ones(1, np.int32)},
@@ -244,6 +238,9 @@ def test_the_core_refuses_arrays_that_do_not_fit():
         {"flip": np.zeros(0, np.bool_)},
         {"warp": np.zeros((0, 2, 3), np.float32)},
         {"size": np.zeros((0, 2), np.int32)},
+        {"crop": np.zeros((1, 4))},
+        {"crop": np.zeros((4, 2), np.float32)[:, :1]},
+        {"clip": None},
         {"ends": [2]},
         {"ends": [1, 0]},
         {"failed": [1]},

@@ -61,9 +61,7 @@ class NativeEngine:
         check_aligned(plan)
         self._cache.ensure(plan.index)
         try:
-            return self.core.submit(
-                plan.index, plan.slot, plan.crop, plan.clip, plan.flip, plan.color, plan.fill, plan.canvases, ends
-            )
+            return self.core.submit(plan, ends)
         except ValueError as error:
             raise PlanError(f"this plan cannot be executed: {error}") from None
 
@@ -74,9 +72,7 @@ class NativeEngine:
     def images(self, ticket: _core.Ticket, number: int) -> Tensor | None:
         """See `Engine.images`. They are there as soon as there is memory for them, and then written."""
         capsule = self.core.images(ticket, number)
-        return (
-            None if capsule is None else _from_dlpack(capsule)
-        )  # what torch.from_dlpack calls, without its look at the argument
+        return None if capsule is None else _from_dlpack(capsule)  # torch.from_dlpack, without its checks
 
     def times(self) -> tuple[float, float, float, float]:
         """Seconds that all threads together have spent since the engine began: see `stats.Stats`."""

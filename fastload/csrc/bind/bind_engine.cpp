@@ -49,10 +49,7 @@ void bind_engine(py::module_& m) {
              py::arg("addresses"), py::arg("lengths"), py::arg("checksums"), py::arg("threads"), py::arg("check"),
              py::arg("owner"), py::arg("in_flight"), py::arg("allocate"), py::arg("format"),
              py::arg("emulated_microseconds") = 0)
-        .def("submit", &Engine::submit, py::arg("index").noconvert(), py::arg("slot").noconvert(),
-             py::arg("crop").noconvert(), py::arg("clip").noconvert(), py::arg("flip").noconvert(),
-             py::arg("color").noconvert(), py::arg("fill").noconvert(), py::arg("canvases").noconvert(),
-             py::arg("ends"))
+        .def("submit", &Engine::submit, py::arg("plan"), py::arg("ends"))
         .def("wait",
              [](Engine& engine, const Ticket& ticket, size_t number) {
                  return to_dict(engine.wait(engine.job(ticket, number)));

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "plan_view.h"
 #include "tensor.h"
 
 namespace fastload {
@@ -29,62 +30,33 @@ bool apart(const int32_t* a, const int32_t* b) {
     return a[0] + a[2] <= b[0] || b[0] + b[2] <= a[0] || a[1] + a[3] <= b[1] || b[1] + b[3] <= a[1];
 }
 
-// The arrays of a plan of several batches.
-struct PlanArrays {
-    const Array<int64_t>& index;     // (N)
-    const Array<int32_t>& slot;      // (N)
-    const Array<float>& crop;        // (N, 4)
-    const Array<int32_t>& clip;      // (N, 4)
-    const Array<bool>& flip;         // (N)
-    const Array<float>& color;       // (N, 3, 4)
-    const Array<uint8_t>& fill;      // (3)
-    const Array<int32_t>& canvases;  // (B, 2) width, height
-
-    void check_lengths() const {
-        const py::ssize_t n = index.size();
-        require(index.ndim() == 1 && slot.size() == n && flip.size() == n && crop.size() == 4 * n &&
-                    clip.size() == 4 * n && color.size() == 12 * n && fill.size() == 3 && canvases.ndim() == 2 &&
-                    canvases.shape(1) == 2,
-                "the plan's arrays disagree in length");
+// The batch of the slots of a plan from `begin` to `end`; its rows begin at `row`, which is moved past them.
+std::shared_ptr<Job> job_of(const PlanView& plan, py::ssize_t begin, py::ssize_t end, py::ssize_t& row, size_t records,
+                            const std::shared_ptr<const PixelFormat>& format) {
+    auto job = std::make_shared<Job>();
+    const int32_t* const size = plan.canvases.data() + 2 * begin;
+    require(size[0] >= 1 && size[1] >= 1 && size[0] <= 65535 && size[1] <= 65535, "a canvas has 1 to 65535 pixels a side");
+    for (py::ssize_t s = begin; s < end; ++s)
+        require(std::equal(size, size + 2, plan.canvases.data() + 2 * s), "a batch has canvases of one size");
+    const uint8_t* const fill = plan.fill.data();
+    job->canvas = {size[1], size[0], {fill[0], fill[1], fill[2]}, format};
+    job->first_row.assign(size_t(end - begin) + 1, 0);
+    const int32_t *const slot = plan.slot.data(), *const clip = plan.clip.data();
+    for (; row < plan.rows && slot[row] < end; ++row) {
+        const int64_t index = plan.index.data()[row];
+        require(index != -1, "a row has no source: only engine=\"reference\" draws that");
+        require(index >= 0 && size_t(index) < records, "no record of that index");
+        job->index.push_back(index);
+        job->placements.push_back(plan.placement(row));
+        check(job->placements.back(), job->canvas);
+        for (py::ssize_t other = row; other-- > 0 && slot[other] == slot[row];)
+            require(apart(clip + 4 * row, clip + 4 * other),
+                    "an image is drawn over another: only engine=\"reference\" does that");
+        ++job->first_row[slot[row] - begin + 1];
     }
-
-    // The batch of the slots from `begin` to `end`; its rows begin at `row`, which is moved past them.
-    std::shared_ptr<Job> batch(py::ssize_t begin, py::ssize_t end, py::ssize_t& row, size_t records,
-                               const std::shared_ptr<const PixelFormat>& format) const {
-        auto job = std::make_shared<Job>();
-        const int32_t* const size = canvases.data() + 2 * begin;
-        require(size[0] >= 1 && size[1] >= 1 && size[0] <= 65535 && size[1] <= 65535,
-                "a canvas has 1 to 65535 pixels a side");
-        for (py::ssize_t s = begin; s < end; ++s)
-            require(std::equal(size, size + 2, canvases.data() + 2 * s), "a batch has canvases of one size");
-        job->canvas = {size[1], size[0], {fill.data()[0], fill.data()[1], fill.data()[2]}, format};
-        job->first_row.assign(size_t(end - begin) + 1, 0);
-        for (; row < index.size() && slot.data()[row] < end; ++row) {
-            require(index.data()[row] != -1, "a row has no source: only engine=\"reference\" draws that");
-            require(index.data()[row] >= 0 && size_t(index.data()[row]) < records, "no record of that index");
-            require(slot.data()[row] >= (row ? slot.data()[row - 1] : 0), "rows must be sorted by slot");
-            job->index.push_back(index.data()[row]);
-            job->placements.push_back(placement(row));
-            check(job->placements.back(), job->canvas);
-            for (py::ssize_t other = row; other-- > 0 && slot.data()[other] == slot.data()[row];)
-                require(apart(clip.data() + 4 * row, clip.data() + 4 * other),
-                        "an image is drawn over another: only engine=\"reference\" does that");
-            ++job->first_row[slot.data()[row] - begin + 1];
-        }
-        for (size_t s = 1; s < job->first_row.size(); ++s) job->first_row[s] += job->first_row[s - 1];
-        return job;
-    }
-
-private:
-    Placement placement(py::ssize_t row) const {
-        Placement result;
-        std::copy_n(crop.data() + 4 * row, 4, result.crop);
-        std::copy_n(clip.data() + 4 * row, 4, result.clip);
-        std::copy_n(color.data() + 12 * row, 12, result.color[0]);
-        result.flip = flip.data()[row];
-        return result;
-    }
-};
+    for (size_t s = 1; s < job->first_row.size(); ++s) job->first_row[s] += job->first_row[s - 1];
+    return job;
+}
 
 ElementType element_type_of(Sample sample) {
     switch (sample) {
@@ -150,23 +122,20 @@ void Engine::close() {
     pool.reset();
 }
 
-std::unique_ptr<Ticket> Engine::submit(const Array<int64_t>& index, const Array<int32_t>& slot, const Array<float>& crop,
-                                       const Array<int32_t>& clip, const Array<bool>& flip, const Array<float>& color,
-                                       const Array<uint8_t>& fill, const Array<int32_t>& canvases,
-                                       const std::vector<py::ssize_t>& ends) {
+std::unique_ptr<Ticket> Engine::submit(py::handle batch_plan, const std::vector<py::ssize_t>& ends) {
     const std::shared_ptr<Pool> pool = open_pool();
-    const PlanArrays plan{index, slot, crop, clip, flip, color, fill, canvases};
-    plan.check_lengths();
+    const PlanView plan(batch_plan);
     std::vector<std::shared_ptr<Job>> jobs;
     {
         WithoutGil without_gil;
+        plan.check_slots();
         py::ssize_t begin = 0, row = 0;
         for (py::ssize_t end : ends) {
-            require(begin < end && end <= canvases.shape(0), "batches must be in order, not empty and of the plan");
-            jobs.push_back(plan.batch(begin, end, row, pool->records().size(), format_));
+            require(begin < end && end <= plan.slots, "batches must be in order, not empty and of the plan");
+            jobs.push_back(job_of(plan, begin, end, row, pool->records().size(), format_));
             begin = end;
         }
-        require(row == index.size(), "a row's slot is beyond the batches");
+        require(row == plan.rows, "a row's slot is beyond the batches");
     }
     for (const auto& job : jobs) largest_ = std::max(largest_, job->slots() * job->canvas_bytes());
     for (int lacking = lane_->ring->lacking(); lacking > 0; --lacking) add_canvas();

@@ -46,10 +46,7 @@ public:
     std::shared_ptr<Engine> share() const;
 
     // See `fastload.engines.base.Engine`. User errors are std::invalid_argument.
-    std::unique_ptr<Ticket> submit(const Array<int64_t>& index, const Array<int32_t>& slot, const Array<float>& crop,
-                                   const Array<int32_t>& clip, const Array<bool>& flip, const Array<float>& color,
-                                   const Array<uint8_t>& fill, const Array<int32_t>& canvases,
-                                   const std::vector<py::ssize_t>& ends);
+    std::unique_ptr<Ticket> submit(py::handle plan, const std::vector<py::ssize_t>& ends);
     std::vector<Failure> wait(const std::shared_ptr<Job>& job);
     // (B, 3, height, width) in the engine's format, as a DLPack capsule; None if there is no canvas yet.
     py::object images(const std::shared_ptr<Job>& job);

@@ -1,12 +1,10 @@
 // The targets of placed plans: ragged lists of boxes from a cache's flat arrays onto the canvases, padded, and where each
 // source lies. NumPy would spend more on these than on all the rest of planning.
-#include <cmath>
 #include <limits>
-#include <optional>
 #include <vector>
 
 #include "bindings.h"
-#include "geometry.h"
+#include "plan_view.h"
 
 #include <pybind11/stl.h>
 
@@ -130,47 +128,6 @@ private:
     Array<int64_t> objects_, rows_;
 };
 
-// A placed plan: see fastload/plan/batch_plan.py.
-struct Plan {
-    const Array<int32_t>& slot;    // (N)
-    const Array<int32_t>& source;  // (N, 2)
-    const Array<float>& crop;      // (N, 4)
-    const Array<int32_t>& clip;    // (N, 4)
-    const Array<bool>& flip;       // (N)
-    const std::optional<Array<float>>& warp;  // (N, 2, 3), NaN in axis-aligned rows
-    const Array<int32_t>& size;        // (B, 2)
-    const Array<int64_t>& row_index;   // (N) each row's image; -1: it has none
-    const Array<int64_t>& slot_index;  // (B) each slot's first or only image
-    float min_visible;
-
-    void check() const {
-        const py::ssize_t n = slot.size(), b = slot_index.size();
-        require(source.size() == 2 * n && crop.size() == 4 * n && clip.size() == 4 * n && flip.size() == n &&
-                    row_index.size() == n && size.size() == 2 * b && (!warp || warp->size() == 6 * n),
-                "the plan's arrays disagree in length");
-        for (py::ssize_t i = 0; i < n; ++i)
-            require(slot.data()[i] >= (i ? slot.data()[i - 1] : 0) && slot.data()[i] < b,
-                    "rows must be sorted by slot, and slots be those of the batch");
-    }
-
-    // A row's map, and what may be seen of its source.
-    struct Row {
-        Affine map;
-        Box crop, clip;
-        bool aligned, flip;
-
-        // What of a box is shown. An axis-aligned row's crop is its clip.
-        Box shown(const Box& box) const { return map.map(aligned ? box : box.clipped_to(crop)).clipped_to(clip); }
-    };
-    Row row(py::ssize_t i) const {
-        const float *const c = crop.data() + 4 * i, *const w = warp ? warp->data() + 6 * i : nullptr;
-        const int32_t* const k = clip.data() + 4 * i;
-        Row row{Affine::aligned(c, k, flip.data()[i]), box_of(c), box_of(k), !w || std::isnan(*w), flip.data()[i]};
-        if (!row.aligned) std::copy_n(w, 6, row.map.m[0]);
-        return row;
-    }
-};
-
 // A cache's annotations, as its arrays.
 class Annotations {
 public:
@@ -185,24 +142,23 @@ public:
     }
 
     // The slots up to each of `ends` are a batch; those of `failed` keep no boxes. With `objects`, says whose boxes they are.
-    py::tuple place(const Array<int64_t>& row_index, const Array<int32_t>& slot, const Array<int32_t>& source,
-                    const Array<float>& crop, const Array<int32_t>& clip, const Array<bool>& flip,
-                    const std::optional<Array<float>>& warp, const Array<int32_t>& size,
-                    const Array<int64_t>& slot_index, float min_visible,
-                    const std::vector<size_t>& ends, const std::vector<size_t>& failed, bool objects) const {
-        const Plan plan{slot, source, crop, clip, flip, warp, size, row_index, slot_index, min_visible};
+    // `slot_index` is each slot's first or only image.
+    py::tuple place(py::handle batch_plan, const Array<int64_t>& slot_index, const std::vector<size_t>& ends,
+                    const std::vector<size_t>& failed, bool objects) const {
+        const PlanView plan(batch_plan);
+        require(slot_index.size() == plan.slots, "slot_index has an image for each slot");
         std::vector<Slot> slots(slot_index.size());
         std::vector<Shown> shown;
         {
             WithoutGil without_gil;
-            check(plan, ends, failed);
-            show(plan, failed, slots, shown);
+            check(plan, slot_index, ends, failed);
+            show(plan, slot_index, failed, slots, shown);
         }
         Columns columns(slot_index.size());
         Padded padded(slots, ends, objects);
         {
             WithoutGil without_gil;
-            fill(plan, slots, columns);
+            fill(plan, slot_index, slots, columns);
             padded.fill(slots, shown, labels_.data(), crowd_.data());
         }
         return py::make_tuple(columns.result(), padded.result(), columns.num_boxes, columns.num_sources);
@@ -214,27 +170,28 @@ private:
         return index;
     }
 
-    void check(const Plan& plan, const std::vector<size_t>& ends, const std::vector<size_t>& failed) const {
-        plan.check();
-        const size_t b = plan.slot_index.size();
-        for (size_t s = 0; s < b; ++s) image(plan.slot_index.data()[s]);
+    void check(const PlanView& plan, const Array<int64_t>& slot_index, const std::vector<size_t>& ends,
+               const std::vector<size_t>& failed) const {
+        plan.check_slots();
+        const auto b = size_t(plan.slots);
+        for (size_t s = 0; s < b; ++s) image(slot_index.data()[s]);
         for (size_t s : failed) require(s < b, "a failed slot is beyond the batch");
         require(std::is_sorted(ends.begin(), ends.end()) && (ends.empty() ? 0 : ends.back()) <= b,
                 "batches must be in order and within the plan");
     }
 
-    void show(const Plan& plan, const std::vector<size_t>& failed, std::vector<Slot>& slots,
-              std::vector<Shown>& shown) const {
+    void show(const PlanView& plan, const Array<int64_t>& slot_index, const std::vector<size_t>& failed,
+              std::vector<Slot>& slots, std::vector<Shown>& shown) const {
         int32_t last = -1;
-        for (py::ssize_t i = 0; i < plan.slot.size(); ++i) {
+        for (py::ssize_t i = 0; i < plan.rows; ++i) {
             const int32_t s = plan.slot.data()[i];
             Slot& slot = slots[s];
             if (s != last) slot.first_box = shown.size();
             last = s;
-            const int64_t index = plan.row_index.data()[i];
+            const int64_t index = plan.index.data()[i];
             if (index == -1) continue;  // a row without a source
-            const Plan::Row row = plan.row(i);
-            locate(plan, i, row, slot);
+            const PlanView::Row row = plan.row(i);
+            locate(plan, i, row, slot_index.data()[s], slot);
             if (std::find(failed.begin(), failed.end(), size_t(s)) == failed.end())
                 show(row, i, image(index), plan.min_visible, shown);
             slot.boxes = shown.size() - slot.first_box;
@@ -243,9 +200,8 @@ private:
 
     // How the pixels of the annotated image become those of the canvas; NaN where the slot shows another image, or
     // several. Scale and offset are those of an axis-aligned row.
-    void locate(const Plan& plan, py::ssize_t i, const Plan::Row& row, Slot& slot) const {
-        const int64_t index = plan.slot_index.data()[plan.slot.data()[i]];
-        if (slot.sources++ || plan.row_index.data()[i] != index) {
+    void locate(const PlanView& plan, py::ssize_t i, const PlanView::Row& row, int64_t index, Slot& slot) const {
+        if (slot.sources++ || plan.index.data()[i] != index) {
             slot = {slot.first_box, slot.boxes, slot.sources};
             return;
         }
@@ -264,7 +220,7 @@ private:
     }
 
     // The rules of plan/transforms: an uncut box stays; a cut one must keep enough of itself.
-    void show(const Plan::Row& row, int64_t number, int64_t index, float min_visible, std::vector<Shown>& shown) const {
+    void show(const PlanView::Row& row, int64_t number, int64_t index, float min_visible, std::vector<Shown>& shown) const {
         const int64_t begin = offsets_.data()[index], end = offsets_.data()[index + 1];
         require(0 <= begin && begin <= end && end <= count_, "box offsets beyond the boxes");
         for (int64_t k = begin; k < end; ++k) {
@@ -277,9 +233,9 @@ private:
         }
     }
 
-    void fill(const Plan& plan, const std::vector<Slot>& slots, Columns& to) const {
+    void fill(const PlanView& plan, const Array<int64_t>& slot_index, const std::vector<Slot>& slots, Columns& to) const {
         for (size_t s = 0; s < slots.size(); ++s) {
-            const int64_t index = plan.slot_index.data()[s];
+            const int64_t index = slot_index.data()[s];
             to.image_id.mutable_data()[s] = image_ids_.data()[index];
             to.flip.mutable_data()[s] = slots[s].flip;
             to.num_boxes.mutable_data()[s] = int64_t(slots[s].boxes);
@@ -314,11 +270,8 @@ void bind_targets(py::module_& m) {
              py::arg("box_offsets").noconvert(), py::arg("boxes").noconvert(), py::arg("labels").noconvert(),
              py::arg("crowd").noconvert(), py::arg("area").noconvert(), py::arg("image_ids").noconvert(),
              py::arg("sizes").noconvert(), py::arg("source_sizes").noconvert())
-        .def("place", &Annotations::place, py::arg("row_index").noconvert(), py::arg("slot").noconvert(),
-             py::arg("source").noconvert(), py::arg("crop").noconvert(), py::arg("clip").noconvert(),
-             py::arg("flip").noconvert(), py::arg("warp").noconvert().none(true), py::arg("size").noconvert(),
-             py::arg("slot_index").noconvert(),
-             py::arg("min_visible"), py::arg("ends"), py::arg("failed"), py::arg("objects") = false,
+        .def("place", &Annotations::place, py::arg("plan"), py::arg("slot_index").noconvert(), py::arg("ends"),
+             py::arg("failed"), py::arg("objects") = false,
              "The targets of a placed plan, whose slots show the images `slot_index`: image_id, matrix, scale, offset, flip, "
              "size, original_size as in `Targets`, a row a slot; boxes, labels, crowd and area of the batches, which are the "
              "slots up to each of `ends`, padded and one after another; with `objects` also the row of the annotations that "
