@@ -127,12 +127,14 @@ def test_with_torchdata_it_is_a_stateful_dataloader():
 def test_a_state_is_that_of_the_batch_in_use(monkeypatch, where, workers):
     """Batches on their way to a device do not count, with worker processes or without."""
     pytest.importorskip("torchdata")
-    monkeypatch.setattr(Feed, "streams", FakeStreams())  # so that one is sent ahead
+    streams = FakeStreams()
+    monkeypatch.setattr(Feed, "streams", streams)  # so that one is sent ahead
     data = FastLoader(Numbers(), 2, num_workers=workers, device=where)
     for step, _ in enumerate(data):
         again = FastLoader(Numbers(), 2, num_workers=workers, device=where)
         again.load_state_dict(state_dict=data.state_dict())
         assert [i for _, numbers in again for i in numbers["i"].tolist()] == list(range(2 * step + 2, 10))
+    streams.copies.finish()  # or the process would keep all later canvases, which other tests look at
 
 
 def test_without_torchdata_it_is_a_dataloader():
