@@ -197,7 +197,7 @@ def test_mixtures_are_loaded_by_dataloader(paths, caches):
 def test_lists_of_other_things(paths, caches):
     """Lists that are no caches are datasets; what cannot be meant is an error that says what to give."""
     assert list(FastLoader(["a", "b"], batch_size=None)) == ["a", "b"]
-    with pytest.raises(ArgumentError, match=r"a Subset in a list of caches: join datasets by .*ConcatDataset"):
+    with pytest.raises(ArgumentError, match=r"a Subset in a list of caches: join datasets with .*ConcatDataset"):
         FastLoader([caches[0], caches[1].subset([1])])
     with pytest.raises(ArgumentError, match="Halved overrides __getitem__"):
         FastLoader([caches[1], Halved(paths[0], 2)])
@@ -413,7 +413,7 @@ def test_a_damaged_image_is_named_with_its_file(paths, tmp_path, engine):
         with pytest.raises(CacheError, match=rf"^{bad}: image 2002 \(2002.jpg\) is damaged: its checksum"):
             look(9)
     loader = FastLoader(cache, 4, engine=engine, on_error="skip")
-    with pytest.warns(UserWarning, match=rf"^1 images of {bad} did not .* image 2002 .*`fastload verify {bad}`\.$"):
+    with pytest.warns(UserWarning, match=rf"^1 images of {bad} did not .* image 2002 .*`fastload verify {bad}` to see"):
         assert len(list(loader)) == 4
     assert list(loader.skipped) == [2002]
 

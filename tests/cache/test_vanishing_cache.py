@@ -38,7 +38,7 @@ CHANGED = "truncated or overwritten while it was read"
 
 def in_a_process(function: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Call a function of this module in a fresh interpreter."""
-    call = f"import sys; from tests import test_vanishing_cache as t; t.{function}(*sys.argv[1:])"
+    call = f"import sys; from tests.cache import test_vanishing_cache as t; t.{function}(*sys.argv[1:])"
     command = [sys.executable, "-c", call, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
@@ -431,7 +431,7 @@ def test_a_failing_disk_costs_the_images_that_it_has_lost(whole, tmp_path):
     with disk(tmp_path / "disk", tmp_path / "mounted"):
         path = Path(shutil.copyfile(whole, tmp_path / "mounted/x.lmdb"))
         os.sync()
-        call = "import sys; from tests import test_vanishing_cache as t; t.read_from_a_failing_disk(*sys.argv[1:])"
+        call = "import sys; from tests.cache import test_vanishing_cache as t; t.read_from_a_failing_disk(*sys.argv[1:])"
         command = [sys.executable, "-W", "ignore", "-c", call, path, whole]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
             assert reader.stdout.readline() == "read\n"
