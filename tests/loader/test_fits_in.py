@@ -141,7 +141,7 @@ class TestLightning:
     def test_no_argument_is_forgotten_here(self):
         """The tests above name all there are."""
         tested = inspect.getsource(TestLightning)
-        replaced = {"self", "dataset", "shuffle", "sampler", "batch_sampler", "further"}
+        replaced = {"self", "dataset", "shuffle", "sampler", "batch_sampler", "newer"}
         alike = {"worker_init_fn", "multiprocessing_context", "pin_memory_device"}  # to timeout
         arguments = inspect.signature(FastLoader.__init__).parameters.keys() - replaced - alike
         assert [name for name in arguments if f'"{name}"' not in tested] == []
