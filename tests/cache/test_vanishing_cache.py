@@ -431,9 +431,7 @@ def test_a_failing_disk_costs_the_images_that_it_has_lost(whole, tmp_path):
     with disk(tmp_path / "disk", tmp_path / "mounted"):
         path = Path(shutil.copyfile(whole, tmp_path / "mounted/x.lmdb"))
         os.sync()
-        call = "import sys; from tests.cache.test_vanishing_cache import read_from_a_failing_disk as f; f(*sys.argv[1:])"
-            "import sys; from tests.cache import test_vanishing_cache as t; t.read_from_a_failing_disk(*sys.argv[1:])"
-        )
+        call = "import sys, tests.cache.test_vanishing_cache as t; t.read_from_a_failing_disk(*sys.argv[1:])"
         command = [sys.executable, "-W", "ignore", "-c", call, path, whole]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
             assert reader.stdout.readline() == "read\n"
