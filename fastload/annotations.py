@@ -76,7 +76,7 @@ class Column:
 
     def __post_init__(self) -> None:
         if not self.required and (not _NAME.fullmatch(self.name) or self.name in _IN_USE):
-            raise ValueError(f"{self.name!r} cannot be a further column: it is no name, or one that is in use")
+            raise ValueError(f"{self.name!r} cannot be an extra column: it is no name, or one that is in use")
         if self.dtype not in DTYPES or self.per not in get_args(Per):
             raise ValueError(f"`{self.name}` is {self.dtype} of each {self.per}: choose one of {', '.join(DTYPES)}")
         sound = all(type(side) is int and side > 0 for side in self.shape)
@@ -92,7 +92,7 @@ class Column:
 
     @property
     def key(self) -> str:
-        """The name of its array in a cache. That of a further column says what it is of: `object/difficult`."""
+        """The name of its array in a cache. That of an extra column says what it is of: `object/difficult`."""
         return self.name if self.required else f"{self.per}/{self.name}"
 
     @property
@@ -113,7 +113,7 @@ class Column:
 
     @classmethod
     def of_array(cls, key: str, described: Mapping[str, Any], counts: Mapping[Per, int]) -> Column | None:
-        """The further column of an array in a manifest; None if it is of a kind that this version does not know.
+        """The extra column of an array in a manifest; None if it is of a kind that this version does not know.
 
         Args:
             key: the array's name.
@@ -272,8 +272,8 @@ class Annotations:
 
     Args:
         boxes: what the core puts on canvases.
-        objects: further columns by name, a value an object.
-        images: further columns by name, a value an image.
+        objects: extra columns by name, a value an object.
+        images: extra columns by name, a value an image.
         ragged: ragged columns by name, with a row an object or an image: see its `column.per`.
         moves: how the values of each column change with their image, by name.
         check: raises unless the columns are still what they were when the cache was opened.
@@ -292,7 +292,7 @@ class Annotations:
         return bool(self.objects) or any(values.column.per == "object" for values in self.ragged.values())
 
     def of_objects(self, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        """The further columns of these objects (...), as (..., *shape); 0 where there is none, which is row -1."""
+        """The extra columns of these objects (...), as (..., *shape); 0 where there is none, which is row -1."""
         found = {name: column.take(rows, 0) for name, column in self.objects.items()}
         padding = rows < 0
         for values in found.values():
@@ -307,7 +307,7 @@ class Annotations:
         return found
 
     def of_images(self, index: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        """The further columns of these images (B), as (B, *shape)."""
+        """The extra columns of these images (B), as (B, *shape)."""
         found = {name: column.take(index, 0) for name, column in self.images.items()}
         self.check()
         return found

@@ -42,7 +42,7 @@ class MemoryCache(Cache):
     Args:
         images: the record and the index entry of each image, as `make_record` makes them.
         categories: of the boxes, in the order of their labels.
-        columns: the further columns that are ragged or move; the others are found in the entries.
+        columns: the extra columns that are ragged or move; the others are found in the entries.
     """
 
     def __init__(

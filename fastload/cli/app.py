@@ -59,7 +59,7 @@ def info(cache: CachePath) -> None:
         [
             ("images", f"{summary.images:,} ({summary.images_without_boxes:,} without boxes)"),
             ("boxes", f"{summary.boxes:,} ({summary.crowds:,} of them crowds)"),
-            ("further columns", columns or "none"),
+            ("extra columns", columns or "none"),
             ("encodings", _counted(summary)),
             ("bytes", f"{summary.bytes:,}"),
             ("built from", f"{source.get('format')}: {source.get('location')}"),

@@ -1,4 +1,4 @@
-"""Further columns from the fields of annotations: found by name, checked, and made arrays of one type."""
+"""Extra columns from the fields of annotations: found by name, checked, and made arrays of one type."""
 
 from __future__ import annotations
 

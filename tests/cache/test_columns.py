@@ -1,4 +1,4 @@
-"""Further columns: from a dataset's fields through the cache to the batches, and arrays that readers do not know."""
+"""Extra columns: from a dataset's fields through the cache to the batches, and arrays that readers do not know."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_the_cache_has_the_columns_of_the_boxes_it_has(cache):
 
 
 def test_records_and_examples_show_them(cache, plain):
-    """`record(i).columns` and the dict of `cache[i]` hold an image's; without further columns there are none."""
+    """`record(i).columns` and the dict of `cache[i]` hold an image's; without extra columns there are none."""
     record, (_, target) = cache.record(3), cache[3]
     assert record.columns["track_id"].tolist() == [3000, 3001, 3002] and record.columns["scene"] == 4
     assert target["pose"].shape == (3, 2) and int(target["scene"]) == 4 and target["difficult"].dtype == torch.bool
@@ -210,7 +210,7 @@ def test_the_command_line_builds_them(root, tmp_path):
         (["difficult:float16"], "TYPE being one of bool"),
         (["../x"], "is no column"),
         (["bbox"], "would not move"),
-        (["area"], "'area' cannot be a further column"),
+        (["area"], "'area' cannot be an extra column"),
         (["track_id", "track_id:int32"], "asked for twice"),
     ],
 )
@@ -300,7 +300,7 @@ def test_an_array_of_an_unknown_kind_is_skipped(plain, tmp_path, key, described)
 
 
 def test_a_known_kind_added_by_hand_is_a_column(plain, tmp_path):
-    """What format.md says of further columns is all that there is to them."""
+    """What format.md says of extra columns is all that there is to them."""
     content = np.arange(28, dtype="<f8").tobytes()
     copy = Cache(with_array(plain.path, tmp_path / "x.lmdb", "object/x", content, dtype="<f8", shape=[28]))
     assert copy.columns["x"].tolist() == list(range(28))
@@ -345,7 +345,7 @@ def test_two_columns_of_one_name_are_refused(plain, tmp_path):
 
 
 def test_a_damaged_column_is_noticed(cache, tmp_path):
-    """A flipped bit of a further column is found on opening, as in any array of the index."""
+    """A flipped bit of an extra column is found on opening, as in any array of the index."""
     data, path = bytearray(cache.path.read_bytes()), tmp_path / "x.lmdb"
     data[data.index(cache.columns["track_id"].tobytes())] ^= 1
     path.write_bytes(data)
@@ -369,7 +369,7 @@ def test_a_column_overwritten_under_an_open_loader_is_noticed(cache, tmp_path):
 
 
 def test_the_document_says_which_columns_there_may_be():
-    """docs/format.md names each type, the prefixes and the limits of a further column."""
+    """docs/format.md names each type, the prefixes and the limits of an extra column."""
     text = (Path(__file__).parents[2] / "docs/format.md").read_text()
     assert all(f"`{written}`" in text for written in DTYPES.values())
     assert "`object/` + name" in text and "`image/` + name" in text and f"{MAX_VALUES:,} numbers" in text

@@ -22,7 +22,7 @@ PAGE = 4096
 
 @pytest.fixture(scope="module", params=list(Encoding), ids=lambda encoding: encoding.label)
 def cache(request, tmp_path_factory) -> Path:
-    """A cache of twelve pictures of several kinds, and one that cannot be packed, with a further column."""
+    """A cache of twelve pictures of several kinds, and one that cannot be packed, with an extra column."""
     files = {f"{i:02}.jpg": jpeg(seed=i, subsampling=i % 3, progressive=i % 4 == 3) for i in range(12)}
     files |= {"gray.jpg": encoded(pixels(64, 48, 2, 1)), "png.png": encoded(pixels(64, 48, 3), "PNG")}
     root = write_coco(tmp_path_factory.mktemp("set"), files)

@@ -314,7 +314,7 @@ def test_empty_images_are_left_out(caches):
 
 
 def test_columns_of_all_caches_are_shown(tmp_path):
-    """Of the further columns, those that all caches have of one type: in arrays, items and batches."""
+    """Of the extra columns, those that all caches have of one type: in arrays, items and batches."""
     source = annotated(tmp_path / "set")
     columns = (["track_id", "scene:int32", "weight", "pose"], ["weight:float64", "track_id", "scene:int32"])
     both = [

@@ -1,4 +1,4 @@
-"""The index of a cache: flat arrays over all its images and boxes: those of `layout.INDEX`, and further columns."""
+"""The index of a cache: flat arrays over all its images and boxes: those of `layout.INDEX`, and extra columns."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def build_index(entries: Sequence[Entry]) -> Index:
 
 
 def join_indices(parts: Iterable[Index]) -> Index:
-    """One index of the images of several, in order, with the further columns that are the same kind in all."""
+    """One index of the images of several, in order, with the extra columns that are the same kind in all."""
     parts = [part for part in parts if len(part["image_id"])] or [build_index([])]
     kinds = [{(name, array.dtype.str, array.shape[1:]) for name, array in part.items()} for part in parts]
     further = sorted(name for name, *_ in set.intersection(*kinds) if name not in INDEX)
