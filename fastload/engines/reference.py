@@ -1,7 +1,7 @@
 """The reference engine: the specification of what a plan means, in NumPy. Slow, and meant to be read.
 
 It interpolates the decoded Y, Cb and Cr planes in floating point, then converts to RGB. Converting first and
-interpolating afterwards, as Pillow does, differs by rounding, by where colours are clipped and, for subsampled
+interpolating afterwards, as Pillow does, differs by rounding, by where colors are clipped and, for subsampled
 chroma, by the upsampling: a fraction of a level on average, more in single saturated pixels.
 """
 

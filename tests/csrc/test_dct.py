@@ -175,7 +175,7 @@ def test_what_cannot_be_packed_says_why() -> None:
     cmyk = io.BytesIO()
     Image.fromarray(picture(20, 20)).convert("CMYK").save(cmyk, "JPEG")
     cases = {
-        "4 colour components": cmyk.getvalue(),
+        "4 color components": cmyk.getvalue(),
         "irregular chroma sampling": (DATA / "jpeg/irregular.jpg").read_bytes(),
         "not 8 bits": with_precision(good, 12),
         "quantisation step of zero": with_zeroed_step(good),

@@ -239,5 +239,5 @@ def test_four_components_are_refused() -> None:
     """CMYK is left to libjpeg-turbo, which says why it cannot be planes."""
     cmyk = io.BytesIO()
     Image.fromarray(picture(20, 20)).convert("CMYK").save(cmyk, "JPEG")
-    with pytest.raises(_core.JpegError, match="4 colour components"):
+    with pytest.raises(_core.JpegError, match="4 color components"):
         testing.decode_sequential(cmyk.getvalue(), LEVELS[0])

@@ -81,7 +81,7 @@ void bind_jpeg(py::module_& m) {
 
     m.def("turbojpeg_path", &turbojpeg_path, "The libturbojpeg in use; RuntimeError when none is found.");
     m.def("max_pixels", &max_pixels, "Pixels an image may have: FASTLOAD_MAX_PIXELS; RuntimeError when it is no number.");
-    m.def("jpeg_header", &header_of, py::arg("data"), "Size and colour of a JPEG; JpegError when it is none.");
+    m.def("jpeg_header", &header_of, py::arg("data"), "Size and color of a JPEG; JpegError when it is none.");
     m.def("decode_planes", &decode_planes, py::arg("data"),
           "Decode by libjpeg-turbo to ([Y] or [Y, Cb, Cr] or [R, G, B] uint8 arrays, warning or None); JpegError on failure.");
     m.def("decode_rgb", &decode_rgb, py::arg("data"),

@@ -22,7 +22,7 @@ void check(const Placement& row, const Canvas& canvas) {
         for (int p = 0; p < 3; ++p) sound = sound && std::abs(channel[p]) <= color_limit;
         sound = sound && std::abs(channel[3]) <= offset_limit;
     }
-    require(sound, "a row's colour matrix exceeds +-8, or its offset +-2048");
+    require(sound, "a row's color matrix exceeds +-8, or its offset +-2048");
 }
 
 // Whether two rectangles x, y, w, h have no pixel in common. Both lie within a canvas.

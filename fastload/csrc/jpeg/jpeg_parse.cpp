@@ -101,7 +101,7 @@ public:
         }
         if (image_.components.empty()) throw JpegError("a JPEG without a picture");
         for (bool seen : coded_)
-            if (!seen) throw JpegError("a colour component is missing");
+            if (!seen) throw JpegError("a color component is missing");
         return std::move(image_);
     }
 
@@ -171,7 +171,7 @@ private:
         if (int64_t{image_.width} * image_.height > max_pixels())
             throw JpegError("the image is absurdly large: more pixels than FASTLOAD_MAX_PIXELS allows");
         const int count = segment.byte();
-        if (count != 1 && count != 3) throw JpegError(std::to_string(count) + " colour components, not 1 or 3");
+        if (count != 1 && count != 3) throw JpegError(std::to_string(count) + " color components, not 1 or 3");
         for (int c = 0; c < count; ++c) {
             const int id = segment.byte(), factors = segment.byte(), table = segment.byte();
             const int h = factors >> 4, v = factors & 15;
@@ -254,14 +254,14 @@ private:
         for (size_t c = 0; c < image_.components.size(); ++c) {
             JpegComponent& part = image_.components[c];
             if (part.id != id) continue;
-            if (coded_[c]) throw JpegError("a colour component is coded twice");
+            if (coded_[c]) throw JpegError("a color component is coded twice");
             if (!quant_defined_[part.table]) throw JpegError("a quantisation table is missing");
             coded_[c] = true;
             std::copy_n(quant_[part.table], 64, part.quant);
             sink_.begin_component(c, part);
             return c;
         }
-        throw JpegError("a scan of an unknown colour component");
+        throw JpegError("a scan of an unknown color component");
     }
 
     const JpegHuffmanTable& table(int kind, int number) {
@@ -274,7 +274,7 @@ private:
     // Guesses the colors of three components like libjpeg, from the markers before the first scan.
     bool is_rgb() const {
         if (image_.components.size() != 3 || jfif_) return false;
-        if (adobe_transform_ > 1) throw JpegError("an unknown colour transform");
+        if (adobe_transform_ > 1) throw JpegError("an unknown color transform");
         if (adobe_transform_ >= 0) return adobe_transform_ == 0;
         return image_.components[0].id == 'R' && image_.components[1].id == 'G' && image_.components[2].id == 'B';
     }

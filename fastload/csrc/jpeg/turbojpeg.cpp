@@ -157,7 +157,7 @@ JpegHeader JpegDecoder::read_header(const uint8_t* data, size_t size) {
 std::string JpegDecoder::planes(const uint8_t* data, size_t size, Buffer& buffer, Planes& planes) {
     const JpegHeader header = this->header(data, size);
     if (header.subsampling < 0) throw JpegError("irregular chroma sampling");
-    if (header.color == JpegColor::cmyk || header.color == JpegColor::ycck) throw JpegError("four colour components");
+    if (header.color == JpegColor::cmyk || header.color == JpegColor::ycck) throw JpegError("four color components");
 
     planes = {{}, header.subsampling == gray ? 1 : 3, header.width, header.height,
               static_cast<Subsampling>(header.subsampling), header.color == JpegColor::rgb};

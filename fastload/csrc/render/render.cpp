@@ -18,7 +18,7 @@ void to_rgb(const Planes& planes, double matrix[3][3]) {
 
 int16_t rounded(double value) { return int16_t(std::lround(std::clamp(value, -32767., 32767.))); }
 
-// The plan's colours after `to_rgb`, in the kernels' fixed point.
+// The plan's colors after `to_rgb`, in the kernels' fixed point.
 ColorMatrix color_matrix(const Planes& planes, const float color[3][4]) {
     double base[3][3];
     to_rgb(planes, base);

@@ -1,4 +1,4 @@
-// One image of a batch: its sources' planes, resampled, coloured and laid out on a canvas.
+// One image of a batch: its sources' planes, resampled, colored and laid out on a canvas.
 #pragma once
 
 #include <cstddef>

@@ -77,7 +77,7 @@ struct ColorMatrix {
     int16_t offset[3];
 };
 
-// JFIF's colours, perhaps brighter or of more contrast: all channels have the same share of Y, red has none of Cb and
+// JFIF's colors, perhaps brighter or of more contrast: all channels have the same share of Y, red has none of Cb and
 // blue none of Cr, and no sum can saturate, so that what they share is computed once and in any order.
 inline bool shares_luma(const ColorMatrix& matrix) {
     const auto& m = matrix.plane;
@@ -102,7 +102,7 @@ struct WeightedRows {
     int16_t* sum;  // room for it
 };
 
-// Kernels::blend as two passes: one to sum up a plane's rows, one for the colours.
+// Kernels::blend as two passes: one to sum up a plane's rows, one for the colors.
 template <void vertical(const int16_t* const* rows, const int16_t* weights, int taps, int width, int16_t* out),
           void color(const int16_t* const planes[3], const ColorMatrix& matrix, int width, uint8_t* rgb)>
 int vertical_then_color(const WeightedRows* planes, int count, const ColorMatrix& matrix, int width, uint8_t* rgb,

@@ -1,4 +1,4 @@
-"""Transforms: geometry and colour as numbers in a batch's plan. No pixel is touched here.
+"""Transforms: geometry and color as numbers in a batch's plan. No pixel is touched here.
 
 **What happens to boxes**, whatever the transforms: a box follows its image exactly and is clipped to the part of the
 image that is shown. A box that was cut is dropped when less than `min_visible` of its area is left or when what is left
