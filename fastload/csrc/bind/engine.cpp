@@ -30,7 +30,8 @@ bool apart(const int32_t* a, const int32_t* b) {
     return a[0] + a[2] <= b[0] || b[0] + b[2] <= a[0] || a[1] + a[3] <= b[1] || b[1] + b[3] <= a[1];
 }
 
-// The batch of the slots of a plan from `begin` to `end`; its rows begin at `row`, which is moved past them.
+// The batch of a plan's slots from `begin` to `end`. `row` is the first row of the batch on entry and the one after its
+// last on return.
 std::shared_ptr<Job> job_of(const PlanView& plan, py::ssize_t begin, py::ssize_t end, py::ssize_t& row, size_t records,
                             const std::shared_ptr<const PixelFormat>& format) {
     auto job = std::make_shared<Job>();
@@ -198,7 +199,7 @@ std::shared_ptr<Pool> Engine::open_pool() const {
     return pool_;
 }
 
-// Makes memory for a batch, as the ring wants it.
+// Gives the ring memory for one more batch.
 void Engine::add_canvas() {
     if (std::optional<CanvasMemory> memory = reserve_->take(largest_)) return lane_->ring->add(std::move(*memory));
     const py::array_t<uint8_t> memory = allocate_(largest_);

@@ -11,7 +11,7 @@
 
 namespace fastload {
 
-// Holds the plan's arrays. Making and dropping it needs the GIL, reading it does not.
+// Holds the plan's arrays. Construction and destruction need the GIL, reading does not.
 class PlanView {
 public:
     explicit PlanView(py::handle plan)
@@ -34,13 +34,13 @@ public:
                     "rows must be sorted by slot, and slots be those of the batch");
     }
 
-    // How a row's source goes to the canvas, and what of it may be seen.
+    // The map from a row's source to the canvas, and the limits of the visible part on both.
     struct Row {
         Affine map;
         Box crop, clip;
         bool aligned, flip;
 
-        // What of a box is shown. An axis-aligned row's crop is its clip.
+        // The visible part of a source box, on the canvas. In an axis-aligned row, the crop maps to exactly the clip.
         Box shown(const Box& box) const { return map.map(aligned ? box : box.clipped_to(crop)).clipped_to(clip); }
     };
     Row row(py::ssize_t i) const {

@@ -1,5 +1,5 @@
-// The targets of placed plans: ragged lists of boxes from a cache's flat arrays onto the canvases, padded, and where each
-// source lies. NumPy would spend more on these than on all the rest of planning.
+// The targets of placed plans: the boxes of a cache mapped onto the canvases and padded, and the position of each
+// source. In NumPy this would take longer than the rest of planning.
 #include <limits>
 #include <vector>
 
@@ -17,11 +17,11 @@ constexpr float nan = std::numeric_limits<float>::quiet_NaN();
 struct Shown {
     Box box;
     float area;
-    int64_t object;  // whose box it is: a row of the annotations
-    int64_t row;     // of the plan, that shows it
+    int64_t object;  // row of the annotations
+    int64_t row;     // row of the plan that shows it
 };
 
-// What `Targets` holds of a slot beside its boxes. `sources` counts those it shows.
+// The values of `Targets` for one slot, besides its boxes. `sources` is the number of sources that it shows.
 struct Slot {
     size_t first_box = 0, boxes = 0;
     int sources = 0;
@@ -30,7 +30,7 @@ struct Slot {
     bool flip = false;
 };
 
-// What `Targets` has for each slot of a plan.
+// The columns of `Targets` with one value per slot.
 struct Columns {
     explicit Columns(py::ssize_t b)
         : image_id(b), size({b, py::ssize_t(2)}), original_size({b, py::ssize_t(2)}),
@@ -44,8 +44,8 @@ struct Columns {
     Array<int64_t> num_boxes, num_sources;
 };
 
-// The boxes of batches, which are the slots up to each of `ends`; padded to the fullest slot of the batch. Of all batches,
-// one after another. With `objects`, also whose boxes they are and which row shows each.
+// The boxes of all batches, one batch after another, each padded to the fullest slot of its batch. A batch is the slots
+// up to one of `ends`. With `objects`, also the annotation and the plan's row of each box.
 class Padded {
 public:
     Padded(const std::vector<Slot>& slots, const std::vector<size_t>& ends, bool objects)
@@ -68,7 +68,7 @@ public:
         rows_ = Array<int64_t>(objects ? *start : 0);
     }
 
-    // `labels` and `crowds` are those of all objects.
+    // `labels` and `crowds` have a value for each object of the cache.
     void fill(const std::vector<Slot>& slots, const std::vector<Shown>& shown, const int32_t* labels,
               const bool* crowds) {
         auto* box = reinterpret_cast<Box*>(boxes_.mutable_data());
@@ -114,7 +114,7 @@ private:
     }
 
     int64_t slots(size_t batch) const { return int64_t(ends_[batch] - (batch ? ends_[batch - 1] : 0)); }
-    // G of a batch
+    // Boxes per slot of a batch, padding included.
     int64_t width(size_t batch) const {
         return slots(batch) ? (starts_.data()[batch + 1] - starts_.data()[batch]) / slots(batch) : 0;
     }
@@ -128,7 +128,7 @@ private:
     Array<int64_t> objects_, rows_;
 };
 
-// A cache's annotations, as its arrays.
+// The annotations of a cache, as flat arrays.
 class Annotations {
 public:
     Annotations(Array<int64_t> box_offsets, Array<float> boxes, Array<int32_t> labels, Array<bool> crowd,
@@ -141,8 +141,8 @@ public:
                 "the annotations' arrays disagree in length");
     }
 
-    // The slots up to each of `ends` are a batch; those of `failed` keep no boxes. With `objects`, says whose boxes they are.
-    // `slot_index` is each slot's first or only image.
+    // The slots up to each of `ends` are a batch. Slots in `failed` get no boxes. `slot_index` is the first or only
+    // image of each slot. With `objects`, the result includes the annotation and the plan's row of each box.
     py::tuple place(py::handle batch_plan, const Array<int64_t>& slot_index, const std::vector<size_t>& ends,
                     const std::vector<size_t>& failed, bool objects) const {
         const PlanView plan(batch_plan);
@@ -198,8 +198,8 @@ private:
         }
     }
 
-    // How the pixels of the annotated image become those of the canvas; NaN where the slot shows another image, or
-    // several. Scale and offset are those of an axis-aligned row.
+    // Sets the map from the annotated image to the canvas. It is NaN if the slot shows another image or several; scale
+    // and offset are NaN also if the row is not axis-aligned.
     void locate(const PlanView& plan, py::ssize_t i, const PlanView::Row& row, int64_t index, Slot& slot) const {
         if (slot.sources++ || plan.index.data()[i] != index) {
             slot = {slot.first_box, slot.boxes, slot.sources};
@@ -211,7 +211,7 @@ private:
             for (auto& to : slot.matrix.m) to[axis] = float(double(to[axis]) * stored / annotated);
             if (!row.aligned) continue;
             const bool mirrored = axis == 0 && row.flip;
-            const float of_stored = std::abs(row.map.m[axis][axis]);  // canvas pixels a pixel of the stored image
+            const float of_stored = std::abs(row.map.m[axis][axis]);  // canvas pixels per pixel of the stored image
             const double whole = mirrored ? double(plan.source.data()[2 * i]) * of_stored : 0;
             slot.offset[axis] = float(row.map.m[axis][2] - whole);
             slot.scale[axis] = float(double(of_stored) * stored / annotated);
@@ -219,7 +219,7 @@ private:
         slot.flip = row.flip;
     }
 
-    // The rules of plan/transforms: an uncut box stays; a cut one must keep enough of itself.
+    // The box rules are documented in fastload/plan/transforms/__init__.py.
     void show(const PlanView::Row& row, int64_t number, int64_t index, float min_visible, std::vector<Shown>& shown) const {
         const int64_t begin = offsets_.data()[index], end = offsets_.data()[index + 1];
         require(0 <= begin && begin <= end && end <= count_, "box offsets beyond the boxes");
@@ -244,7 +244,7 @@ private:
             for (int axis = 0; axis < 2; ++axis) {
                 to.scale.mutable_data()[2 * s + axis] = slots[s].scale[axis];
                 to.offset.mutable_data()[2 * s + axis] = slots[s].offset[axis];
-                // Height before width, as torch has it.
+                // Height before width, as in torch.
                 to.size.mutable_data()[2 * s + axis] = plan.size.data()[2 * s + 1 - axis];
                 to.original_size.mutable_data()[2 * s + axis] = source_sizes_.data()[2 * index + 1 - axis];
             }
@@ -272,11 +272,12 @@ void bind_targets(py::module_& m) {
              py::arg("sizes").noconvert(), py::arg("source_sizes").noconvert())
         .def("place", &Annotations::place, py::arg("plan"), py::arg("slot_index").noconvert(), py::arg("ends"),
              py::arg("failed"), py::arg("objects") = false,
-             "The targets of a placed plan, whose slots show the images `slot_index`: image_id, matrix, scale, offset, flip, "
-             "size, original_size as in `Targets`, a row a slot; boxes, labels, crowd and area of the batches, which are the "
-             "slots up to each of `ends`, padded and one after another; with `objects` also the row of the annotations that "
-             "each box is of and the row of the plan that shows it (-1: padding); where each batch's boxes begin; for each slot the number of boxes and of "
-             "sources. Slots of `failed` get no boxes.");
+             "The targets of a placed plan whose slots show the images `slot_index`. Slots in `failed` get no boxes. "
+             "Returns four things. (1) For each slot: image_id, matrix, scale, offset, flip, size, original_size, as "
+             "in `Targets`. (2) For the boxes of all batches, padded and one batch after another, a batch being the "
+             "slots up to one of `ends`: boxes, labels, crowd, area; the row of the annotations and the row of the "
+             "plan (-1: padding; both empty without `objects`); the start of each batch. (3) The number of boxes of "
+             "each slot. (4) The number of sources of each slot.");
 }
 
 }  // namespace fastload

@@ -1,4 +1,5 @@
-// The geometry of a plan's rows, as in fastload/plan/geometry.py: the same formulas, in the same order, to the bit.
+// The geometry of a plan's rows. Results equal those of fastload/plan/geometry.py bit for bit: keep the order of
+// operations.
 #pragma once
 
 #include <algorithm>
@@ -37,7 +38,7 @@ Box box_of(const T* extent) {
 struct Affine {
     float m[2][3];
 
-    // Shows `crop` of the source in `clip`, both x, y, w, h, mirrored left to right with `flip`.
+    // Maps `crop` of the source to `clip` (both x, y, w, h), mirrored left to right if `flip` is set.
     static Affine aligned(const float* crop, const int32_t* clip, bool flip) {
         Affine map{};
         for (int axis = 0; axis < 2; ++axis) {
@@ -60,7 +61,7 @@ struct Affine {
         return {(moved.x * m[1][1] - moved.y * m[0][1]) / determinant(),
                 (moved.y * m[0][0] - moved.x * m[1][0]) / determinant()};
     }
-    // The smallest boxes around what becomes of a box.
+    // The smallest box around the four mapped corners.
     Box map(const Box& box) const { return bounds(box, [this](Point p) { return map(p); }); }
     Box unmap(const Box& box) const { return bounds(box, [this](Point p) { return unmap(p); }); }
 

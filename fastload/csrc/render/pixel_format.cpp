@@ -13,7 +13,7 @@ uint32_t bits_of(float value) {
     return bits;
 }
 
-// The upper bits of what is no NaN, `dropped` of them rounded off to nearest even.
+// The bits of a float that is not NaN, without the lowest `dropped` ones, rounded to nearest even.
 uint32_t rounded(uint32_t bits, int dropped) {
     const uint32_t half = (1u << (dropped - 1)) - 1;
     return (bits + half + (bits >> dropped & 1)) >> dropped;
@@ -40,7 +40,7 @@ uint32_t sample_of(Sample sample, int level, float value) {
     }
 }
 
-// As kernels round a product.
+// Rounds a product as the kernels do.
 uint32_t sample_of_product(Sample sample, float value) {
     return sample == Sample::bf16 ? (bits_of(value) + 0x8000) >> 16 : to_half(value);
 }

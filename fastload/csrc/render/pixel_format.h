@@ -1,8 +1,8 @@
-// What a canvas holds: bytes, or (byte - mean) / std of the byte's channel as float32, bfloat16 or float16; its pixels one
-// after another (channels_last) or its channels.
+// The samples of a canvas: bytes, or (byte - mean) / std as float32, bfloat16 or float16, with the mean and std of the
+// channel. Either the channels of a pixel are adjacent (channels_last) or the pixels of a channel are (planar).
 //
-// The difference is rounded to float32, then the quotient, then that to the sample's type, each to nearest even: torch's
-// (image.float() - mean) / std. There are but 3 * 256 inputs, so tables say what every kernel has to give.
+// The difference and the quotient are rounded to float32 and the result to the sample's type, each to nearest even, as
+// in torch's (image.float() - mean) / std. There are only 3 * 256 inputs, so tables specify the result of every kernel.
 #pragma once
 
 #include <array>
@@ -15,12 +15,12 @@ namespace fastload {
 enum class Sample : int { u8, f32, bf16, f16 };
 constexpr int sample_kinds = 4;
 
-// Which channels a row of samples is of: one of them, or all of them in turn.
+// The channels in a row of samples: one of them, or all in turn.
 enum class Channels : int { red, green, blue, all };
 
 class PixelFormat {
 public:
-    static constexpr int cycle = 48 + 2;  // enough for three vectors of 16 from any channel on
+    static constexpr int cycle = 48 + 2;  // enough for three vectors of 16, starting at any channel
 
     // Packed RGB bytes.
     PixelFormat() : PixelFormat(Sample::u8, false, {0, 0, 0}, {1, 1, 1}) {}
@@ -32,17 +32,17 @@ public:
 
     const Sample sample;
     const bool planar;
-    // By which of these a kernel gets the tables' bits from x = byte - mean. The first that always does is taken.
-    //   product: x * reciprocal, rounded to 16 bits, where its error rarely shows; as bfloat16 with ties away from zero
-    //   corrected: q + (x - q * std) * reciprocal, q = x * reciprocal: the quotient unless constants are beyond reason
-    //   table
+    // How kernels compute a sample from x = byte - mean: the first way that gives the tables' bits for every byte.
+    //   product: x * reciprocal, rounded to 16 bits (for bfloat16 with ties away from zero)
+    //   corrected: q + (x - q * std) * reciprocal with q = x * reciprocal; fails only for extreme constants
+    //   table: look it up
     enum class Way { product, corrected, table };
     Way way = Way::table;
     float mean[cycle], std[cycle], reciprocal[cycle];  // red, green, blue, red, ...
     uint32_t table[3][256];                            // bits of the sample
 };
 
-// The one that most canvases share.
+// The default format, shared by most canvases.
 const std::shared_ptr<const PixelFormat>& packed_bytes();
 
 // The specification of Kernels::convert, for the samples from `begin` to `end`.

@@ -7,7 +7,7 @@
 namespace fastload {
 namespace {
 
-// JFIF's YCbCr to RGB (ITU-T T.871), for samples minus 128; grey and RGB planes are special cases of it.
+// The matrix from planes, minus 128, to RGB: JFIF's for YCbCr (ITU-T T.871), or that of gray or RGB planes.
 void to_rgb(const Planes& planes, double matrix[3][3]) {
     constexpr double ycbcr[3][3] = {{1, 0, 1.402}, {1, -.344136286, -.714136286}, {1, 1.772, 0}};
     constexpr double identity[3][3] = {{1, 0, 0}, {0, 1, 0}, {0, 0, 1}};
@@ -18,7 +18,7 @@ void to_rgb(const Planes& planes, double matrix[3][3]) {
 
 int16_t rounded(double value) { return int16_t(std::lround(std::clamp(value, -32767., 32767.))); }
 
-// The plan's colors after `to_rgb`, in the kernels' fixed point.
+// `to_rgb` followed by the plan's color matrix, in the kernels' fixed point.
 ColorMatrix color_matrix(const Planes& planes, const float color[3][4]) {
     double base[3][3];
     to_rgb(planes, base);
@@ -29,7 +29,7 @@ ColorMatrix color_matrix(const Planes& planes, const float color[3][4]) {
             double factor = 0;
             for (int k = 0; k < 3; ++k) factor += double(color[c][k]) * base[k][p];
             matrix.plane[c][p] = rounded(factor * 8 * 32768 / 255);
-            offset += 128 * color[c][p];  // planes are centred, so grey 128 is where all of them are zero
+            offset += 128 * color[c][p];  // planes are centered, so all of them are zero at gray 128
         }
         matrix.offset[c] = rounded(offset * 8 + 4);
     }
@@ -96,7 +96,7 @@ void fill_pixels(uint8_t* row, int from, int to, const uint8_t fill[3]) {
     for (uint8_t* p = row + 3 * from; p < row + 3 * to; p += 3) std::copy_n(fill, 3, p);
 }
 
-// Row y of a canvas, from its packed RGB bytes. `channels` is room for as many bytes again.
+// Writes row y of a canvas from packed RGB bytes. `channels` is scratch memory of the same size.
 void store(const Canvas& canvas, int y, const uint8_t* rgb, uint8_t* channels, uint8_t* out) {
     const PixelFormat& format = *canvas.format;
     const Kernels& chosen = kernels();
@@ -127,8 +127,8 @@ void render(const Canvas& canvas, std::vector<Picture>& pictures, size_t count, 
             if (y == clip[1] + clip[3]) std::memcpy(row + 3 * clip[0], blank, size_t(3) * clip[2]);
             shown += y >= clip[1] && y < clip[1] + clip[3];
         }
-        uint8_t* const to = packed ? out + size * y : nullptr;  // the row, where it is to be stored as it is
-        size_t begin = 0, end = 0;                              // what is there already
+        uint8_t* const to = packed ? out + size * y : nullptr;  // destination, if bytes are stored unconverted
+        size_t begin = 0, end = 0;                              // bytes that draw() has written to it
         for (size_t i = 0; i < count; ++i) {
             const int32_t* clip = pictures[i].placement().clip;
             if (y < clip[1] || y >= clip[1] + clip[3]) continue;

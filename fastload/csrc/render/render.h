@@ -1,4 +1,4 @@
-// One image of a batch: its sources' planes, resampled, colored and laid out on a canvas.
+// Renders one image of a batch: resamples the planes of its sources, converts their colors, and writes the canvas.
 #pragma once
 
 #include <cstddef>
@@ -28,14 +28,14 @@ struct Canvas {
     size_t bytes() const { return size_t(3) * height * width * format->sample_bytes(); }
 };
 
-// A source on its way to the canvas: remembers the rows it has resampled horizontally.
+// A source that is drawn on a canvas. Keeps the rows that it has resampled horizontally.
 class Picture {
 public:
     explicit Picture(const Kernels& chosen = kernels()) : kernels_(&chosen) {}
 
     void open(const Planes& planes, const Placement& placement, TableCache& tables);
-    // Row y of the clip, placement.clip[2] pixels. The first of them may have been stored at `canvas` instead of
-    // `rgb`, unless that is null: returns how many.
+    // Draws row y of the clip, placement.clip[2] pixels, to `rgb`. Unless `canvas` is null, the first pixels may be
+    // written there instead: returns their number.
     int draw(int y, uint8_t* rgb, uint8_t* canvas);
     const Placement& placement() const { return placement_; }
 
@@ -44,7 +44,7 @@ private:
         Plane plane;
         std::shared_ptr<const HorizontalTable> horizontal;
         std::shared_ptr<const VerticalTable> vertical;
-        std::vector<int> held;           // the source row in each slot of `rows`, -1: none
+        std::vector<int> held;           // the source row in each slot of `rows`; -1: empty
         std::vector<const int16_t*> wanted;
         int16_t *rows = nullptr, *blended = nullptr;
     };
@@ -59,7 +59,7 @@ private:
     Buffer memory_;
 };
 
-// Writes every byte of a canvas once, in its format: the pictures, and `fill` where there is none.
+// Writes every byte of a canvas once, in its format: the pictures, and `fill` elsewhere.
 void render(const Canvas& canvas, std::vector<Picture>& pictures, size_t count, Buffer& row_memory, uint8_t* out);
 
 }  // namespace fastload

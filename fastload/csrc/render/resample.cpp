@@ -9,12 +9,12 @@ namespace {
 
 int rounded_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
 
-// Rounds what is not negative, without the call that std::lround is.
+// Rounds a value that is not negative. Unlike std::lround, it is not a function call.
 int nearest(double value) { return int(value + .5); }
 
 bool enlarges(const Axis& axis) { return axis.extent <= axis.size; }
 
-// The place of output u in the output order of an unflipped axis.
+// The position of output u if the axis were not flipped.
 int unflipped(const Axis& axis, int u) { return axis.flip ? axis.size - 1 - u : u; }
 
 struct Pair {
@@ -29,7 +29,7 @@ Pair bilinear(const Axis& axis, int u) {
     return {near, std::min(near + 1, axis.source - 1), inside - near};
 }
 
-// Every output's triangle, `taps` weights each from sample `first`, wholly within the plane unless it is narrower.
+// The triangle of each output: `taps` weights from sample `first` on. All taps lie within the plane.
 struct Windows {
     int taps;
     std::vector<int> first;
@@ -88,7 +88,8 @@ void fill_bilinear(HorizontalTable& table) {
     fill(32, table.base32, table.index32);
 }
 
-// Where one vector of 4 * block bytes from `base` on has the four samples of each output; false when it does not reach.
+// The positions of each output's four samples in a vector of 4 * block bytes from `base` on. Returns false if some lie
+// beyond it.
 bool index_shuffles(const std::vector<int32_t>& start, int block, std::vector<int32_t>& base,
                     std::vector<uint8_t>& index) {
     base.resize(start.size() / block);
@@ -130,7 +131,7 @@ void fill_triangles(HorizontalTable& table) {
     table.shuffles16 = index_shuffles(table.start, 16, table.base16, table.index16);
 }
 
-// Rounds weights that sum to 1 to units of 1/32768, giving the residue to the largest.
+// Rounds weights that sum to 1 to units of 1/32768. The largest weight takes the rounding error.
 void quantise(const double* weights, int taps, int16_t* out) {
     int left = 32768;
     for (int k = 0; k < taps; ++k) left -= nearest(weights[k] * 32768);

@@ -1,11 +1,12 @@
-// Resampling one axis: which source samples an output takes, with which weights.
+// Resampling along one axis: the source samples of each output and their weights.
 //
-// An output at u covers the source around start + (u + .5) * extent / size. Enlarging takes the two nearest
-// samples (bilinear); shrinking takes a triangle whose radius is the scale, as Pillow's antialiased BILINEAR does.
-// Samples beyond the plane's edge do not count: bilinear repeats the edge, the triangle is normalised over what is left.
+// Output u is centered at start + (u + .5) * extent / size in the source. Enlarging interpolates between the two
+// nearest samples (bilinear). Shrinking uses a triangle whose radius is the scale, like Pillow's antialiased BILINEAR.
+// At the edges of the plane, bilinear repeats the outermost sample, and the triangle is normalized over the samples
+// within the plane.
 //
-// Fixed point, the same in every kernel. Samples are centred (minus 128) and resampled horizontally to int16 in
-// units of 1/255 level; rows are then blended with weights of 1/32768.
+// All kernels use the same fixed point. Samples are centered (minus 128) and resampled horizontally to int16 in units
+// of 1/255 level; rows are then blended with weights in units of 1/32768.
 #pragma once
 
 #include <cstdint>
@@ -17,49 +18,50 @@ namespace fastload {
 
 struct Axis {
     double start, extent;  // the source interval, in samples of the plane
-    int source;            // samples there are
-    int size;              // outputs wanted
-    bool flip;             // outputs in reverse order
+    int source;            // number of samples
+    int size;              // number of outputs
+    bool flip;             // whether outputs are in reverse order
     bool operator==(const Axis& other) const {
         return start == other.start && extent == other.extent && source == other.source && size == other.size &&
                flip == other.flip;
     }
 };
 
-// Horizontal, two taps: outputs in blocks of 8, each block's samples within 16 bytes of its base.
-// Horizontal, more taps: weights of outputs in blocks of 16, taps in groups of 4.
+// With two taps, outputs are in blocks of 8, and the samples of a block lie within 16 bytes of its base. With more
+// taps, the weights are in blocks of 16 outputs and groups of 4 taps.
 struct HorizontalTable {
     Axis axis;
     int taps;  // 2, or a multiple of 4
 
     // two taps
-    std::vector<int32_t> base8;   // a block of 8
+    std::vector<int32_t> base8;   // of each block of 8
     std::vector<uint8_t> index8;  // (block, 8, 2) bytes relative to base8
-    std::vector<int32_t> base32;  // a block of 32
+    std::vector<int32_t> base32;  // of each block of 32
     std::vector<uint8_t> index32; // (block, 32, 2) bytes relative to base32
     std::vector<uint8_t> weight;  // (output, 2), summing to 255
 
     // more taps
-    std::vector<int32_t> start;   // first tap of an output
+    std::vector<int32_t> start;   // first sample of each output
     std::vector<uint8_t> weights; // (block, group, 16, 4)
     std::vector<float> norm;      // 255 / sum of the output's weights
-    // A group of four taps of neighbouring outputs, by one shuffle: bytes relative to the lowest start among them.
+    // For shuffles that gather four taps of several adjacent outputs at once: bytes relative to the lowest start of
+    // them.
     std::vector<int32_t> base4, base16;    // of 4 and of 16 outputs
     std::vector<uint8_t> index4, index16;  // (output, 4)
-    bool shuffles4, shuffles16;            // whether all lie within 16 and within 64 bytes
+    bool shuffles4, shuffles16;            // whether these lie within 16 and 64 bytes
 };
 
 struct VerticalTable {
     Axis axis;
     int taps;
-    std::vector<int32_t> first;   // first source row of an output row
+    std::vector<int32_t> first;   // first source row of each output row
     std::vector<int16_t> weight;  // (output, taps), summing to 32768 (a single 32768 is stored as 32767)
 };
 
 HorizontalTable horizontal_table(const Axis& axis);
 VerticalTable vertical_table(const Axis& axis);
 
-// The last few tables made: images of a set share few sizes.
+// Keeps recent tables: the images of a dataset share few sizes.
 class TableCache {
 public:
     std::shared_ptr<const HorizontalTable> horizontal(const Axis& axis);
@@ -77,8 +79,8 @@ struct ColorMatrix {
     int16_t offset[3];
 };
 
-// JFIF's colors, perhaps brighter or of more contrast: all channels have the same share of Y, red has none of Cb and
-// blue none of Cr, and no sum can saturate, so that what they share is computed once and in any order.
+// Whether a matrix is JFIF's, up to brightness and contrast: all channels have the same share of Y, red has none of Cb
+// and blue none of Cr. No sum may saturate either. Then the share of Y is computed once for all channels, in any order.
 inline bool shares_luma(const ColorMatrix& matrix) {
     const auto& m = matrix.plane;
     bool shares = m[0][1] == 0 && m[2][2] == 0;
@@ -88,21 +90,21 @@ inline bool shares_luma(const ColorMatrix& matrix) {
     return shares;
 }
 
-// Which conversion a kernel does, the shortest that will do.
+// The conversions of kernels. The first that applies is used, since it is the shortest.
 enum class Colors { grey, ycbcr, any };
 
-// int16 rows are padded: kernels write whole blocks of this many.
+// int16 rows are padded to a multiple of this: kernels write whole blocks.
 constexpr int row_padding = 64;
 
-// A plane's row of the output: the weighted sum of `taps` rows.
+// A row of the output before color conversion: the weighted sum of `taps` rows of one plane.
 struct WeightedRows {
     const int16_t* const* rows;
     const int16_t* weights;
     int taps;
-    int16_t* sum;  // room for it
+    int16_t* sum;  // scratch memory for the result
 };
 
-// Kernels::blend as two passes: one to sum up a plane's rows, one for the colors.
+// Kernels::blend in two passes: the weighted sums of rows, then the colors.
 template <void vertical(const int16_t* const* rows, const int16_t* weights, int taps, int width, int16_t* out),
           void color(const int16_t* const planes[3], const ColorMatrix& matrix, int width, uint8_t* rgb)>
 int vertical_then_color(const WeightedRows* planes, int count, const ColorMatrix& matrix, int width, uint8_t* rgb,
