@@ -265,6 +265,17 @@ SCHEMA = (
 )
 _IN_USE = {"image_id", "labels", "iscrowd", *(column.name for column in SCHEMA)}  # by the dicts of `Targets` or here
 
+# Optional columns, by the names that all sources use.
+POLYGONS = Column("polygons", "float32", shape=(2,), moves="polygon", ragged=2)  # rings of (x, y) pixels
+RLE = Column("rle", "uint8", ragged=1)  # COCO's compressed run lengths of a mask of the annotated image; empty: none
+ROTATED = Column("rotated", "float32", shape=(4, 2), moves="points")  # the corners of a rotated box
+CLASS_ID = Column("class_id", "int64", per="image")  # the label of a classified image
+
+
+def keypoints_column(k: int) -> Column:
+    """Return the column of `k` keypoints: x, y and visibility (0 unlabeled, 1 hidden, 2 visible)."""
+    return Column("keypoints", "float32", shape=(k, 3), moves="points")
+
 
 @dataclass(frozen=True, eq=False)
 class Annotations:
