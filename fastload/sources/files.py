@@ -4,29 +4,56 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fastload.errors import SourceError
 from fastload.sources.base import Category
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+IMAGE_SUFFIXES = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".jpx", ".qoi", ".pcx", ".sgi", ".tga"),
+}
+# Images that Pillow may be unable to read: the problems file names them.
+_OTHER_SUFFIXES = {".heic", ".heif", ".jxl", ".jxr", ".psd", ".exr", ".hdr", ".dcm"}
+# Not opened, because label files are many.
+_TEXT_SUFFIXES = {".txt", ".xml", ".json", ".jsonl", ".csv", ".yaml", ".yml", ".md", ".html", ".log", ".py"}
+# How images without a known suffix begin.
+_SIGNATURES = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|BM.{8}[\x36-\x8a]\0|II\*\0|MM\0\*|RIFF.{4}WEBP|P[1-6]\s|qoif"
+    rb"|\0\0\0\x0c(jP  |JXL )|\xff\x4f\xff\x51|\xff\x0a|.{4}ftyp(avi[fs]|hei[cxms]|hevc|mif1|msf1)",
+    re.DOTALL,
+)
 CACHE_FOLDER = "fastload"  # in the dataset's folder; holds its caches
 
 
 def images_below(folder: Path) -> list[Path]:
-    """Return every image file in `folder` and its subfolders, by suffix, sorted by path.
+    """Return every image file in `folder` and its subfolders, sorted by path.
 
-    Symbolic links are followed. Each folder is visited once, so links may form a cycle.
+    A file without the suffix of an image is one if its first bytes are those of an image. Symbolic links are followed.
+    Each folder is visited once, so links may form a cycle.
     """
     found, visited = [], {os.path.realpath(folder)}
     for parent, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in sorted(folders) if not name.startswith(".") and name != CACHE_FOLDER]
         folders[:] = [name for name in folders if _is_new(os.path.join(parent, name), visited)]
-        found += [
-            Path(parent, name) for name in files if Path(name).suffix.lower() in IMAGE_SUFFIXES and name[0] != "."
-        ]
+        found += [Path(parent, name) for name in files if name[0] != "." and _is_image(parent, name)]
     return sorted(found)
+
+
+def _is_image(folder: str, name: str) -> bool:
+    suffix = os.path.splitext(name)[1].lower()
+    if suffix in IMAGE_SUFFIXES or suffix in _OTHER_SUFFIXES:
+        return True
+    path = os.path.join(folder, name)
+    try:
+        if suffix in _TEXT_SUFFIXES or not os.path.isfile(path):  # opening a pipe would wait for its writer
+            return False
+        with open(path, "rb") as file:
+            return _SIGNATURES.match(file.read(16)) is not None
+    except OSError:
+        return False
 
 
 def _is_new(folder: str, visited: set[str]) -> bool:

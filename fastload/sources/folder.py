@@ -11,7 +11,7 @@ from fastload.sources.files import digest_of, images_below, number_images
 
 
 class FolderSource:
-    """Every image in a folder and its subfolders, by suffix, sorted by path. No boxes and no categories."""
+    """Every image in a folder and its subfolders, sorted by path. No boxes and no categories."""
 
     format = "folder"
     categories: tuple[Category, ...] = ()

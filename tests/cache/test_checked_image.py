@@ -96,7 +96,6 @@ def test_sixteen_bit_colour_is_scaled():
     """A 16-bit RGB PNG keeps its colours."""
     image = pixels(32, 24).astype(np.uint16) * 257
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in image)
-    chunk = lambda kind, body: struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))  # noqa: E731
     header = struct.pack(">IIBBBBB", 32, 24, 16, 2, 0, 0, 0)
     png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     assert difference(decoded(admit(png).jpeg), pixels(32, 24)) < 1.5
@@ -164,7 +163,7 @@ def test_names_do_not_matter():
     assert admit(jpeg()).change is None
 
 
-@pytest.mark.parametrize("cut", [1, 2, 100, 1500])
+@pytest.mark.parametrize("cut", [3, 4, 100, 1500])
 def test_truncated_jpegs_are_refused(cut):
     """A JPEG that ends too early is refused as truncated, however little is missing."""
     with pytest.raises(DecodeError, match=r"^(truncated|not an image)"):
@@ -222,6 +221,106 @@ def test_padding_before_the_end_is_removed():
     assert _core.decode_planes(picture.jpeg)[1] is None
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"subsampling": 2}, {"restart_marker_blocks": 2}], ids=str
+)
+@pytest.mark.parametrize("cut", [1, 2])
+def test_a_missing_end_is_added(cut, options):
+    """A JPEG that lacks only its end-of-image marker is repaired: the same pixels, and its bytes as they were whole."""
+    data = jpeg(200, 160, **options)
+    image = admit(data[:-cut])
+    assert image.jpeg == data and image.change == ("repaired", "Premature end of JPEG file")
+
+
+def test_a_progressive_jpeg_without_its_last_scans_is_refused():
+    """Cut between two scans it decodes without a warning, but to a coarser image."""
+    data = jpeg(200, 160, progressive=True)
+    scans = [at for at in range(len(data)) if data[at : at + 2] == b"\xff\xda"]
+    for scan in scans[:-1]:
+        end = min(at for marker in (b"\xff\xc4", b"\xff\xda") if (at := data.find(marker, scan + 2)) > 0)
+        with pytest.raises(DecodeError, match="truncated"):
+            admit(data[:end])
+
+
+FURTHER = {"AVIF": {"quality": 95}, "JPEG2000": {}, "TGA": {}, "PPM": {}, "QOI": {}, "PCX": {}, "SGI": {}, "MPO": {}}
+
+
+@pytest.mark.parametrize("format", FURTHER)
+def test_further_formats_of_pillow_go_in(format):
+    """AVIF, JPEG 2000, TGA, QOI, PCX, SGI and MPO are taken by their content, no name is needed."""
+    if format not in {*Image.SAVE, *Image.SAVE_ALL}:
+        pytest.skip(f"this Pillow does not write {format}")
+    image = Image.fromarray(pixels(64, 48))
+    more = {"save_all": True, "append_images": [Image.new("RGB", (64, 48))]} if format == "MPO" else FURTHER[format]
+    admitted = admit(encoded(image, format, **more))
+    assert (admitted.change is None) == (format == "MPO")  # MPO begins with a whole JPEG
+    assert difference(decoded(admitted.jpeg), np.asarray(image)) < 4
+
+
+def test_of_an_animated_png_the_default_image_counts():
+    """The first frame of an APNG is taken."""
+    frames = [Image.new("RGB", (20, 20), color) for color in ("red", "blue")]
+    shown = decoded(admit(encoded(frames[0], "PNG", save_all=True, append_images=frames[1:])).jpeg)
+    assert shown[..., 0].min() > 200 and shown[..., 2].max() < 60
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (b"\0\0\0\x18ftypheic" + bytes(50), "HEIC file.*install pillow-heif"),
+        (b"\xff\x0a" + bytes(50), "JPEG XL"),
+        (b"8BPS" + bytes(50), "Photoshop"),
+        (bytes(128) + b"DICM" + bytes(50), "DICOM"),
+    ],
+)
+def test_formats_that_pillow_cannot_read_are_named(data, name):
+    """The reason names the format, and what to do."""
+    with pytest.raises(DecodeError, match=name):
+        admit(data)
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+BROKEN_CHUNKS = {
+    "profile of 2 MiB": chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(2 << 20))),
+    "broken profile": chunk(b"iCCP", b"x\0\0nonsense"),
+    "text with a wrong checksum": chunk(b"tEXt", b"a\0b")[:-1] + b"\0",
+    "exif with a wrong checksum": chunk(b"eXIf", b"MM\0*")[:-1] + b"\0",
+    "text of 80 MiB": chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(80 << 20))),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN_CHUNKS)
+@pytest.mark.parametrize("at_end", [False, True])
+@pytest.mark.parametrize("exif_rotate", [False, True])
+def test_damaged_text_does_not_cost_a_png(kind, at_end, exif_rotate):
+    """Chunks that pixels do not depend on may be damaged or huge, before and after the pixels."""
+    data = encoded(pixels(40, 30), "PNG")
+    at = len(data) - 12 if at_end else 33
+    image = admit(data[:at] + BROKEN_CHUNKS[kind] + data[at:], exif_rotate)
+    assert image.jpeg == admit(data).jpeg
+
+
+def test_damaged_pixels_cost_a_png():
+    """A flipped bit in the pixels' chunk is refused."""
+    data = bytearray(encoded(pixels(40, 30), "PNG"))
+    data[len(data) // 2] ^= 1
+    with pytest.raises(DecodeError):
+        admit(bytes(data))
+
+
+def test_the_orientation_in_a_png_s_text_still_counts():
+    """ImageMagick writes EXIF data into a text chunk."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    raw = b"\nexif\n%8d\n%s\n" % (len(exif.tobytes()), exif.tobytes().hex().encode())
+    data = encoded(pixels(40, 30), "PNG")
+    turned = data[:33] + chunk(b"tEXt", b"Raw profile type exif\0" + raw) + data[33:]
+    assert admit(turned, exif_rotate=True).size == (30, 40)
+
+
 @pytest.mark.parametrize("size", [(65000, 65000), (20000, 10), (16384, 16384)])
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])
 def test_absurd_sizes_are_refused_before_memory_is_taken(size, format):
@@ -262,5 +361,5 @@ def test_exif_orientation(orientation, format):
 
 def test_formats_that_run_programs_are_not_opened():
     """PostScript, which Pillow would hand to another program, is not an image here."""
-    with pytest.raises(DecodeError, match="not an image"):
+    with pytest.raises(DecodeError, match="PostScript file, which Pillow cannot read"):
         admit(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EOF\n")

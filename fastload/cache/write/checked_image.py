@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 import fastload._core as _core
 from fastload.cache.format.layout import Subsampling
-from fastload.cache.write.jpeg_repair import repaired_jpegs
+from fastload.cache.write.jpeg_repair import repaired_jpegs, with_end
+from fastload.cache.write.png_chunks import pixel_chunks
 from fastload.errors import DecodeError
 
 MAX_SIDE = 16_384  # pixels
@@ -25,8 +27,44 @@ MAX_PIXELS = _core.max_pixels()  # the default is Pillow's limit for decompressi
 QUALITY = 95
 EXIF_ORIENTATION = 0x0112
 Image.init()
-# Pillow knows other formats, but some of them start programs or open other files.
-FORMATS = sorted({"JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM"} & Image.OPEN.keys())
+with suppress(ImportError):
+    import_module("pillow_heif").register_heif_opener()
+# Pillow knows other formats, but some of them start programs or open other files. TGA comes last, as it has no magic
+# number. APNG opens as PNG, and MPO as JPEG.
+_KNOWN = (
+    "JPEG",
+    "PNG",
+    "WEBP",
+    "BMP",
+    "DIB",
+    "GIF",
+    "TIFF",
+    "PPM",
+    "AVIF",
+    "JPEG2000",
+    "QOI",
+    "PCX",
+    "SGI",
+    "HEIF",
+    "TGA",
+)
+FORMATS = [name for name in _KNOWN if name in Image.OPEN]
+# How other formats begin, at which byte, for messages.
+_SIGNATURES = (
+    (4, b"ftypavif", "AVIF"),
+    *((4, b"ftyp" + brand, "HEIC") for brand in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
+    (0, b"8BPS", "Photoshop"),
+    (0, b"%PDF", "PDF"),
+    (0, b"%!PS", "PostScript"),
+    (0, b"<svg", "SVG"),
+    (0, b"\x76\x2f\x31\x01", "OpenEXR"),
+    (0, b"#?RADIANCE", "Radiance HDR"),
+    (0, b"II\xbc", "JPEG XR"),
+    (0, b"\x93NUMPY", "NumPy"),
+    (128, b"DICM", "DICOM"),
+)
 PLAIN_COLORS = ("ycbcr", "gray", "rgb")
 
 
@@ -93,14 +131,13 @@ def _checked_or_repaired(data: bytes) -> CheckedImage:
         return _convert(data, f"an unusual JPEG ({error})")
     if warning is None:
         return checked_jpeg(data)
-    if "remature end" in warning:
-        raise DecodeError(f"truncated: {warning}")
-    for jpeg in repaired_jpegs(data):
+    truncated = "remature end" in warning
+    for jpeg in with_end(data) if truncated else repaired_jpegs(data):
         with suppress(ValueError):
             repaired, remaining = _core.decode_planes(jpeg)
             if remaining is None and all(map(np.array_equal, repaired, planes)):
                 return checked_jpeg(jpeg, change=("repaired", warning))
-    raise DecodeError(f"corrupt: {warning}")
+    raise DecodeError(f"{'truncated' if truncated else 'corrupt'}: {warning}")
 
 
 def checked_jpeg(jpeg: bytes, orientation: int = 1, change: tuple[str, str] | None = None) -> CheckedImage:
@@ -112,7 +149,7 @@ def checked_jpeg(jpeg: bytes, orientation: int = 1, change: tuple[str, str] | No
 
 def _convert(data: bytes, reason: str, orientation: int = 1) -> CheckedImage:
     try:
-        image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = _open(data)
         _check_size(image.size)
         reason = f"{reason}: {image.format} of mode {image.mode}"
         image.load()
@@ -120,8 +157,12 @@ def _convert(data: bytes, reason: str, orientation: int = 1) -> CheckedImage:
     except DecodeError:
         raise
     except Exception as error:  # Pillow's decoders raise any type of exception on broken files
-        raise DecodeError(_describe(error)) from error
+        raise DecodeError(_describe(error, data)) from error
     return _encode(image, orientation, reason)
+
+
+def _open(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(pixel_chunks(data)), formats=FORMATS)
 
 
 def admit_pixels(pixels: NDArray[np.uint8]) -> CheckedImage:
@@ -147,8 +188,12 @@ def _encode(image: Image.Image, orientation: int, reason: str) -> CheckedImage:
     return checked_jpeg(stream.getvalue(), orientation, ("converted", reason))
 
 
-def _describe(error: Exception) -> str:
+def _describe(error: Exception, data: bytes) -> str:
     if isinstance(error, UnidentifiedImageError):
+        for start, signature, name in _SIGNATURES:
+            if data.startswith(signature, start):
+                advice = "convert it to PNG" if name != "HEIC" else "install pillow-heif, or convert it to PNG"
+                return f"a {name} file, which Pillow cannot read here: {advice}"
         return "not an image of a supported format"
     text = " ".join(str(error).split()) or type(error).__name__
     return f"truncated: {text}" if "truncated" in text.lower() else f"corrupt: {text}"
@@ -189,7 +234,7 @@ def _check_size(size: tuple[int, int]) -> None:
 
 def _orientation(data: bytes) -> int:
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = _open(data)
         _check_size(image.size)  # because reading the EXIF data of a PNG decodes all of it
         orientation = image.getexif().get(EXIF_ORIENTATION, 1)
     except Exception:  # any type, as above; decoding the file reports the error
