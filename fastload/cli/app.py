@@ -14,7 +14,7 @@ from rich.text import Text
 
 from fastload.cache.read.cache_file import CacheFile
 from fastload.cache.read.summary import Summary, summarize
-from fastload.cache.read.verify import advice, verify_cache
+from fastload.cache.read.verify import advice, verify_cache, verify_sources
 from fastload.cli.caches import build_cache_command, convert_cache_command
 from fastload.cli.plan import plan_command
 from fastload.errors import FastloadError
@@ -83,8 +83,17 @@ def _print_distributions(summary: Summary) -> None:
 
 
 @app.command()
-def verify(cache: CachePath, workers: Workers = None) -> None:
+def verify(
+    cache: CachePath,
+    sources: Annotated[
+        bool, typer.Option("--sources", help="Instead, list source files that have changed since the build.")
+    ] = False,
+    workers: Workers = None,
+) -> None:
     """Verify every checksum of a cache and decode every image. Exits with status 1 if anything is damaged."""
+    if sources:
+        _verify_sources(cache)
+        return
     with show_progress("verify") as progress:
         damage = verify_cache(cache, workers, progress)
     if not damage:
@@ -96,6 +105,23 @@ def verify(cache: CachePath, workers: Workers = None) -> None:
         console.print(f"... and {len(damage) - LISTED} more")
     console.print(
         f"{len(damage)} images of {cache} are damaged. {advice(cache)}", style="bold red", soft_wrap=True, markup=False
+    )
+    raise typer.Exit(1)
+
+
+def _verify_sources(cache: Path) -> None:
+    changed = verify_sources(cache)
+    if not changed:
+        console.print(f"The source files of {cache} have not changed.", soft_wrap=True, markup=False)
+        return
+    for path, kind in changed:
+        console.print(f"{kind}: {path}", soft_wrap=True, markup=False, highlight=False)
+    console.print(
+        f"{len(changed)} source files of {cache} have changed since it was built. To store the new versions, run the "
+        "`fastload build-cache` that built it again.",
+        style="bold red",
+        soft_wrap=True,
+        markup=False,
     )
     raise typer.Exit(1)
 

@@ -161,6 +161,8 @@ def _print_report(split: str, report: BuildReport) -> None:
         console.print(f"[yellow]{escape(split)}: discarded an unfinished build of other data or settings.[/]")
     if report.resumed:
         console.print(f"{split}: resumed an interrupted build after {report.resumed} images.", markup=False)
+    if report.changed:
+        console.print(f"{split}: {report.changed} image files had changed, and were read again.", markup=False)
     title = f"{report.path}" if report.built else f"{report.path} is up to date"
     rows = [
         ("images", f"{report.images:,}"),

@@ -14,6 +14,7 @@ from fastload.annotations import Column
 
 # Kinds of problems that more than one module uses.
 SKIPPED = "skipped"  # the image is not in the cache
+CHANGED = "changed"  # the image's file changed during the build
 NOT_PACKED = "not packed"  # the requested encoding cannot hold the image, so its JPEG is stored
 _EARLIER_KINDS = {"left out": SKIPPED}  # in the problems files of older caches
 

@@ -13,9 +13,10 @@ from fastload import Cache, FastLoader, Mosaic, RandomFlip, ScaleJitterCrop, _co
 from fastload.cache.format.index import build_index
 from fastload.cache.format.layout import Encoding
 from fastload.cache.format.manifest import Manifest, describe_arrays
+from fastload.cache.format.source_files import NO_FILE
 from fastload.cache.write.checked_image import admit
 from fastload.cache.write.fitting import scale_columns
-from fastload.cache.write.ingest import NO_FILE, encode, make_entry
+from fastload.cache.write.ingest import encode, make_entry
 from fastload.cache.write.resize import Reduction
 from fastload.cache.write.writer import CacheWriter, Part
 from fastload.sources.base import Category

@@ -5,6 +5,7 @@ Keys, in LMDB's (byte) order:
     b"index/" + name      a flat little-endian array over all images or boxes (see INDEX and `annotations.Column.keys`)
     b"manifest"           b"xxh64=" + 16 hex digits of the JSON's checksum + b"\\n" + JSON (see manifest keys below)
     b"record/" + position the image at this position of the source; position is 8 bytes, big-endian
+    b"source/files"       optional: the source files and their stamps, see `source_files.SourceFiles`
 
 A record is a RECORD_HEADER followed by the payload. Its checksum is xxh64(payload, seed=xxh64(header without
 the checksum, seed=0)), so a flipped bit anywhere in the record is detected. Skipped images have no record, so the n
@@ -28,6 +29,7 @@ VERSION = 1
 MANIFEST_KEY = b"manifest"
 INDEX_PREFIX = b"index/"
 RECORD_PREFIX = b"record/"
+SOURCE_FILES_KEY = b"source/files"
 
 
 class Encoding(IntEnum):

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 import fastload._core as _core
 from fastload.annotations import Column
 from fastload.cache.format.index import Index, check_index
-from fastload.cache.format.layout import INDEX_PREFIX, MANIFEST_KEY
+from fastload.cache.format.layout import INDEX_PREFIX, MANIFEST_KEY, SOURCE_FILES_KEY
 from fastload.cache.format.manifest import Manifest
+from fastload.cache.format.source_files import SourceFiles
 from fastload.errors import CacheError
 from fastload.sources.base import Category
 
@@ -81,6 +82,21 @@ class Mapping:
 
     def ensure(self, positions: NDArray[np.int64]) -> None:
         """All of it is mapped."""
+
+    def source_files(self) -> SourceFiles | None:
+        """Return the files that the cache was built from; None if an earlier version or a conversion made it.
+
+        Raises:
+            CacheError: the list is damaged.
+        """
+        stored = bytes(self._bytes(SOURCE_FILES_KEY))
+        self.check_unchanged()
+        try:
+            return SourceFiles.from_bytes(stored) if stored else None
+        except ValueError as error:
+            raise CacheError(
+                f"{self.path}: {error}. Build it again with `fastload build-cache DATASET --overwrite`."
+            ) from error
 
     def check_unchanged(self) -> None:
         """See `CacheFile.check_unchanged`."""

@@ -11,6 +11,7 @@ import fastload._core as _core
 from fastload.cache.parallel import ordered_map
 from fastload.cache.progress import OnProgress, no_progress
 from fastload.cache.read.cache_file import CacheFile
+from fastload.cache.read.mapping import open_mapping
 from fastload.errors import CacheError
 
 
@@ -47,6 +48,27 @@ def verify_cache(
             cache.check_unchanged()
             damage.append(damaged)
     return damage
+
+
+def verify_sources(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
+    """Compare the source files of a cache with their sizes and modification times when it was built.
+
+    Args:
+        path: the cache.
+
+    Returns:
+        (path, "changed", "vanished" or "new") of each file that differs. "new": it was missing.
+
+    Raises:
+        CacheError: the cache cannot be opened, or it does not list its source files.
+    """
+    files = open_mapping(path).source_files()
+    if files is None:
+        raise CacheError(
+            f"{path} does not list its source files: it was converted, or built by an earlier version. Build it from "
+            "its dataset with --overwrite to compare them later."
+        )
+    return list(files.changed(Path(path)))
 
 
 def advice(path: Path) -> str:

@@ -11,9 +11,10 @@ from typing import Any
 
 from fastload.cache.format.index import Entry, build_index
 from fastload.cache.format.problems import read_problems
+from fastload.cache.format.source_files import Stamp
 from fastload.cache.progress import OnProgress
 from fastload.cache.read.cache_file import CacheFile
-from fastload.cache.write.ingest import IngestedImage, Stamp
+from fastload.cache.write.ingest import IngestedImage
 from fastload.cache.write.writer import CacheWriter, Part
 from fastload.errors import CacheError
 from fastload.sources.base import Problem
@@ -37,6 +38,7 @@ class BuildReport:
         resumed: number of samples that an interrupted build had already processed.
         restarted: whether an unfinished build of something else was discarded.
         problems: number of problems by kind.
+        changed: number of source files that had changed since an earlier build, whose other images were kept.
     """
 
     path: Path
@@ -49,6 +51,7 @@ class BuildReport:
     resumed: int
     restarted: bool
     problems: Counter[str]
+    changed: int = 0
 
 
 def fill(writer: CacheWriter, ingested: Iterable[IngestedImage], total: int, progress: OnProgress) -> None:
@@ -90,7 +93,9 @@ def check_up_to_date(path: Path, job: dict[str, Any]) -> None:
         raise CacheError(f"{path} was built from something else: {reason}. Build it again with --overwrite.")
 
 
-def report(path: Path, start: float, built: bool, resumed: int = 0, restarted: bool = False) -> BuildReport:
+def report(
+    path: Path, start: float, built: bool, resumed: int = 0, restarted: bool = False, changed: int = 0
+) -> BuildReport:
     """Return the report on the cache at `path`, which was started at `start` (time.monotonic)."""
     cache = CacheFile(path)
     return BuildReport(
@@ -104,4 +109,5 @@ def report(path: Path, start: float, built: bool, resumed: int = 0, restarted: b
         resumed=resumed,
         restarted=restarted,
         problems=Counter(problem.kind for problem in read_problems(path)),
+        changed=changed,
     )

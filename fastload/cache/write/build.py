@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,14 +13,16 @@ from typing import Any
 from fastload.cache.format.layout import Encoding
 from fastload.cache.format.manifest import Manifest, describe_arrays
 from fastload.cache.format.problems import problems_path, read_problems, write_problems
+from fastload.cache.format.source_files import SourceFiles, Stamp, stamp_of_file
 from fastload.cache.parallel import ordered_map
 from fastload.cache.progress import OnProgress, no_progress
 from fastload.cache.write.assemble import BuildReport, check_up_to_date, fill, report
-from fastload.cache.write.ingest import IngestedImage, Stamp, make_record, stamp_of
+from fastload.cache.write.earlier import EarlierBuild
+from fastload.cache.write.ingest import IngestedImage, make_record, stamp_of
 from fastload.cache.write.resize import Reduction
 from fastload.cache.write.writer import CacheWriter, write_errors
 from fastload.errors import CacheError, SourceError
-from fastload.sources.base import SKIPPED, Problem, Source
+from fastload.sources.base import CHANGED, SKIPPED, Problem, Sample, Source
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,8 @@ def build_cache(
 
     Problem files are converted or skipped, and listed in the problems file beside the cache. An interrupted build
     leaves an existing cache unchanged and keeps a `.partial` file. The next call with the same source and options
-    resumes from it, or from the first image file that has changed since.
+    resumes from it, or from the first image file that has changed since. If image files have changed since a cache
+    was built, the next build reads them again, and takes the other images from the cache.
 
         (dataset,) = find_datasets("coco/", splits=["train2017"])
         build_cache(dataset.load(), "train.lmdb", BuildOptions(encoding=Encoding.ORIGINAL))
@@ -83,11 +87,15 @@ def build_cache(
     path = Path(path)
     start = time.monotonic()
     job = describe_job(source, options)
+    earlier, changed = None, 0
     if path.exists() and not options.overwrite:
         check_up_to_date(path, job)
-        if options.strict:
-            _check_strict(read_problems(path), path)
-        return report(path, start, built=False)
+        earlier = EarlierBuild(path, source.problems)
+        changed = sum(1 for _ in earlier.changed(source))
+        if not changed:
+            if options.strict:
+                _check_strict(read_problems(path), path)
+            return report(path, start, built=False)
     if not len(source):
         raise SourceError(f"{source.location} lists no images: choose another dataset or split.")
     with write_errors(path):
@@ -97,9 +105,9 @@ def build_cache(
             unfinished.rewind(next(_changed(source, unfinished.stamps), unfinished.next_position))
         resumed, restarted = unfinished.next_position, unfinished.restarted
         if unfinished.manifest is None:
-            fill(unfinished, _ingest(source, resumed, options), len(source), progress)
+            fill(unfinished, _ingest(source, resumed, options, earlier), len(source), progress)
         _finish(unfinished, source, path, job, options)
-    return report(path, start, True, resumed, restarted)
+    return report(path, start, True, resumed, restarted, changed)
 
 
 def describe_job(source: Source, options: BuildOptions) -> dict[str, Any]:
@@ -114,7 +122,7 @@ def describe_job(source: Source, options: BuildOptions) -> dict[str, Any]:
     }
 
 
-def _ingest(source: Source, start: int, options: BuildOptions) -> Iterator[IngestedImage]:
+def _ingest(source: Source, start: int, options: BuildOptions, earlier: EarlierBuild | None) -> Iterator[IngestedImage]:
     """Ingest the samples from position `start` on, in several threads, and yield the results in order."""
     label_of = {category.id: label for label, category in enumerate(source.categories)}
     make = partial(
@@ -125,7 +133,11 @@ def _ingest(source: Source, start: int, options: BuildOptions) -> Iterator[Inges
         exif_rotate=options.exif_rotate,
         extra=source.columns,
     )
-    return ordered_map(make, source.samples(start), options.workers)
+
+    def ingest(sample: Sample) -> IngestedImage:
+        return (earlier and earlier.ingested(sample)) or make(sample)
+
+    return ordered_map(ingest, source.samples(start), options.workers)
 
 
 def _changed(source: Source, stamps: list[Stamp]) -> Iterator[int]:
@@ -137,9 +149,9 @@ def _changed(source: Source, stamps: list[Stamp]) -> Iterator[int]:
 def _change_problems(source: Source, stamps: list[Stamp]) -> list[Problem]:
     """Return a problem for each file that changed between being read and the end of the build."""
     changed = set(_changed(source, stamps))
-    reason = "its file has changed since it was read: to store the new version, build again with --overwrite"
+    reason = "its file has changed since it was read: to store the new version, build again"
     samples = (sample for position, sample in enumerate(source.samples()) if position in changed)
-    return [Problem(sample.image_id, sample.name, "changed", reason) for sample in samples]
+    return [Problem(sample.image_id, sample.name, CHANGED, reason) for sample in samples]
 
 
 def _finish(unfinished: CacheWriter, source: Source, path: Path, job: dict[str, Any], options: BuildOptions) -> None:
@@ -168,7 +180,24 @@ def _finish(unfinished: CacheWriter, source: Source, path: Path, job: dict[str, 
         source={**job, "location": source.location},
         arrays=describe_arrays(index, source.columns),
     )
-    unfinished.finish(index, manifest, path)
+    unfinished.finish(index, manifest, path, _source_files(source, unfinished.stamps, path))
+
+
+def _source_files(source: Source, stamps: list[Stamp], path: Path) -> SourceFiles:
+    """Return the image files with `stamps`, and the annotation file if there is a single one."""
+    home = os.path.realpath(path.parent)
+    folders: dict[str, str] = {}
+    paths, image_ids = [], []
+    for sample in source.samples():
+        folder, name = os.path.split(sample.path)
+        if folder not in folders:
+            folders[folder] = os.path.relpath(os.path.abspath(folder), home)
+        paths.append("" if sample.skip_reason or "\0" in name else os.path.join(folders[folder], name))
+        image_ids.append(sample.image_id)
+    if os.path.isfile(source.location):
+        paths.append(os.path.relpath(source.location, home))
+        stamps = [*stamps, stamp_of_file(source.location)]
+    return SourceFiles(home, paths, stamps, image_ids)
 
 
 def _check_strict(problems: list[Problem], path: Path) -> None:

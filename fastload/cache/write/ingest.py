@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import fastload._core as _core
 from fastload.annotations import Column, Columns
 from fastload.cache.format.index import Entry
 from fastload.cache.format.layout import Encoding
 from fastload.cache.format.record import pack_record, read_header
+from fastload.cache.format.source_files import NO_FILE, Stamp, stamp_of_file
 from fastload.cache.write.checked_image import CheckedImage, admit
 from fastload.cache.write.fitting import fit_columns, scale_columns
 from fastload.cache.write.resize import Reduction
@@ -19,10 +19,6 @@ from fastload.errors import DecodeError
 from fastload.sources.base import NOT_PACKED, SKIPPED, Problem, Sample
 
 MAX_FILE_BYTES = 1 << 30
-
-
-Stamp: TypeAlias = tuple[int, int]  # of a file: size in bytes, and modification time in nanoseconds
-NO_FILE: Stamp = (-1, -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +99,7 @@ def make_record(
 
 def stamp_of(sample: Sample) -> Stamp:
     """Return the stamp of the sample's file; NO_FILE if there is none or it would not be read."""
-    if sample.skip_reason:
-        return NO_FILE
-    try:
-        status = sample.path.stat()
-    except (OSError, ValueError):
-        return NO_FILE
-    return status.st_size, status.st_mtime_ns
+    return NO_FILE if sample.skip_reason else stamp_of_file(sample.path)
 
 
 def make_entry(record: bytes, image_id: int, name: str, source_size: tuple[int, int], columns: Columns) -> Entry:

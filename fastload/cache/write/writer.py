@@ -26,9 +26,9 @@ import numpy as np
 
 import fastload._core as _core
 from fastload.cache.format.index import Index, join_indices
-from fastload.cache.format.layout import INDEX, INDEX_PREFIX, MANIFEST_KEY, RECORD_PREFIX, record_key
+from fastload.cache.format.layout import INDEX, INDEX_PREFIX, MANIFEST_KEY, RECORD_PREFIX, SOURCE_FILES_KEY, record_key
 from fastload.cache.format.manifest import Manifest
-from fastload.cache.write.ingest import Stamp
+from fastload.cache.format.source_files import SourceFiles, Stamp
 from fastload.errors import CacheError
 from fastload.sources.base import Problem
 
@@ -156,11 +156,13 @@ class CacheWriter:
         later_parts = PART_PREFIX + (first + 1).to_bytes(8, "big")
         self._write({}, clear={PART_PREFIX: later_parts, RECORD_PREFIX: record_key(first)})
 
-    def finish(self, index: Index, manifest: Manifest, path: Path) -> None:
+    def finish(self, index: Index, manifest: Manifest, path: Path, sources: SourceFiles | None = None) -> None:
         """Complete the cache and rename it to `path`, replacing an existing cache."""
         if self.manifest is None:
-            arrays = {INDEX_PREFIX + name.encode(): array.tobytes() for name, array in index.items()}
-            self._write({**arrays, MANIFEST_KEY: manifest.to_bytes()}, clear={b"build/": b"build/"})
+            values = {INDEX_PREFIX + name.encode(): array.tobytes() for name, array in index.items()}
+            if sources is not None:
+                values[SOURCE_FILES_KEY] = sources.to_bytes()
+            self._write({**values, MANIFEST_KEY: manifest.to_bytes()}, clear={b"build/": b"build/"})
         with write_errors(self.path):
             self._env.sync(True)
             # LMDB does not write freed pages at the end. With them, a truncated file is detected by its size.
