@@ -14,7 +14,8 @@ from fastload.sources.coco import CocoSource
 from fastload.sources.files import CACHE_FOLDER, images_below
 from fastload.sources.folder import FolderSource
 from fastload.sources.voc import VocSource, voc_splits
-from fastload.sources.yolo import YoloSource, looks_like_yolo, yolo_splits
+from fastload.sources.yolo import YoloSource, yolo_splits
+from fastload.sources.yolo_layout import looks_like_yolo
 
 
 class Format(str, Enum):
@@ -56,7 +57,7 @@ def find_datasets(
             build_cache(dataset.load(), dataset.cache)
 
     Args:
-        root: the folder.
+        root: the folder, or the YAML file of a YOLO dataset.
         format: "coco", "voc", "yolo" or "folder" (images without boxes). Default: detected.
         splits: names of the splits to return. Default: all.
         columns: extra columns to read, such as "difficult" (see `Request`).
@@ -69,7 +70,9 @@ def find_datasets(
         SourceError: the folder holds no dataset, datasets of several formats, or not the requested splits or columns.
     """
     root = Path(root)
-    if not root.is_dir():
+    if root.is_file() and format is None and looks_like_yolo(root):
+        format = Format.YOLO
+    elif not root.is_dir():
         advice = " For a single annotation file, use --annotations with --images." if root.is_file() else ""
         raise SourceError(f"{root} is not a folder: name the folder of a dataset.{advice}")
     format = detect_format(root) if format is None else _format(format)
@@ -87,7 +90,7 @@ def find_datasets(
         raise SourceError(f"{root} has no split {' or '.join(sorted(unknown))}: choose from {names}.")
     wanted = [dataset for dataset in found if not splits or dataset.split in splits]
     missing = [dataset.missing for dataset in wanted if dataset.missing]
-    if missing and (splits or len(missing) == len(wanted)):
+    if missing and (splits or len(missing) == len(wanted) or format is Format.YOLO):
         raise SourceError(missing[0])
     return wanted
 
@@ -187,9 +190,10 @@ def _is_voc(home: Path) -> bool:
 
 
 def _find_yolo(root: Path, columns: Sequence[str]) -> list[Dataset]:
+    caches = (root.parent if root.is_file() else root) / CACHE_FOLDER
     return [
-        Dataset(split, root / CACHE_FOLDER / f"{split}.lmdb", partial(YoloSource, root, split))
-        for split in yolo_splits(root)
+        Dataset(split, caches / f"{split}.lmdb", partial(YoloSource, root, split), missing)
+        for split, missing in yolo_splits(root).items()
     ]
 
 

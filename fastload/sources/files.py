@@ -105,6 +105,15 @@ def digest_of(*parts: bytes) -> str:
     return digest.hexdigest()
 
 
+def read_lines(path: Path, errors: str = "surrogateescape") -> list[str]:
+    """Return the lines of a UTF-8 file that are not blank, without the blanks around them.
+
+    A byte order mark is skipped. Bytes that are not UTF-8 are kept as in file names, unless `errors` says otherwise.
+    """
+    text = read_bytes(path).decode("utf-8-sig", errors)
+    return [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
+
+
 def read_bytes(path: Path) -> bytes:
     """Return the bytes of a file. SourceError if it cannot be read."""
     try:

@@ -1,50 +1,65 @@
-"""YOLO: images in `images`, a text file of boxes per image in `labels`, class names in a YAML file."""
+"""YOLO: images in `images`, a text file per image in `labels`, class names and splits in a YAML file."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
+from numpy.typing import NDArray
 
-from fastload.annotations import Column
+from fastload.annotations import POLYGONS, ROTATED, Column, keypoints_column
 from fastload.errors import SourceError
-from fastload.sources.base import Problem, Sample, box_columns
-from fastload.sources.files import digest_of, images_below, is_below, number_categories, number_images, read_bytes
+from fastload.sources.base import SKIPPED, Problem, Sample
+from fastload.sources.files import digest_of, number_categories, number_images
+from fastload.sources.yolo_layout import NAME_FILES, YoloLayout, label_paths, list_images, read_layout
 
-NAME_FILES = ("classes.txt", "obj.names", "names.txt")
-SPLITS = ("train", "val", "valid", "test")
-OUTSIDE = "its path in the list points outside the dataset's folder"
-
-
-def yolo_splits(root: Path) -> dict[str, Path]:
-    """Return the image folder or list file of each split: from the YAML file, else `images/SPLIT` or `SPLIT/images`."""
-    settings = _settings(root)
-    stated = {split: _resolve(root, settings, split) for split in SPLITS if settings.get(split)}
-    found = {split: path for split, path in stated.items() if path is not None}
-    if found:
-        return found
-    folders = [(split, folder) for split in SPLITS for folder in (root / "images" / split, root / split / "images")]
-    found = {split: folder for split, folder in folders if folder.is_dir()}
-    return found or ({"all": root / "images"} if (root / "images").is_dir() else {})
+LIMIT = 1e6  # of coordinates, which are fractions of the image's size
 
 
-def looks_like_yolo(root: Path) -> bool:
-    """Return whether `root` has a labels folder for one of its splits."""
-    return any(_has_labels(path) for path in yolo_splits(root).values())
+class Kind(Enum):
+    """What the numbers after the class of a label are."""
+
+    SHAPES = "a box of 4 numbers or an outline of 3 or more points"
+    ROTATED = "4 corners"
+    KEYPOINTS = "a box and the points of `kpt_shape`"
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """One label file.
+
+    Args:
+        rows: the class and the coordinates of each line.
+        lines: the numbers of these lines, from 1.
+        bad: lines that hold no such numbers, with the reason.
+    """
+
+    rows: list[NDArray[np.float64]]
+    lines: list[int]
+    bad: list[tuple[int, str]]
+
+
+def yolo_splits(root: Path) -> dict[str, str | None]:
+    """Return the name of each split, with the reason if the dataset states it but it cannot be read."""
+    layout = read_layout(root)
+    return {split: layout.missing.get(split) for split in layout.splits}
 
 
 class YoloSource:
     """One split of a YOLO dataset.
 
-    A line of a label file is `class cx cy w h`, or `class x y x y x y ...` for a polygon, which is stored as its
-    bounding box. Coordinates are fractions of the image's size. An image without a label file has no boxes. Category
-    ids are the class numbers plus one.
+    A line of a label file is `class cx cy w h`, or `class x y x y x y ...` for an outline, which is kept in the column
+    `polygons` beside the box around it. With `kpt_shape` in the YAML file, a line is a box and keypoints. With
+    `task: obb`, or if every line of the dataset has 8 coordinates, these are the corners in the column `rotated`.
+    Coordinates are fractions of the image's size. An image without a label file has no objects. Category ids are the
+    class numbers plus one.
 
     Args:
-        root: the folder.
+        root: the folder, or its YAML file.
         split: the name of the split, one of `yolo_splits(root)`.
 
     Raises:
@@ -52,125 +67,173 @@ class YoloSource:
     """
 
     format = "yolo"
-    columns: tuple[Column, ...] = ()
-    problems: tuple[Problem, ...] = ()
 
     def __init__(self, root: Path, split: str) -> None:
-        where = yolo_splits(root)[split]
+        layout = read_layout(root)
+        if split in layout.missing:
+            raise SourceError(layout.missing[split])
+        images = list_images(layout, split)
         self.location = f"{root} ({split})"
-        self.categories = number_categories(_class_names(root))
-        self.files = _listed(where) if where.is_file() else images_below(where)
-        self.outside = {path for path in self.files if not is_below(path, root)}
-        base = where.parent if where.is_file() else where
-        self.names = [_name_in(base, path) for path in self.files]
+        self.categories = number_categories(layout.class_names())
+        self.files, self._reasons = list(images.reasons), dict(images.reasons)
+        self.names = [_name_in(images.base, path) for path in self.files]
         self.image_ids = number_images(self.files)
-        self.labels = [b"" if path in self.outside else _read_labels(path) for path in self.files]
+        contents, used = self._read_contents()
+        labels = [_parse(content) for content in contents]
+        self._keypoints = _keypoint_shape(layout)
+        self._kind = self._find_kind(layout, split, labels)
+        self.problems = (*images.problems, *self._problems(labels, used), *_orphans(images.folders, used))
+        self._rows = [[row for row in each.rows if self._fits(len(row))] for each in labels]
+        self.columns = self._declared()
         names = "\n".join([*(category.name for category in self.categories), *self.names])
-        self.digest = digest_of(names.encode("utf-8", "surrogateescape"), *self.labels)
+        traits = [] if self._kind is Kind.SHAPES else [f"{self._kind.name} {self._keypoints}".encode()]
+        self.digest = digest_of(names.encode("utf-8", "surrogateescape"), *contents, *traits)
 
     def __len__(self) -> int:
         return len(self.files)
 
     def samples(self, start: int = 0) -> Iterator[Sample]:
         """Yield the images from position `start` on."""
-        first_id = 1 + sum(_count_boxes(label) for label in self.labels[:start])
+        first_id = 1 + sum(len(rows) for rows in self._rows[:start])
         for i in range(start, len(self)):
-            lines = self.labels[i].decode("utf-8", "replace").splitlines()
-            columns = box_columns([_parse(line.split()) for line in lines if line.strip()], first_id)
-            first_id += len(columns["boxes"])
-            reason = OUTSIDE if self.files[i] in self.outside else None
+            rows, reason = self._rows[i], self._reasons[self.files[i]]
+            columns = {**self._columns_of(rows), "annotation_id": first_id + np.arange(len(rows))}
+            first_id += len(rows)
             yield Sample(self.image_ids[i], self.names[i], self.files[i], columns, skip_reason=reason, relative=True)
+
+    def _read_contents(self) -> tuple[list[bytes], set[Path]]:
+        """Read the label file of each image that is not skipped, and return the contents and paths of the files."""
+        contents, used = [], set()
+        for image, reason in self._reasons.items():
+            content, path, self._reasons[image] = (b"", None, reason) if reason else _read_label(image)
+            contents.append(content)
+            used |= {path} if path else set()
+        return contents, used
+
+    def _find_kind(self, layout: YoloLayout, split: str, labels: list[Labels]) -> Kind:
+        if self._keypoints:
+            return Kind.KEYPOINTS
+        if layout.settings.get("task") == "obb":
+            return Kind.ROTATED
+        if not any(each.rows for each in labels) or not all(map(_all_corners, labels)):
+            return Kind.SHAPES
+        for other in layout.splits.keys() - layout.missing.keys() - {split}:  # so that all splits are read alike
+            images = [image for image, reason in list_images(layout, other).reasons.items() if not reason]
+            if not all(_all_corners(_parse(_read_label(image)[0])) for image in images):
+                return Kind.SHAPES
+        return Kind.ROTATED
+
+    def _declared(self) -> tuple[Column, ...]:
+        if self._keypoints:
+            return (keypoints_column(self._keypoints[0]),)
+        if self._kind is Kind.ROTATED:
+            return (ROTATED,)
+        return (POLYGONS,) if any(len(row) > 5 for rows in self._rows for row in rows) else ()
+
+    def _fits(self, length: int) -> bool:
+        """Return whether the dataset declares rows of `length` numbers, the class included."""
+        if self._keypoints:
+            return length == 5 + self._keypoints[0] * self._keypoints[1]
+        if self._kind is Kind.ROTATED:
+            return length == 9
+        return length == 5 or (length >= 7 and length % 2 == 1)
+
+    def _problems(self, labels: list[Labels], used: set[Path]) -> Iterator[Problem]:
+        for i, each in enumerate(labels):
+            bad = [
+                (line, f"{len(row) - 1} numbers follow the class, which are not {self._kind.value}")
+                for row, line in zip(each.rows, each.lines, strict=True)
+                if not self._fits(len(row))
+            ]
+            for line, reason in sorted(each.bad + bad):
+                yield Problem(self.image_ids[i], self.names[i], "box dropped", f"line {line} of its labels: {reason}")
+        if self.files and not used:
+            where = label_paths(self.files[0])[0]
+            yield Problem(-1, self.location, "no labels", f"no image has a label file: the first would be {where}")
+
+    def _columns_of(self, rows: list[NDArray[np.float64]]) -> dict[str, Any]:
+        boxes = np.zeros((len(rows), 4))
+        columns: dict[str, Any] = {"boxes": boxes, "label": np.array([int(row[0]) + 1 for row in rows], np.int64)}
+        if self._keypoints:
+            k, d = self._keypoints
+            table = np.array(rows).reshape(-1, 5 + k * d)
+            points = table[:, 5:].reshape(-1, k, d)
+            visible = points[..., 2:] if d == 3 else 2.0 * points.any(-1, keepdims=True)
+            columns["keypoints"] = np.concatenate([points[..., :2], visible], -1)
+        elif self._kind is Kind.ROTATED:
+            columns["rotated"] = np.array(rows).reshape(-1, 9)[:, 1:].reshape(-1, 4, 2)
+        elif POLYGONS in self.columns:
+            columns["polygons"] = [[row[1:].reshape(-1, 2)] if len(row) > 5 else [] for row in rows]
+        boxed = [i for i, row in enumerate(rows) if len(row) == 5 or self._keypoints]
+        center, size = np.split(np.array([rows[i][1:5] for i in boxed]).reshape(-1, 4), 2, axis=1)
+        boxes[boxed] = np.concatenate([center - size / 2, center + size / 2], 1)
+        for i in set(range(len(rows))) - set(boxed):
+            outline = rows[i][1:].reshape(-1, 2)
+            boxes[i] = (*outline.min(0), *outline.max(0))
+        return columns
+
+
+def _parse(content: bytes) -> Labels:
+    """Return the rows of a label file. Byte order mark, blanks and blank lines have no meaning."""
+    labels = Labels([], [], [])
+    for line, text in enumerate(content.decode("utf-8-sig", "replace").splitlines(), 1):
+        try:
+            row = np.array([float(field) for field in text.split()])
+        except ValueError:
+            labels.bad.append((line, "it is not made of numbers"))
+            continue
+        if not len(row):
+            continue
+        if not (np.abs(row) < LIMIT).all():
+            labels.bad.append((line, "a number is too large or not finite"))
+        elif row[0] < 0 or row[0] % 1:
+            labels.bad.append((line, f"its class {row[0]:g} is no whole number from 0"))
+        else:
+            labels.rows.append(row)
+            labels.lines.append(line)
+    return labels
+
+
+def _all_corners(labels: Labels) -> bool:
+    return all(len(row) == 9 for row in labels.rows)
+
+
+def _read_label(image: Path) -> tuple[bytes, Path | None, str | None]:
+    """Return the content and the path of an image's label file, and why the image must be skipped."""
+    for path in label_paths(image):
+        try:
+            return path.read_bytes(), path, None
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, ValueError) as error:
+            return b"", path, f"its label file {path} cannot be read: {getattr(error, 'strerror', error)}"
+    return b"", None, None
+
+
+def _keypoint_shape(layout: YoloLayout) -> tuple[int, int] | None:
+    """Return the number of keypoints of each object and the numbers of each keypoint, if the YAML file states them."""
+    stated = layout.settings.get("kpt_shape")
+    if stated is None:
+        return None
+    try:
+        k, d = (int(number) for number in stated)
+        if k < 1 or d not in (2, 3):
+            raise ValueError
+    except (ValueError, TypeError):
+        raise SourceError(
+            f"the YAML file in {layout.folder} gives `kpt_shape` as {stated}: it must be [K, 2] or [K, 3]."
+        ) from None
+    return k, d
+
+
+def _orphans(folders: list[Path], used: set[Path]) -> Iterator[Problem]:
+    """Yield a problem for each label file of an image folder that belongs to no image."""
+    for folder in folders:
+        labels = label_paths(folder / "x.jpg")[0].parent
+        for path in sorted(labels.rglob("*.txt")) if labels != folder else ():
+            if path not in used and path.name not in NAME_FILES:
+                yield Problem(-1, path.relative_to(labels).as_posix(), SKIPPED, f"there is no image for {path}")
 
 
 def _name_in(folder: Path, path: Path) -> str:
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
-
-
-def _count_boxes(label: bytes) -> int:
-    return sum(bool(line.strip()) for line in label.decode("utf-8", "replace").splitlines())
-
-
-def _parse(fields: list[str]) -> tuple[list[float], int]:
-    try:
-        category, numbers = int(float(fields[0])) + 1, [float(field) for field in fields[1:]]
-    except (ValueError, OverflowError):
-        return [np.nan] * 4, -1
-    if len(numbers) == 4:
-        cx, cy, w, h = numbers
-        return [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], category
-    if len(numbers) >= 6 and len(numbers) % 2 == 0:
-        xs, ys = numbers[::2], numbers[1::2]
-        return [min(xs), min(ys), max(xs), max(ys)], category
-    return [np.nan] * 4, category
-
-
-def _settings(root: Path) -> dict[str, Any]:
-    files = sorted([*root.glob("*.yaml"), *root.glob("*.yml")])
-    for path in files:
-        try:
-            settings = yaml.safe_load(read_bytes(path))
-        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-            raise SourceError(f"{path} is not valid YAML: {' '.join(str(error).split())}. Correct it.") from error
-        if isinstance(settings, dict) and "names" in settings:
-            return settings
-    return {}
-
-
-def _resolve(root: Path, settings: dict[str, Any], split: str) -> Path | None:
-    """Return the path of a split in the YAML file, or None if nothing exists there.
-
-    The path may be relative to `path` in the YAML file, to the file's folder, or to that folder's parent.
-
-    Raises:
-        SourceError: the path is not a string, or it exists only outside `root`.
-    """
-    if not isinstance(settings[split], str):
-        raise SourceError(f"the YAML file in {root} must give `{split}` as one path, of a folder or of a list file.")
-    stated = Path(settings[split])
-    bases = [root, root / str(settings.get("path") or "."), root.parent]
-    inner = Path(*[part for part in stated.parts if part != ".."])
-    candidates = [base / tail for base in bases for tail in (stated, inner)]
-    found = [path for path in candidates if path.exists()]
-    within = [path for path in found if is_below(path, root)]
-    if found and not within:
-        raise SourceError(
-            f"the YAML file in {root} gives `{split}` as {stated}, which is outside that folder. Move "
-            "the images into it, or change the path."
-        )
-    return within[0] if within else None
-
-
-def _class_names(root: Path) -> list[str]:
-    names = _settings(root).get("names")
-    if isinstance(names, list):
-        return [str(name) for name in names]
-    if isinstance(names, dict) and sorted(names) == list(range(len(names))):
-        return [str(names[i]) for i in range(len(names))]
-    for path in (root / name for name in NAME_FILES):
-        if path.exists():
-            return [line.strip() for line in read_bytes(path).decode("utf-8", "replace").splitlines() if line.strip()]
-    raise SourceError(f"no class names in {root}: add a YAML file with `names`, numbered from 0, or classes.txt.")
-
-
-def _listed(path: Path) -> list[Path]:
-    lines = read_bytes(path).decode("utf-8", "replace").splitlines()
-    return [path.parent / line.strip() for line in lines if line.strip()]
-
-
-def _has_labels(images: Path) -> bool:
-    return images.is_file() or (_label_path(images / "x.jpg")).parent.is_dir()
-
-
-def _label_path(image: Path) -> Path:
-    """Return `.../labels/a/b.txt` for `.../images/a/b.jpg`, or the .txt file beside an image in no such folder."""
-    parts = list(image.parts)
-    for i in range(len(parts) - 2, -1, -1):
-        if parts[i] == "images":
-            parts[i] = "labels"
-            break
-    return Path(*parts).with_suffix(".txt")
-
-
-def _read_labels(image: Path) -> bytes:
-    path = _label_path(image)
-    return read_bytes(path) if path.exists() else b""

@@ -235,9 +235,12 @@ def test_yolo(tmp_path, yaml, nested):
     samples = list(source.samples())
     assert [(sample.image_id, sample.name) for sample in samples] == [(1, "a.jpg"), (2, "b.jpg"), (3, "c.jpg")]
     columns = samples[1].columns
-    assert samples[1].relative and columns["label"].tolist() == [2, 1, -1, 8]
-    assert columns["boxes"][:2].tolist() == [[0.375, 0.25, 0.625, 0.75], [0.1, 0.1, 0.3, 0.4]]
-    assert np.isnan(columns["boxes"][2:]).all()
+    assert samples[1].relative and columns["label"].tolist() == [2, 1]
+    assert columns["boxes"].tolist() == [[0.375, 0.25, 0.625, 0.75], [0.1, 0.1, 0.3, 0.4]]
+    assert [(problem.file, problem.reason[:17]) for problem in source.problems] == [
+        ("b.jpg", "line 4 of its lab"),
+        ("b.jpg", "line 5 of its lab"),
+    ]
     assert len(samples[0].columns["annotation_id"]) == 0
     assert next(iter(source.samples(1))).columns["annotation_id"].tolist() == columns["annotation_id"].tolist()
 
@@ -307,7 +310,7 @@ def test_no_name_leads_out_of_the_folder(tmp_path):
     (yolo / "train.txt").write_text("\n".join(map(str, names)))
     samples = list(load(yolo, "train").samples())
     assert ["points outside" in (sample.skip_reason or "") for sample in samples] == [False, False, True, True, True]
-    assert [len(sample.columns["annotation_id"]) for sample in samples] == [0, 4, 0, 0, 0]
+    assert [len(sample.columns["annotation_id"]) for sample in samples] == [0, 2, 0, 0, 0]
 
 
 @pytest.mark.parametrize("where", ["../outside", "{}/outside"])
