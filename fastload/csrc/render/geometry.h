@@ -31,7 +31,8 @@ struct Box {
 // x, y, w, h as a box.
 template <class T>
 Box box_of(const T* extent) {
-    return {float(extent[0]), float(extent[1]), float(extent[0] + extent[2]), float(extent[1] + extent[3])};
+    const float x = float(extent[0]), y = float(extent[1]);
+    return {x, y, x + float(extent[2]), y + float(extent[3])};
 }
 
 // (x, y) -> m[.][0] * x + m[.][1] * y + m[.][2]
