@@ -1,1 +1,1 @@
-"""Plans: a batch as numbers, before a pixel is touched. Needs NumPy only."""
+"""Plans: batches described by NumPy arrays, before any pixel is read."""

@@ -1,7 +1,7 @@
-"""Collators: how large a batch's canvas is, and where on it each image lies.
+"""Collators: they choose the canvas size of a batch and the position of each image on it.
 
-One object serves both ways of loading: FastLoader plans with it before a pixel is decoded, and on any other dataset it
-is an ordinary `collate_fn` for a list of (image, target) pairs.
+FastLoader plans with a collator before it decodes images. For datasets that are not caches, a collator is an ordinary
+`collate_fn` for a list of (image, target) pairs.
 """
 
 from __future__ import annotations
@@ -19,25 +19,40 @@ from fastload.errors import ArgumentError, PlanError
 from fastload.pixel_format import PixelFormat
 from fastload.plan.batch_plan import BatchPlan
 
-IMAGENET_MEAN = (124, 116, 104)  # zero once normalized with ImageNet's mean, as published recipes pad
-UNIT = PixelFormat(torch.float32)  # 0 to 1
+IMAGENET_MEAN = (124, 116, 104)  # about 0 after normalization with ImageNet's mean, as the padding of published recipes
+UNIT = PixelFormat(torch.float32)  # values in [0, 1]
 
-Canvas = tuple[int, int] | NDArray[np.int32]  # width, height: one, or one for each image (B, 2)
+Canvas = tuple[int, int] | NDArray[np.int32]  # (width, height), or (B, 2) for each image
 
 
 def spans_batches(offsets: Any) -> Any:
-    """Says of a collator's `offsets` that it treats each image by itself: it may then be given the images of several
-    batches at once, with the canvas of each. Whoever overrides it need not know."""
+    """Decorator of an `offsets` method that treats each image independently.
+
+    The method is then called once for several batches, with a canvas for each image. Methods without this decorator are
+    called once per batch.
+    """
     offsets.spans_batches = True
     return offsets
 
 
 class Collator:
-    """Base class: pads a batch to one canvas. To write one, override `offsets`, `canvas`, or both.
+    """Base class of collators, which pad the images of a batch to one canvas.
 
-    The canvas is as large as the batch needs, rounded up to a multiple of `divisor` pixels; or the smallest of
-    `canvas_sizes` that fits, if one or several are given: (height, width) in pixels, or an edge of squares. `fill` is
-    the padding's RGB.
+    Subclasses override `offsets` to position the images, and may override `canvas` to choose the canvas size:
+
+        class BottomLeft(Collator):
+            def offsets(self, sizes, canvas, rng):
+                return (np.asarray(canvas) - sizes) * [0, 1]
+
+    Args:
+        divisor: the canvas is as large as the largest width and height in the batch, rounded up to a multiple of this
+            many pixels. Default: 32.
+        fill: the padding in levels of 0 to 255, gray or (red, green, blue). Default: the ImageNet mean.
+        canvas_sizes: fixed canvas sizes that replace `divisor`: (height, width) in pixels, the edge of a square, or a
+            list of (height, width). The one with the smallest area that fits the batch is used. Default: none.
+
+    Raises:
+        ArgumentError: an argument is out of range.
     """
 
     def __init__(
@@ -54,24 +69,34 @@ class Collator:
 
     @property
     def spans_batches(self) -> bool:
-        """Whether `place` treats each image, and each batch, by itself: it may then be given several batches."""
+        """Whether `place` accepts several batches: each image and each batch is treated independently."""
         return type(self).canvas is Collator.canvas and hasattr(self.offsets, "spans_batches")
 
     def canvas(self, sizes: NDArray[np.int32]) -> tuple[int, int]:
-        """The canvas (width, height) for images of `sizes` (B, 2) width, height, in pixels."""
+        """Return the canvas size of a batch.
+
+        Args:
+            sizes: (B, 2) width, height of each image in pixels.
+
+        Returns:
+            (width, height) in pixels.
+
+        Raises:
+            PlanError: none of `canvas_sizes` fits.
+        """
         width, height = self._canvases(sizes.max(0)[None])[0].tolist()
         return width, height
 
     def _canvases(self, largest: NDArray[np.int32]) -> NDArray[np.int32]:
-        """The canvases (n, 2) width, height for batches that need (n, 2) width, height."""
+        """Canvas sizes (n, 2) of n batches whose largest width, height are `largest` (n, 2)."""
         if self.canvas_sizes is None:
             rounded: NDArray[np.int32] = -(-largest // self.divisor) * self.divisor
             return rounded
         choices = np.array(self.canvas_sizes, np.int32)[:, ::-1]
         fits: NDArray[np.bool_] = np.all(largest[:, None] <= choices, axis=2)
-        lost = largest[~np.any(fits, axis=1)]
-        if len(lost):
-            width, height = lost[0].tolist()
+        too_large = largest[~np.any(fits, axis=1)]
+        if len(too_large):
+            width, height = too_large[0].tolist()
             raise PlanError(
                 f"a batch with images up to {height} high and {width} wide fits none of the canvas sizes "
                 f"{self.canvas_sizes} (height, width): add a larger one, or shrink the images with "
@@ -81,16 +106,25 @@ class Collator:
         return chosen
 
     def offsets(self, sizes: NDArray[np.int32], canvas: Any, rng: np.random.Generator) -> NDArray[np.int32]:
-        """Where the top-left corner of each image lies on the canvas: (B, 2) x, y in pixels.
+        """Return the position of the upper left corner of each image on its canvas. Subclasses override this.
 
-        `sizes` (B, 2) is the images' width, height, `canvas` (2), or (B, 2), likewise. Draw chance from `rng` only.
+        Args:
+            sizes: (B, 2) width, height of each image in pixels.
+            canvas: (width, height), or (B, 2) for each image.
+            rng: the source of all random numbers.
+
+        Returns:
+            (B, 2) x, y in pixels.
         """
         raise NotImplementedError(f"{type(self).__name__} does not override offsets(sizes, canvas, rng)")
 
     def place(self, plan: BatchPlan, rng: np.random.Generator, ends: Sequence[int] | None = None) -> None:
-        """Put the images of `plan` on their canvases. Those up to each of `ends` are a batch; None: all are one.
+        """Position the images of a plan on their canvases.
 
-        Several batches only if `spans_batches`.
+        Args:
+            plan: a plan of one batch, or of several if `spans_batches`.
+            rng: the source of all random numbers.
+            ends: the slot after the last one of each batch. Default: one batch.
         """
         fill = np.array(self.fill, np.uint8)
         if not self.spans_batches:
@@ -103,20 +137,29 @@ class Collator:
         plan.place(canvases, self.offsets(plan.size, canvases, rng), fill)
 
     def __call__(self, samples: Sequence[tuple[Any, Any]]) -> tuple[Tensor, list[Any]]:
-        """Batch (image, target) pairs like any `collate_fn`; chance comes from torch's generator. See `collate`."""
+        """Collate (image, target) pairs as a `collate_fn`, seeded by torch's generator. See `collate`."""
         seed = int(torch.randint(2**63 - 1, ()).item())
         return self.collate(samples, np.random.default_rng(seed))
 
     def collate(
         self, samples: Sequence[tuple[Any, Any]], rng: np.random.Generator, floats: PixelFormat = UNIT
     ) -> tuple[Tensor, list[Any]]:
-        """Pad images to (B, 3, H, W) and shift their targets along.
+        """Pad images to one canvas and shift their targets accordingly.
 
-        Images are (3, H, W) tensors, whose dtype is kept, or PIL images, which become uint8. In floating-point images
-        the padding is `fill` in the format `floats`, which is `fill` / 255 by default, for values in 0 to 1; as an
-        ordinary `collate_fn` of images that are normalized otherwise give `fill=0`. Of a target that is a dict, `boxes`
-        (n, 4) xyxy and `keypoints` (n, k, 2 or 3) are shifted, `masks` (n, H, W) padded, and `offset` (x, y) is added,
-        in a copy; any other target passes unchanged.
+        Args:
+            samples: (image, target) pairs. Images are (3, H, W) tensors, or PIL images, which become uint8. If a target
+                is a dict, its copy has shifted `boxes` (n, 4) xyxy and `keypoints` (n, k, 2 or 3), padded `masks`
+                (n, H, W), and a new `offset` (x, y). Other targets are returned unchanged.
+            rng: the source of all random numbers.
+            floats: the format of floating-point images, in which they are padded with `fill`. Default: values in
+                [0, 1], so the padding is `fill` / 255. Use `fill=0` in a `collate_fn` for images in other formats.
+
+        Returns:
+            The images (B, 3, H, W), in the dtype of the first one, and the targets.
+
+        Raises:
+            ArgumentError: an image is neither a (3, H, W) tensor nor a PIL image.
+            PlanError: none of `canvas_sizes` fits.
         """
         images = [_as_tensor(image) for image, _ in samples]
         sizes = np.array([(image.shape[-1], image.shape[-2]) for image in images], np.int32)
@@ -133,7 +176,10 @@ class Collator:
 
 
 class TopLeftAlign(Collator):
-    """Images in the top-left corner, padding right and below: what torchvision and detectron2 do."""
+    """Place images in the upper left corner and pad on the right and below, as torchvision and detectron2 do.
+
+    See `Collator` for the arguments.
+    """
 
     @spans_batches
     def offsets(self, sizes: NDArray[np.int32], canvas: Canvas, rng: np.random.Generator) -> NDArray[np.int32]:
@@ -141,6 +187,8 @@ class TopLeftAlign(Collator):
 
 
 class _GridCollator(Collator):
+    """A collator whose offsets are multiples of `grid` pixels."""
+
     def __init__(
         self,
         divisor: int = 32,
@@ -155,7 +203,15 @@ class _GridCollator(Collator):
 
 
 class CenterAlign(_GridCollator):
-    """Images in the middle; offsets are rounded down to multiples of `grid` pixels."""
+    """Place images in the middle of the canvas.
+
+    Args:
+        divisor, fill, canvas_sizes: see `Collator`.
+        grid: offsets are rounded down to multiples of this many pixels. Default: 1.
+
+    Raises:
+        ArgumentError: an argument is out of range.
+    """
 
     @spans_batches
     def offsets(self, sizes: NDArray[np.int32], canvas: Canvas, rng: np.random.Generator) -> NDArray[np.int32]:
@@ -163,7 +219,15 @@ class CenterAlign(_GridCollator):
 
 
 class RandomAlign(_GridCollator):
-    """Images anywhere on the canvas; offsets are multiples of `grid` pixels, all equally likely."""
+    """Place each image at random on the canvas, uniformly over the offsets that are multiples of `grid` pixels.
+
+    Args:
+        divisor, fill, canvas_sizes: see `Collator`.
+        grid: offsets are multiples of this many pixels. Default: 1.
+
+    Raises:
+        ArgumentError: an argument is out of range.
+    """
 
     @spans_batches
     def offsets(self, sizes: NDArray[np.int32], canvas: Canvas, rng: np.random.Generator) -> NDArray[np.int32]:
@@ -172,7 +236,7 @@ class RandomAlign(_GridCollator):
 
 
 def _slack(sizes: NDArray[np.int32], canvas: Canvas) -> NDArray[np.int32]:
-    """How far each image can move right and down: (B, 2) pixels."""
+    """(B, 2) by how many pixels the canvas is wider and higher than each image."""
     return np.asarray(canvas, np.int32) - sizes
 
 
@@ -184,7 +248,7 @@ def _rgb(fill: int | Sequence[int]) -> tuple[int, int, int]:
 
 
 def _ascending(canvas_sizes: Any) -> list[tuple[int, int]]:
-    """One (height, width) or several, smallest area first."""
+    """Canvas sizes (height, width), by ascending area."""
     sizes = np.atleast_2d(np.asarray([canvas_sizes] * 2 if isinstance(canvas_sizes, int) else canvas_sizes))
     if sizes.ndim != 2 or sizes.shape[1] != 2 or sizes.dtype.kind not in "iu" or sizes.min() < 1:
         raise ArgumentError(
@@ -203,7 +267,7 @@ def _as_tensor(image: Any) -> Tensor:
 
 
 def _blank(like: Tensor, shape: tuple[int, ...], fill: tuple[int, int, int], floats: PixelFormat) -> Tensor:
-    """Images of `shape` (B, 3, H, W) in the padding's color, in the dtype and memory format of `like`."""
+    """Images of `shape` (B, 3, H, W) filled with the padding, in the dtype and memory format of `like`."""
     packed = torch.channels_last if like.stride(0) == 1 else torch.contiguous_format
     batch = torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=packed)
     color = torch.tensor(fill, dtype=torch.float32)

@@ -1,12 +1,12 @@
-"""BatchPlan: what a batch will be, before a pixel is touched.
+"""BatchPlan: the description of a batch, before any pixel is read.
 
-A plan is a struct of arrays, so planning costs much the same for one batch and for several in a row, which `split`
-separates. A *row* (N) shows a part of one source image; a *slot* (B) is one image of the batch. A mosaic puts several
-rows on one slot, so N may exceed B. Transforms change the plan through the edits below; `place` puts the slots on
-their canvases; an engine then executes the plan. Pixels, boxes and points go through the same matrices.
+A plan is a struct of arrays, so planning several consecutive batches at once takes little longer than planning one;
+`split` separates them. A *row* (N) shows a part of one source image, and a *slot* (B) is one image of the batch. A
+mosaic has several rows in one slot, so N may exceed B. Transforms edit the plan, `place` positions the slots on their
+canvases, and an engine executes the plan. Pixels, boxes and points are mapped by the same matrices.
 
-Arrays have x before y and width before height. Edits go through them axis by axis where NumPy would otherwise go
-through pairs, which takes four times as long.
+In arrays, x comes before y and width before height. Edits process one axis at a time, because NumPy takes four times
+as long for arrays of pairs.
 """
 
 from __future__ import annotations
@@ -26,39 +26,44 @@ ROW_COLUMNS = ("index", "slot", "source", "crop", "clip", "flip", "color")
 OPTIONAL_ROW_COLUMNS = ("warp", "alpha")  # None in most plans
 IDENTITY_COLOR = np.eye(3, 4, dtype=np.float32)
 FILL = -1  # the index of a row without a source
-CLIP_LIMIT = 1 << 20  # pixels
+CLIP_LIMIT = 1 << 20  # pixels; bounds the clips of transformed rows, which are int32
 
 
 @dataclass
 class BatchPlan:
-    """A batch as numbers.
+    """The description of a batch, or of several consecutive batches, as arrays.
 
-    Rows are sorted by slot. Those of one slot are drawn in their order, each over the ones before it.
+    Rows are sorted by slot. The rows of a slot are drawn in order, each over the previous ones.
 
-    An axis-aligned row shows `crop` of its source in `clip` of its slot: the center of the pixel (u, v) of the clip
-    samples the source at crop.x + (u + .5) * crop.w / clip.w - .5, mirrored if `flip` is set, and likewise in y. A row
-    with a `warp` shows what that matrix maps from `crop` into `clip`. `matrix` is the map of either kind. A row whose
-    index is FILL has no source: it shows black, changed by `color`, in its clip.
+    An axis-aligned row shows `crop` of its source in `clip` of its slot: the center of the clip's pixel (u, v) samples
+    the source at crop.x + (u + .5) * crop.w / clip.w - .5, mirrored if `flip` is set, and likewise in y. A row with a
+    `warp` shows the part of `crop` that this matrix maps into `clip`. `matrix` is the map of both kinds of rows. A row
+    whose index is FILL has no source: it fills its clip with black, changed by `color`.
     """
 
-    index: NDArray[np.int64]  # (N) record in the cache
-    slot: NDArray[np.int32]  # (N) which image of the batch
-    source: NDArray[np.int32]  # (N, 2) width, height of the record's image
+    index: NDArray[np.int64]  # (N) record in the cache, or FILL
+    slot: NDArray[np.int32]  # (N) image of the batch
+    source: NDArray[np.int32]  # (N, 2) width, height of the source
     crop: NDArray[np.float32]  # (N, 4) x, y, w, h in source pixels
-    clip: NDArray[np.int32]  # (N, 4) x, y, w, h in the slot's image; on the canvas once placed
+    clip: NDArray[np.int32]  # (N, 4) x, y, w, h in the slot's image; once placed, on the canvas
     flip: NDArray[np.bool_]  # (N)
     color: NDArray[np.float32]  # (N, 3, 4) RGB in 0..255 -> color[:, :3] @ rgb + color[:, 3]
     size: NDArray[np.int32]  # (B, 2) width, height of the slot's image
     offset: NDArray[np.int32]  # (B, 2) x, y of the slot's image on the canvas
-    canvases: NDArray[np.int32]  # (B, 2) width, height of the slot's canvas: the same for all slots of a batch
-    fill: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(3, np.uint8))  # RGB of what no row covers
-    min_visible: float = 0.0  # a box cut to less than this share of its area is dropped
-    warp: NDArray[np.float32] | None = None  # (N, 2, 3) source -> slot's image; NaN in axis-aligned rows
-    alpha: NDArray[np.float32] | None = None  # (N) opacity from 0 to 1; None: all rows are opaque
+    canvases: NDArray[np.int32]  # (B, 2) width, height of the slot's canvas, equal within a batch
+    fill: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(3, np.uint8))  # RGB where there is no row
+    min_visible: float = 0.0  # a clipped box with less than this share of its area left is dropped
+    warp: NDArray[np.float32] | None = None  # (N, 2, 3) from the source to the slot's image; NaN in axis-aligned rows
+    alpha: NDArray[np.float32] | None = None  # (N) opacity, 0 to 1; None: all rows are opaque
 
     @classmethod
     def of(cls, index: NDArray[np.int64], source: NDArray[np.int32]) -> BatchPlan:
-        """One row a slot, each source shown whole at its own size. `source` is (N, 2) width, height."""
+        """Return a plan with one row per slot, which shows the whole source at its own size.
+
+        Args:
+            index: (N) records in the cache.
+            source: (N, 2) width, height in pixels.
+        """
         n = len(index)
         whole = np.zeros((n, 4), np.int32)
         whole[:, 2:] = source
@@ -76,7 +81,14 @@ class BatchPlan:
         )
 
     def resize(self, size: NDArray[np.int32]) -> None:
-        """Scale each slot's image to `size` (B, 2) width, height. A row that shrinks to nothing is dropped."""
+        """Scale the image of each slot. Rows that become narrower or lower than one pixel are dropped.
+
+        Args:
+            size: (B, 2) new width, height in pixels.
+
+        Raises:
+            PlanError: a size is below one pixel.
+        """
         size = _at_least_one_pixel(size)
         scale = (size / self.size).take(self.slot, 0)
         for axis in (0, 1):
@@ -90,7 +102,14 @@ class BatchPlan:
         self._drop_hidden()
 
     def crop_to(self, box: NDArray[np.int32]) -> None:
-        """Keep only `box` (B, 4) x, y, w, h of each slot's image. It may reach beyond the image: that is padding."""
+        """Crop the image of each slot to a box. Parts of the box outside the image become padding.
+
+        Args:
+            box: (B, 4) x, y, w, h in pixels.
+
+        Raises:
+            PlanError: a box is below one pixel.
+        """
         box = np.asarray(box, np.int32)
         size = _at_least_one_pixel(box[:, 2:])
         corner, extent = box[:, :2].take(self.slot, 0), box[:, 2:].take(self.slot, 0)
@@ -113,7 +132,11 @@ class BatchPlan:
         self._drop_hidden()
 
     def flip_horizontally(self, mask: NDArray[np.bool_]) -> None:
-        """Mirror the slots of `mask` (B) left to right."""
+        """Mirror images left to right.
+
+        Args:
+            mask: (B) whether to mirror each slot.
+        """
         rows = mask.take(self.slot)
         width = self.size[:, 0].take(self.slot)
         np.copyto(self.clip[:, 0], width - self.clip[:, 0] - self.clip[:, 2], where=rows)
@@ -123,10 +146,16 @@ class BatchPlan:
             self.warp[rows, 0, 2] += width[rows]
 
     def transform(self, matrix: NDArray[np.floating[Any]], size: NDArray[np.int32]) -> None:
-        """Map each slot's image by `matrix` (B, 2, 3), in pixels, onto an image of `size` (B, 2) width, height.
+        """Map the image of each slot by an affine matrix. Slots with the identity matrix stay axis-aligned.
 
-        Rows of a slot whose matrix is the identity stay axis-aligned. What an earlier matrix had moved out of its
-        image comes into view again if this one moves it back.
+        Parts that an earlier `transform` moved out of the image become visible again if this one moves them back.
+
+        Args:
+            matrix: (B, 2, 3) (x, y) is mapped to matrix[:, :2] @ (x, y) + matrix[:, 2], in pixels.
+            size: (B, 2) width, height of the new images.
+
+        Raises:
+            PlanError: a size is below one pixel.
         """
         matrix = np.asarray(matrix, np.float64).take(self.slot, 0)
         moved = (matrix != np.eye(2, 3)).any((1, 2))
@@ -144,18 +173,33 @@ class BatchPlan:
         self.crop_to(np.concatenate([np.zeros_like(size), size], 1))
 
     def recolor(self, color: NDArray[np.float32]) -> None:
-        """Apply `color` (B, 3, 4) after the colors already planned."""
+        """Change the colors of each slot, after the changes that are already planned.
+
+        Args:
+            color: (B, 3, 4) RGB in levels of 0 to 255 becomes color[:, :3] @ rgb + color[:, 3]. Values are clipped once
+                after all changes.
+        """
         after = color[self.slot]
         self.color = after[:, :, :3] @ self.color
         self.color[:, :, 3] += after[:, :, 3]
 
     def fade(self, alpha: NDArray[np.float32]) -> None:
-        """Multiply the opacity of each slot's rows by `alpha` (B), from 0 to 1."""
+        """Multiply the opacity of all rows of each slot.
+
+        Args:
+            alpha: (B) factors, 0 to 1.
+        """
         opacity = np.ones(len(self.index), np.float32) if self.alpha is None else self.alpha
         self.alpha = opacity * np.asarray(alpha, np.float32).take(self.slot)
 
     def cover(self, slot: NDArray[np.int32], box: NDArray[np.int32], rgb: NDArray[np.float32]) -> None:
-        """Draw rectangles `box` (S, 4) x, y, w, h of colors `rgb` (S, 3), 0 to 255, over the images of `slot` (S)."""
+        """Draw S filled rectangles over images.
+
+        Args:
+            slot: (S) the slot of each rectangle.
+            box: (S, 4) x, y, w, h in pixels of the slot's image.
+            rgb: (S, 3) color in levels of 0 to 255.
+        """
         count = len(slot)
         more = BatchPlan.of(np.full(count, FILL), np.ones((count, 2), np.int32))
         more.slot, more.clip = np.asarray(slot, np.int32), np.array(box, np.int32)
@@ -164,7 +208,12 @@ class BatchPlan:
         self._keep(np.argsort(self.slot, kind="stable"))
 
     def extend(self, index: NDArray[np.int64], source: NDArray[np.int32]) -> None:
-        """Add a slot for each of these records (S), `source` (S, 2) width, height, shown whole at its own size."""
+        """Add S slots, each of which shows a whole source at its own size.
+
+        Args:
+            index: (S) records in the cache.
+            source: (S, 2) width, height in pixels.
+        """
         more = BatchPlan.of(index, source)
         more.slot += np.int32(len(self.size))
         self._append(more)
@@ -172,10 +221,15 @@ class BatchPlan:
             setattr(self, name, np.concatenate([getattr(self, name), getattr(more, name)]))
 
     def compose(self, into: NDArray[np.int32], corner: NDArray[np.int32], size: NDArray[np.int32]) -> None:
-        """Assemble the slots on larger images: slot s goes to `corner[s]` (x, y) of the new slot `into[s]`.
+        """Combine the S slots of the plan into B new ones. Later slots are drawn over earlier ones.
 
-        `size` (B, 2) is the new slots' width, height; `into` (S) and `corner` (S, 2) have an entry for each present
-        slot, which must lie within its new slot. Later slots are drawn over earlier ones.
+        Args:
+            into: (S) the new slot of each slot.
+            corner: (S, 2) x, y of the slot's upper left corner in the new slot, within which it must lie.
+            size: (B, 2) width, height of the new slots in pixels.
+
+        Raises:
+            PlanError: a size is below one pixel.
         """
         self._move(corner)
         self.slot = np.asarray(into, np.int32).take(self.slot)
@@ -186,9 +240,15 @@ class BatchPlan:
     def place(
         self, canvas: tuple[int, int] | NDArray[np.int32], offset: NDArray[np.int32], fill: NDArray[np.uint8]
     ) -> None:
-        """Put the slots at `offset` (B, 2) x, y on canvases of `canvas` (width, height). The last edit of a plan.
+        """Position the slots on their canvases. This is the last edit of a plan.
 
-        In a plan of several batches, `canvas` (B, 2) is that of each slot.
+        Args:
+            canvas: (width, height) in pixels, or (B, 2) for each slot of a plan of several batches.
+            offset: (B, 2) x, y of the upper left corner of each slot's image on the canvas.
+            fill: (3) RGB of the padding.
+
+        Raises:
+            PlanError: an image does not lie within its canvas.
         """
         self.canvases = np.array(np.broadcast_to(canvas, self.size.shape), np.int32, order="C")
         self.offset = np.asarray(offset, np.int32)
@@ -202,11 +262,11 @@ class BatchPlan:
         self.fill = fill
 
     def split(self, ends: Sequence[int]) -> list[BatchPlan]:
-        """A placed plan of several batches as a plan for each: the slots up to each of `ends`. They share memory."""
+        """Split a placed plan into batches, which share its memory. `ends` has the slot after the last of each."""
         return [self.part(*slots) for slots in pairwise([0, *ends])]
 
     def part(self, begin: int, end: int) -> BatchPlan:
-        """The slots from `begin` to `end` of a placed plan, as a plan of their own. Memory is shared."""
+        """Return the slots from `begin` to `end` of a placed plan as a plan that shares its memory."""
         rows, slots = slice(*self.slot.searchsorted([begin, end]).tolist()), slice(begin, end)
         return BatchPlan(
             self.index[rows],
@@ -227,31 +287,39 @@ class BatchPlan:
 
     @property
     def canvas(self) -> tuple[int, int]:
-        """Width and height of the canvases of a placed plan of one batch."""
+        """Width and height of the canvases of a placed plan of one batch, in pixels."""
         width, height = self.canvases[0].tolist()
         return width, height
 
     @property
     def is_aligned(self) -> NDArray[np.bool_]:
-        """Which rows (N) are axis-aligned; a single True if all are."""
+        """(N) whether each row is axis-aligned; a scalar True if there is no `warp`."""
         return np.array(True) if self.warp is None else np.isnan(self.warp[:, 0, 0])
 
     @property
     def matrix(self) -> NDArray[np.float32]:
-        """The maps (N, 2, 3) from source pixels to pixels of the slot's image, or of the canvas once placed."""
+        """(N, 2, 3) maps from source pixels to pixels of the slot's image; once placed, of the canvas."""
         aligned = geometry.aligned_matrix(self.crop, self.clip, self.flip)
         return aligned if self.warp is None else np.where(np.isnan(self.warp), aligned, self.warp)
 
     def map_boxes(self, boxes: NDArray[np.float32], row: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The smallest canvas boxes around source boxes (M, 4) x0, y0, x1, y1 of rows `row` (M); not clipped."""
+        """Map source boxes to the canvas without clipping.
+
+        Args:
+            boxes: (M, 4) x0, y0, x1, y1 in pixels of the source.
+            row: (M) the row of each box.
+
+        Returns:
+            (M, 4) the smallest boxes around the mapped ones, in canvas pixels.
+        """
         return geometry.map_boxes(self.matrix.take(row, 0), boxes)
 
     def unmap_boxes(self, boxes: NDArray[np.float32], row: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The smallest source boxes around canvas boxes (M, 4) of rows `row` (M)."""
+        """Map canvas boxes (M, 4) of rows `row` (M) back to their sources: the inverse of `map_boxes`."""
         return geometry.unmap_boxes(self.matrix.take(row, 0), boxes)
 
     def _append(self, more: BatchPlan) -> None:
-        """Add the rows of another plan; all opaque and axis-aligned."""
+        """Add the rows of another plan, which must be opaque and axis-aligned."""
         count = len(more.index)
         for name in ROW_COLUMNS:
             setattr(self, name, np.concatenate([getattr(self, name), getattr(more, name)]))
@@ -261,7 +329,7 @@ class BatchPlan:
             self.alpha = np.concatenate([self.alpha, np.ones(count, np.float32)])
 
     def _move(self, by: NDArray[np.int32]) -> None:
-        """Shift what each slot shows `by` (B, 2) x, y."""
+        """Move the rows of each slot by (B, 2) x, y pixels."""
         by = by.take(self.slot, 0)
         for axis in (0, 1):
             self.clip[:, axis] += by[:, axis]
@@ -280,7 +348,7 @@ class BatchPlan:
 
 
 def _at_least_one_pixel(size: NDArray[np.int32]) -> NDArray[np.int32]:
-    size = np.array(size, np.int32, order="C")  # the core takes no other, and this may be a broadcast
+    size = np.array(size, np.int32, order="C")  # the core requires this order, and `size` may be a broadcast view
     if size.min(initial=1) < 1:
-        raise PlanError(f"a transform asks for images of {size.tolist()} (width, height): each needs a pixel at least")
+        raise PlanError(f"a transform makes images of {size.tolist()} (width, height): each needs at least 1 pixel")
     return size

@@ -1,8 +1,8 @@
-"""The geometry of a plan's rows: how source pixels become canvas pixels, and back.
+"""The geometry of a plan's rows: maps from source pixels to canvas pixels, and their inverses.
 
-A map is a matrix (2, 3): (x, y) goes to matrix[:, :2] @ (x, y) + matrix[:, 2]. Coordinates are continuous: a pixel
-covers [x, x + 1), so its center is at x + 0.5. `map_points` and `unmap_points` take NumPy arrays and torch tensors. The
-core has the same formulas, to the bit, in `csrc/render/geometry.h`.
+A map is a matrix (2, 3): (x, y) is mapped to matrix[:, :2] @ (x, y) + matrix[:, 2]. Coordinates are continuous: a pixel
+covers [x, x + 1), so its center is at x + 0.5. `map_points`, `unmap_points` and `corners_of` accept NumPy arrays and
+torch tensors. `csrc/render/geometry.h` has the same formulas, with bit-identical results.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = TypeVar("Array", NDArray[Any], Any)  # or a torch tensor
-CORNERS = [0, 1, 2, 1, 0, 3, 2, 3]  # of x0, y0, x1, y1
+CORNERS = [0, 1, 2, 1, 0, 3, 2, 3]  # x, y of each corner, as positions in (x0, y0, x1, y1)
 
 
 def aligned_matrix(crop: NDArray[np.float32], clip: NDArray[np.int32], flip: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """The maps (N, 2, 3) that show `crop` (N, 4) x, y, w, h in `clip` (N, 4), mirrored where `flip` (N) is set."""
+    """Return the maps (N, 2, 3) from `crop` to `clip`, both (N, 4) x, y, w, h, mirrored where `flip` (N) is set."""
     matrix = np.zeros((len(crop), 2, 3), np.float32)
     for axis in (0, 1):
         scale, start = matrix[:, axis, axis], matrix[:, axis, 2]
@@ -30,14 +30,14 @@ def aligned_matrix(crop: NDArray[np.float32], clip: NDArray[np.int32], flip: NDA
 
 
 def map_points(matrix: Array, points: Array) -> Array:
-    """Points (..., 2) x, y through maps (..., 2, 3)."""
+    """Map points (..., 2) x, y by maps (..., 2, 3)."""
     x, y = points[..., :1], points[..., 1:]
     mapped: Array = matrix[..., 0] * x + matrix[..., 1] * y + matrix[..., 2]
     return mapped
 
 
 def unmap_points(matrix: Array, points: Array) -> Array:
-    """The inverse of `map_points`. Not finite where a map has no inverse."""
+    """Map points by the inverses of maps: the inverse of `map_points`. Not finite where a map has no inverse."""
     determinant = matrix[..., 0, 0] * matrix[..., 1, 1] - matrix[..., 0, 1] * matrix[..., 1, 0]
     moved = points - matrix[..., 2]
     adjugate = moved * matrix[..., [1, 0], [1, 0]] - moved[..., [1, 0]] * matrix[..., [0, 1], [1, 0]]
@@ -46,30 +46,33 @@ def unmap_points(matrix: Array, points: Array) -> Array:
 
 
 def corners_of(boxes: Array) -> Array:
-    """The four corners (..., 4, 2) of boxes (..., 4) x0, y0, x1, y1."""
+    """Return the four corners (..., 4, 2) of boxes (..., 4) x0, y0, x1, y1."""
     corners: Array = boxes[..., CORNERS].reshape(*boxes.shape[:-1], 4, 2)
     return corners
 
 
 def bounds_of(points: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The smallest boxes (..., 4) around points (..., n, 2)."""
+    """Return the smallest boxes (..., 4) around points (..., n, 2)."""
     return np.concatenate([points.min(-2), points.max(-2)], -1)
 
 
 def map_boxes(matrix: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The smallest boxes (M, 4) around boxes (M, 4) that went through maps (M, 2, 3)."""
+    """Map boxes (M, 4) by maps (M, 2, 3) and return the smallest boxes (M, 4) around the results."""
     return bounds_of(map_points(matrix[:, None], corners_of(boxes)))
 
 
 def unmap_boxes(matrix: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The smallest boxes (M, 4) around boxes (M, 4) that went through the inverse of maps (M, 2, 3)."""
+    """Map boxes (M, 4) by the inverses of maps (M, 2, 3) and return the smallest boxes (M, 4) around the results."""
     return bounds_of(unmap_points(matrix[:, None], corners_of(boxes)))
 
 
 def move(moves: str, matrix: NDArray[np.float32], values: NDArray[Any]) -> NDArray[Any]:
-    """Values (M, ...) that go through maps (M, 2, 3), by the `moves` of their column. Nothing is clipped.
+    """Map the values (M, ...) of a column by maps (M, 2, 3), without clipping.
 
-    Points of visibility 0 stay (0, 0, 0).
+    Args:
+        moves: the `Column.moves` of the column, not "none".
+        matrix: (M, 2, 3) maps.
+        values: (M, ...) values. Points of visibility 0 stay (0, 0, 0).
     """
     matrix = matrix.reshape(len(matrix), *[1] * (values.ndim - 2), 2, 3)
     if moves == "box":
@@ -85,7 +88,7 @@ def move(moves: str, matrix: NDArray[np.float32], values: NDArray[Any]) -> NDArr
 
 
 def compose(after: NDArray[np.floating[Any]], before: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-    """The maps (N, 2, 3) that go through `before` (N, 2, 3) and then through `after` (N, 2, 3)."""
+    """Return the maps (N, 2, 3) that apply `before` (N, 2, 3) and then `after` (N, 2, 3)."""
     last, first = after.astype(np.float64), before.astype(np.float64)
     matrix = last[:, :, :2] @ first
     matrix[:, :, 2] += last[:, :, 2]

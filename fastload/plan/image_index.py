@@ -1,4 +1,4 @@
-"""ImageIndex: the images of a cache that a loader iterates."""
+"""ImageIndex: the images of a loader."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from fastload.plan.batch_plan import BatchPlan
 
 @dataclass(frozen=True, eq=False)
 class ImageIndex:
-    """The images a loader iterates: all of a cache, or a subset of it.
+    """The images of a loader: all n images of a cache, or a subset.
 
-    `index` (n) is each image's record in the cache, `size` (n, 2) its width and height in pixels.
+    Args:
+        index: (n) record in the cache.
+        size: (n, 2) width, height in pixels.
     """
 
     index: NDArray[np.int64]
@@ -25,10 +27,10 @@ class ImageIndex:
 
     @property
     def aspect(self) -> NDArray[np.float64]:
-        """Width divided by height (n)."""
+        """(n) width divided by height."""
         ratio: NDArray[np.float64] = self.size[:, 0] / self.size[:, 1]
         return ratio
 
     def plan(self, positions: NDArray[np.int64]) -> BatchPlan:
-        """A batch of the images at `positions` (B) of this selection, each shown whole at its own size."""
+        """Return a plan of the images at `positions` (B) of this index, each whole and at its own size."""
         return BatchPlan.of(self.index.take(positions), self.size.take(positions, 0))

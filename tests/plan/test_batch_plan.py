@@ -137,7 +137,7 @@ def test_place_refuses_images_beyond_the_canvas(offset):
 
 def test_sizes_below_one_pixel_are_refused():
     """Resizing or cutting to nothing is an error that names the sizes."""
-    with pytest.raises(PlanError, match="each needs a pixel"):
+    with pytest.raises(PlanError, match="each needs at least 1 pixel"):
         plan_of([(10, 10)]).resize(np.array([[0, 5]]))
-    with pytest.raises(PlanError, match="each needs a pixel"):
+    with pytest.raises(PlanError, match="each needs at least 1 pixel"):
         plan_of([(10, 10)]).crop_to(np.array([[0, 0, 5, 0]]))

@@ -148,5 +148,5 @@ def test_covers_and_fades():
 
 def test_sizes_below_a_pixel_are_refused_of_a_transform():
     """As of every other edit."""
-    with pytest.raises(PlanError, match="each needs a pixel"):
+    with pytest.raises(PlanError, match="each needs at least 1 pixel"):
         whole((4, 4)).transform(np.stack([rotation(5)]), np.array([[0, 4]]))

@@ -1,9 +1,9 @@
-"""Transforms: geometry and color as numbers in a batch's plan. No pixel is touched here.
+"""Transforms: they change the geometry and color of images in a batch's plan. No pixel is read here.
 
-**What happens to boxes**, whatever the transforms: a box follows its image exactly and is clipped to the part of the
-image that is shown. A box that was cut is dropped when less than `min_visible` of its area is left or when what is left
-is thinner than one canvas pixel. A box that was not cut is never dropped, however small. Crowd regions follow the same
-rules and stay flagged as crowds.
+**Boxes** follow the same rules under all transforms. A box moves with its image and is clipped to the visible part of
+the image. A clipped box is dropped if less than `min_visible` of its area is left, or if the rest is narrower or lower
+than one canvas pixel. A box that is not clipped is never dropped, however small. Crowd boxes follow the same rules and
+remain crowds. If several transforms have a `min_visible`, the largest applies.
 """
 
 from fastload.plan.transforms.color import ColorJitter

@@ -1,4 +1,4 @@
-"""Transforms of color: a matrix for each image."""
+"""Transforms that change the colors of images."""
 
 from __future__ import annotations
 
@@ -12,18 +12,27 @@ from fastload.plan.batch_plan import BatchPlan
 from fastload.plan.image_index import ImageIndex
 from fastload.plan.transforms.transform import Transform
 
-GREY = 128.0  # what ColorJitter's contrast leaves unchanged
+GRAY = 128.0  # the level that ColorJitter's contrast leaves unchanged
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as in JPEG
 
 
 @dataclass
 class ColorJitter(Transform):
-    """Change brightness, contrast, saturation and hue at random; costs nothing, being one matrix a pixel anyway.
+    """Change the brightness, contrast, saturation and hue of each image at random, as torchvision's `ColorJitter`.
 
-    Brightness, contrast and saturation are multiplied by factors drawn from [max(0, 1 - x), 1 + x]; hue is turned by
-    up to `hue` of a full turn either way (at most 0.5). They are applied in this order. Differences from torchvision's:
-    contrast is about a fixed mid-grey (128), since an image's mean is not known before it is decoded; hue is a
-    rotation about the grey axis of RGB instead of a shift in HSV; values are clipped once at the end.
+    The changes are applied in this order, as one matrix per image. They differ from torchvision's as follows: the order
+    is fixed; contrast is relative to level 128 instead of the mean of the image, which is unknown before decoding; hue
+    is a rotation about the gray axis of RGB instead of a shift in HSV; values are clipped once, at the end. Boxes do
+    not change.
+
+    Args:
+        brightness: b; the factor is uniform in [max(0, 1 - b), 1 + b]. Default: 0, no change.
+        contrast: c; the factor is uniform in [max(0, 1 - c), 1 + c]. Default: 0, no change.
+        saturation: s; the factor is uniform in [max(0, 1 - s), 1 + s]. Default: 0, no change.
+        hue: h, at most 0.5; the angle is uniform in [-h, h] full turns. Default: 0, no change.
+
+    Raises:
+        ArgumentError: an argument is negative, or `hue` is above 0.5.
     """
 
     spans_batches = True
@@ -35,7 +44,7 @@ class ColorJitter(Transform):
 
     def __post_init__(self) -> None:
         if min(self.brightness, self.contrast, self.saturation, self.hue) < 0 or self.hue > 0.5:
-            raise ArgumentError(f"{self} is out of range: all must be 0 or more, hue at most 0.5")
+            raise ArgumentError(f"{self} is out of range: all arguments must be at least 0, and hue at most 0.5")
 
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
         count = len(plan.size)
@@ -44,18 +53,18 @@ class ColorJitter(Transform):
         turn = rng.uniform(-self.hue, self.hue, (count, 1, 1)) * 2 * np.pi
         color = np.empty((count, 3, 4), np.float32)
         color[:, :, :3] = brightness * contrast * (_hue(turn) @ _saturation(saturation))
-        color[:, :, 3] = GREY * (1 - contrast[:, 0])  # hue and saturation leave greys as they are
+        color[:, :, 3] = GRAY * (1 - contrast[:, 0])  # hue and saturation do not change grays
         plan.recolor(color)
 
 
 def _saturation(factor: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(B, 3, 3): blend with the pixel's own grey."""
+    """Matrices (B, 3, 3) that blend each pixel with its gray level."""
     matrix: NDArray[np.float64] = factor * np.eye(3) + (1 - factor) * LUMA
     return matrix
 
 
 def _hue(angle: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(B, 3, 3): rotation about the axis (1, 1, 1) by `angle` radians (Rodrigues' formula)."""
+    """Matrices (B, 3, 3) that rotate about the axis (1, 1, 1) by `angle` radians (Rodrigues' formula)."""
     cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
     matrix: NDArray[np.float64] = np.cos(angle) * np.eye(3) + (1 - np.cos(angle)) / 3 + np.sin(angle) * cross
     return matrix

@@ -16,12 +16,19 @@ from fastload.plan.transforms.transform import Transform, scaled, width_height
 
 @dataclass
 class ShortestEdge(Transform):
-    """Scale the shorter edge to a size, keeping the aspect ratio; `max_size` limits the longer edge.
+    """Scale each image so that its shorter edge has a given size, keeping the aspect ratio.
 
-    `sizes` is in pixels, one or several; of several each image draws its own, or with `per_batch` the whole batch one,
-    which wastes less of the canvas. The result is rounded half up, as in detectron2's ResizeShortestEdge: with
-    scale = size / min(w, h), lowered to max_size / max(w, h) if need be, it is (floor(w * scale + .5), floor(h * scale
-    + .5)).
+    This is detectron2's `ResizeShortestEdge` with sample_style="choice". The scale is size / min(w, h), or
+    max_size / max(w, h) if that is smaller. The result is floor(w * scale + 0.5) by floor(h * scale + 0.5) pixels, and
+    at least 1 by 1. No box is clipped.
+
+    Args:
+        sizes: pixels of the shorter edge. If there are several, each is drawn with the same probability.
+        max_size: limit of the longer edge, in pixels. Default: no limit.
+        per_batch: draw one size for all images of a batch, which needs less padding. Default: one for each image.
+
+    Raises:
+        ArgumentError: a size is not a whole number of at least 1.
     """
 
     sizes: int | Sequence[int]
@@ -31,19 +38,20 @@ class ShortestEdge(Transform):
     def __post_init__(self) -> None:
         self._choices = np.atleast_1d(np.asarray(self.sizes))
         if not self._choices.size or self._choices.dtype.kind not in "iu" or self._choices.min() < 1:
-            raise ArgumentError(f"ShortestEdge needs one or several sizes in whole pixels, not {self.sizes!r}")
+            raise ArgumentError(f"ShortestEdge needs one or more sizes in whole pixels, not {self.sizes!r}")
         self.spans_batches = not self.per_batch
         if self.max_size is not None and self.max_size < 1:
-            raise ArgumentError(f"ShortestEdge needs a max_size of at least one pixel, not {self.max_size}")
+            raise ArgumentError(f"ShortestEdge needs a max_size of at least 1 pixel, not {self.max_size}")
 
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
         width, height = plan.size[:, 0], plan.size[:, 1]
-        scale = self._short(len(plan.size), rng) / np.minimum(width, height)
+        scale = self._draw(len(plan.size), rng) / np.minimum(width, height)
         if self.max_size is not None:
             scale = np.minimum(scale, self.max_size / np.maximum(width, height))
         plan.resize(scaled(plan.size, scale))
 
-    def _short(self, batch: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    def _draw(self, batch: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Sizes (B), or (1) for all images."""
         if len(self._choices) == 1:
             return self._choices
         return rng.choice(self._choices, 1 if self.per_batch else batch)
@@ -51,7 +59,16 @@ class ShortestEdge(Transform):
 
 @dataclass
 class Resize(Transform):
-    """Scale every image to `size` = (height, width), or a square of `size` pixels; the aspect ratio is not kept."""
+    """Scale each image to a fixed size without keeping the aspect ratio, as torchvision's `Resize((height, width))`.
+
+    No box is clipped.
+
+    Args:
+        size: (height, width) in pixels, or the edge of a square.
+
+    Raises:
+        ArgumentError: `size` is not one or two whole numbers of at least 1.
+    """
 
     spans_batches = True
 
@@ -66,7 +83,14 @@ class Resize(Transform):
 
 @dataclass
 class RandomFlip(Transform):
-    """Mirror an image left to right with probability `p`."""
+    """Mirror each image left to right at random, as torchvision's `RandomHorizontalFlip`. No box is clipped.
+
+    Args:
+        p: the probability. Default: 0.5.
+
+    Raises:
+        ArgumentError: `p` is not within 0 to 1.
+    """
 
     spans_batches = True
 
@@ -82,11 +106,21 @@ class RandomFlip(Transform):
 
 @dataclass
 class ScaleJitterCrop(Transform):
-    """Large-scale jitter (Ghiasi et al., "Simple Copy-Paste", 2021).
+    """Scale each image at random, and crop it where it exceeds a fixed size.
 
-    Each image is scaled to fit within s * `size`, s drawn uniformly from `scale`, keeping its aspect ratio; what
-    then exceeds `size` = (height, width), or a square of `size` pixels, is cropped at random. Smaller images are left
-    for the collator to pad: give it `canvas_sizes=size` for batches of one constant shape.
+    This is large-scale jitter (Ghiasi et al., "Simple Copy-Paste", 2021), torchvision's `ScaleJitter` with a random
+    crop. The image is scaled to the largest size within s * `size` that keeps its aspect ratio, where s is uniform in
+    `scale`. If it is then larger than `size`, a window of that size is kept, uniform over all whole-pixel positions.
+    Images that are smaller stay smaller: for batches of constant shape, use a collator with `canvas_sizes=size`.
+
+    Args:
+        size: (height, width) in pixels, or the edge of a square.
+        scale: the smallest and the largest s. Default: 0.1 to 2.
+        min_visible: drop a clipped box with less than this share of its area left, 0 to 1; see
+            `fastload.plan.transforms`. Default: 0.
+
+    Raises:
+        ArgumentError: `size` is not one or two whole numbers of at least 1, or `scale` is not 0 < low <= high.
     """
 
     spans_batches = True

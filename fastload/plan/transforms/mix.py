@@ -1,4 +1,4 @@
-"""Transforms that show several images on one."""
+"""Transforms that combine several images into one."""
 
 from __future__ import annotations
 
@@ -14,12 +14,23 @@ from fastload.plan.transforms.transform import Transform, scaled, width_height
 
 @dataclass
 class Mosaic(Transform):
-    """Four images around a random point (Bochkovskiy et al., "YOLOv4", 2020): each image and three drawn at random.
+    """Arrange each image and three random ones around a random point (Bochkovskiy et al., "YOLOv4", 2020).
 
-    The result is `size` = (height, width), or a square of `size` pixels. Each image is scaled to fit within it, keeping
-    its aspect ratio, and put with a corner on the common point, which lies in the middle half of either axis; what
-    exceeds its quadrant is cut. Put it first in the list: the three others come as they are in the dataset. A mosaic
-    shows several sources, so `Targets.to_original` does not apply to it.
+    The point is uniform in the middle half of each axis, rounded to pixels. The three images are uniform over all
+    images of the loader, with replacement. All four are scaled to the largest size within `size` that keeps their
+    aspect ratio, and placed with one corner on the point: the original image at the upper left, the others at the upper
+    right, lower left and lower right. Each is cropped to its quadrant. Uncovered parts have the collator's `fill`.
+
+    Put it first in `transforms`: transforms before it do not apply to the three images. `Targets.to_original` does not
+    support mosaics, since they have several sources.
+
+    Args:
+        size: (height, width) of the result in pixels, or the edge of a square; at least 4.
+        min_visible: drop a clipped box with less than this share of its area left, 0 to 1; see
+            `fastload.plan.transforms`. Default: 0.1.
+
+    Raises:
+        ArgumentError: `size` is not one or two whole numbers of at least 4.
     """
 
     spans_batches = True

@@ -1,4 +1,4 @@
-"""Transform: the base class of everything that edits a plan, and arithmetic that several share."""
+"""Transform: the base class of transforms, and the arithmetic that they share."""
 
 from __future__ import annotations
 
@@ -11,33 +11,45 @@ from fastload.plan.image_index import ImageIndex
 
 
 class Transform:
-    """Base class of everything that edits a plan. To write one, override `__call__`.
+    """Base class of transforms, which edit the plan of a batch. Subclasses override `__call__`.
 
-    `spans_batches = True` says that it treats each image by itself. It may then be given the images of several batches
-    at once, which takes a fraction of the time; but all transforms of a loader must say so.
+        class HalfSize(Transform):
+            spans_batches = True
+
+            def __call__(self, plan, rng, images):
+                plan.resize((plan.size + 1) // 2)
+
+    Set `spans_batches = True` if the transform treats each image independently. If all transforms of a loader do so,
+    they are called once for several batches, which is faster.
     """
 
     spans_batches = False
 
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
-        """Change `plan` (B images) through its edits: `resize`, `crop_to`, `flip_horizontally`,
-        `transform`, `recolor`, `fade`, `cover`, `extend`, `compose`.
+        """Edit a plan in place.
 
-        `plan.size` (B, 2) has the images' width and height as they are so far. Draw all chance from `rng`, which is
-        seeded by (seed, epoch, step): that is what makes runs repeatable. `images` are all images of the loader, for
-        transforms that mix in others.
+        Args:
+            plan: a plan of B images. `plan.size` (B, 2) is their current width and height in pixels. Its edits are
+                `resize`, `crop_to`, `flip_horizontally`, `transform`, `recolor`, `fade`, `cover`, `extend` and
+                `compose`.
+            rng: the source of all random numbers, seeded by (seed, epoch, step) so that runs are reproducible.
+            images: all images of the loader, for transforms that add others.
         """
         raise NotImplementedError(f"{type(self).__name__} does not override __call__(plan, rng, images)")
 
 
 def width_height(size: int | tuple[int, int], user: Transform) -> NDArray[np.int32]:
-    """`size`, an edge or (height, width) in pixels, as (width, height)."""
+    """Return `size`, (height, width) in pixels or the edge of a square, as an array (width, height).
+
+    Raises:
+        ArgumentError: `size` is not one or two whole numbers of at least 1. The message names the class of `user`.
+    """
     pair = np.asarray((size, size) if isinstance(size, int) else size)
     if pair.shape != (2,) or pair.dtype.kind not in "iu" or pair.min() < 1:
-        raise ArgumentError(f"{type(user).__name__} needs a size in pixels, one or (height, width), not {size!r}")
+        raise ArgumentError(f"{type(user).__name__} needs a size in pixels, (height, width) or one edge, not {size!r}")
     return pair[::-1].astype(np.int32)
 
 
 def scaled(size: NDArray[np.int32], scale: NDArray[np.float64]) -> NDArray[np.int32]:
-    """`size` (B, 2) times `scale` (B), rounded half up, one pixel at least."""
+    """Return `size` (B, 2) times `scale` (B), rounded half up, and at least 1."""
     return np.maximum(np.floor(size * scale[:, None] + 0.5), 1).astype(np.int32)
