@@ -1,4 +1,4 @@
-"""What a loader hands out: `Batch`, which unpacks as images, targets, and `Targets`, padded tensors and dicts."""
+"""The batches of a loader: `Batch`, a pair of images and `Targets`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,18 @@ from fastload.plan.geometry import corners_of, move, unmap_points
 
 
 class Batch(NamedTuple):
-    """`images, targets = batch`: RGB images (B, 3, H, W), by default uint8 in channels_last, and their `Targets`."""
+    """A batch, which unpacks as `images, targets = batch`.
+
+    Args:
+        images: (B, 3, H, W) RGB, by default uint8 in channels_last.
+        targets: their annotations.
+    """
 
     images: Tensor
     targets: Targets
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The same batch on `device`."""
+        """Return the batch on `device`."""
         return Batch(self.images.to(device, non_blocking=non_blocking), self.targets.to(device, non_blocking))
 
     def pin_memory(self) -> Batch:
@@ -126,12 +131,12 @@ class Targets(Sequence[dict[str, Any]]):
         """
         images = range(len(self)) if isinstance(i, Tensor) else [i]
         if any(self.num_sources[k] != 1 for k in images):
-            raise PlanError(f"image {i} of the batch shows several sources or none: to_original has no answer for it")
+            raise PlanError(f"image {i} of the batch shows several sources or none: to_original needs exactly one")
         corners = unmap_points(self.matrix[i].reshape(-1, 1, 2, 3), corners_of(boxes.reshape(-1, 4)))
         return torch.cat([corners.amin(1), corners.amax(1)], 1).reshape(boxes.shape)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Targets:
-        """The same targets on `device`; `image_id` stays on the host, where a look at it costs no wait."""
+        """Return the targets on `device`. `image_id` stays on the host, where reading it needs no synchronization."""
         return replace(self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking)), image_id=self.image_id)
 
     def pin_memory(self) -> Targets:
@@ -155,13 +160,13 @@ def targets_of(
     category_ids: Tensor,
     failed: Sequence[int] = (),
 ) -> list[Targets]:
-    """The targets of each batch of a placed plan of several batches in a row.
+    """Return the targets of each batch of a placed plan.
 
     Args:
-        plan: whose slots up to each of `ends` are a batch.
-        index: (slots) the only or first record that each slot shows.
-        ends: (batches) of the slots of each.
-        annotations: of the cache.
+        plan: a placed plan of one or more batches.
+        index: (slots) the first or only record that each slot shows.
+        ends: (batches) the slot after the last one of each batch.
+        annotations: the annotations of the cache.
         category_ids: (K) the dataset's id of each category.
         failed: slots that get no boxes.
     """
@@ -202,7 +207,7 @@ def targets_of(
 def _extra_columns(
     plan: BatchPlan, annotations: Annotations, objects: NDArray[np.int64], rows: NDArray[np.int64]
 ) -> dict[str, NDArray[Any]]:
-    """The extra columns of the boxes of `objects` (n), which the plan's `rows` (n) show; 0 for padding."""
+    """The extra columns of the boxes of `objects` (n) in the plan's `rows` (n); 0 for padding."""
     columns = annotations.of_objects(objects)
     moving = [name for name in columns if annotations.moves[name] != "none"]
     matrix = plan.matrix.take(rows, 0, mode="clip") if moving else np.empty((0, 2, 3), np.float32)
@@ -219,7 +224,7 @@ def _lists(
     rows: NDArray[np.int64],
     num_boxes: Sequence[int],
 ) -> dict[str, list[list[Any]]]:
-    """The ragged columns of a batch's boxes: for each image a list for each box."""
+    """The ragged columns of a batch, as `Targets.lists` has them."""
     objects, rows = objects[objects >= 0], rows[rows >= 0]
     lists: dict[str, list[list[Any]]] = {}
     for name, ragged in annotations.lists_of_objects(objects).items():
@@ -235,7 +240,7 @@ def _lists(
 
 
 def _each_tensor(change: Callable[[Any], Tensor], values: Any) -> Any:
-    """`change` of each tensor or array in nested lists."""
+    """Nested lists with `change` applied to each tensor or array."""
     return [_each_tensor(change, value) for value in values] if isinstance(values, list) else change(values)
 
 

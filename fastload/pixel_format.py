@@ -13,7 +13,7 @@ from fastload.errors import ArgumentError
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
-DTYPES = (torch.uint8, torch.float32, torch.bfloat16, torch.float16)  # numbered as in the core
+DTYPES = (torch.uint8, torch.float32, torch.bfloat16, torch.float16)  # in the order of the core's enum
 MEMORY_FORMATS = (torch.channels_last, torch.contiguous_format)
 LINES = 128  # normalized at a time on a CPU: 1 MB of float32 at a width of 672 pixels, which fits in its cache
 

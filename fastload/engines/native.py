@@ -1,4 +1,4 @@
-"""The native engine: decoders and the fused resampling kernel, on threads that never hold the GIL."""
+"""The native engine: decoders and fused resampling kernels, on threads that never hold the GIL."""
 
 from __future__ import annotations
 
@@ -20,16 +20,22 @@ from fastload.plan.batch_plan import BatchPlan
 if TYPE_CHECKING:
     from fastload.cache.read.cache import Cache
 
-Check = Literal["never", "first", "always"]  # numbered as in the core
+Check = Literal["never", "first", "always"]  # in the order of the core's enum
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector store
 
 
 class NativeEngine:
-    """Executes plans over `cache` on `threads` native threads; with 0, in the thread that waits.
+    """Executes plans on native threads. Each iterator needs its own engine: see `share`.
 
-    One iterator's: see `share`. Images are made in the format `pixels`, each row as soon as it is drawn. A record's
-    checksum is verified the first time it is read, or every time, or never. At most `in_flight` batches are in the
-    making at a time; `allocate` makes memory for them, of a number of bytes, which is used again when nobody sees it.
+    Args:
+        cache: the cache that the plans refer to.
+        threads: number of threads. 0: batches are executed by the thread that waits for them.
+        check: when the checksum of a record is verified: "never", the "first" time it is read, or "always".
+        in_flight: the maximum number of batches that are executed ahead of the one that is waited for.
+        allocate: returns memory of a given number of bytes for a batch. It is reused when no tensor refers to it.
+            Default: `aligned_memory`.
+        pixels: the format of images, to which each row of pixels is converted as soon as it is drawn. Default: uint8.
+        emulated_microseconds: for benchmarks: if not 0, nothing is decoded and each record takes this time.
     """
 
     def __init__(
@@ -66,16 +72,16 @@ class NativeEngine:
             raise PlanError(f"this plan cannot be executed: {error}") from None
 
     def wait(self, ticket: _core.Ticket, number: int) -> dict[int, str]:
-        """See `Engine.wait`. Ctrl-C gets through, after which it may be waited for again."""
+        """See `Engine.wait`. After a KeyboardInterrupt, the batch can be waited for again."""
         return self.core.wait(ticket, number)
 
     def images(self, ticket: _core.Ticket, number: int) -> Tensor | None:
-        """See `Engine.images`. They are there as soon as there is memory for them, and then written."""
+        """See `Engine.images`. They are returned as soon as they have memory, and may still be written to."""
         capsule = self.core.images(ticket, number)
         return None if capsule is None else _from_dlpack(capsule)  # torch.from_dlpack, without its checks
 
     def times(self) -> tuple[float, float, float, float]:
-        """Seconds that all threads together have spent since the engine began: see `stats.Stats`."""
+        """Seconds of all threads since the engine was created: waiting, working, disk and starved, as in `Stats`."""
         return self.core.times()
 
     def done(self, ticket: _core.Ticket, number: int) -> bool:
@@ -83,17 +89,17 @@ class NativeEngine:
         return self.core.done(ticket, number)
 
     def close(self) -> None:
-        """End all threads, when all that share them are closed or dropped."""
+        """See `Engine.close`. Threads end when all engines that share them are closed or dropped."""
         self.core.close()
 
 
 def core_format(pixels: PixelFormat) -> _core.PixelFormat:
-    """The same for the core."""
+    """Convert a pixel format to the core's type."""
     return _core.PixelFormat(DTYPES.index(pixels.dtype), pixels.is_planar, pixels.mean, pixels.std)
 
 
 def aligned_memory(size: int) -> NDArray[np.uint8]:
-    """`size` bytes of memory with arbitrary content."""
+    """Return `size` bytes of uninitialized memory, aligned to ALIGNMENT."""
     memory = np.empty(size + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
     return memory[start : start + size]

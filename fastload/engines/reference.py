@@ -1,8 +1,8 @@
-"""The reference engine: the specification of what a plan means, in NumPy. Slow, and meant to be read.
+"""The reference engine: the specification of plans, in NumPy. It is slow and written to be read.
 
-It interpolates the decoded Y, Cb and Cr planes in floating point, then converts to RGB. Converting first and
-interpolating afterwards, as Pillow does, differs by rounding, by where colors are clipped and, for subsampled
-chroma, by the upsampling: a fraction of a level on average, more in single saturated pixels.
+It interpolates the decoded Y, Cb and Cr planes in floating point, then converts to RGB. Pillow converts first and
+interpolates afterwards, which differs in rounding, in clipping and in the upsampling of subsampled chroma: by a
+fraction of a level on average, and by more in single saturated pixels.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fastload.plan.geometry import unmap_points
 if TYPE_CHECKING:
     from fastload.cache.read.cache import Cache
 
-# Chroma is smaller than luma by (x, y), by TurboJPEG's subsampling number.
+# By how much chroma is smaller than luma in (x, y), for each of TurboJPEG's subsampling numbers.
 CHROMA_DIVISOR = ((1, 1), (2, 1), (2, 2), (1, 1), (1, 2), (4, 1))
 
 # ITU-T T.871 (JFIF): RGB from Y, Cb - 128, Cr - 128.
@@ -33,10 +33,10 @@ YCBCR_TO_RGB = np.array([[1, 0, 1.402], [1, -0.344136286, -0.714136286], [1, 1.7
 
 
 def resampling_matrix(source: int, size: int, start: float, extent: float) -> NDArray[np.float64]:
-    """Weights (size, source) that show the interval [start, start + extent) of `source` samples in `size`.
+    """Return weights (size, source) that resample the interval [start, start + extent) of `source` samples to `size`.
 
-    A triangle filter of radius max(scale, 1) samples, scale = extent / size, normalised over the samples there are:
-    Pillow's BILINEAR.
+    The filter is a triangle of radius max(scale, 1) samples, where scale = extent / size, normalized over the samples
+    within the source. This is Pillow's BILINEAR.
     """
     scale = extent / size
     radius = max(scale, 1.0)
@@ -49,7 +49,13 @@ def resampling_matrix(source: int, size: int, start: float, extent: float) -> ND
 
 @dataclass(frozen=True)
 class Source:
-    """A decoded image: its planes, as `_core.decode_record` gives them."""
+    """A decoded image, as `_core.decode_record` returns it.
+
+    Args:
+        planes: one array (h, w) per plane; chroma may be smaller.
+        subsampling: TurboJPEG's subsampling number.
+        rgb: whether the planes are R, G, B instead of Y, Cb, Cr.
+    """
 
     planes: list[NDArray[np.uint8]]
     subsampling: int
@@ -60,18 +66,18 @@ class Source:
         return CHROMA_DIVISOR[self.subsampling] if c else (1, 1)
 
     def to_rgb(self, samples: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-        """RGB (h, w, 3) of samples (h, w) of each plane."""
+        """Convert samples (h, w) of each plane to RGB (h, w, 3)."""
         if len(samples) == 1:
             return np.repeat(samples[0][..., None], 3, 2)
         pixels = np.stack(samples, -1)
         return pixels if self.rgb else (pixels - (0, 128, 128)) @ YCBCR_TO_RGB.T
 
 
-BLACK = Source([np.zeros((1, 1), np.uint8)], 0, False)  # of a row without a source
+BLACK = Source([np.zeros((1, 1), np.uint8)], 0, False)  # the source of rows without one
 
 
 def draw_aligned(source: Source, crop: NDArray[np.float32], size: tuple[int, int], flip: bool) -> NDArray[np.float64]:
-    """RGB (h, w, 3) of `crop` (x, y, w, h) of a source; `size` is width, height."""
+    """Resample `crop` (x, y, w, h) of a source to `size` (width, height) and return RGB (h, w, 3)."""
     width, height = size
     samples = []
     for c, plane in enumerate(source.planes):
@@ -86,16 +92,26 @@ def draw_aligned(source: Source, crop: NDArray[np.float32], size: tuple[int, int
 def draw_warped(
     source: Source, crop: NDArray[np.float32], matrix: NDArray[np.float32], clip: NDArray[np.int32]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """RGB (h, w, 3) of the pixels of `clip` (x, y, w, h), and which of them (h, w) lie in the source's crop.
+    """Draw a row with a `warp`.
 
-    A plane that is shrunk along an axis is first resampled along it, by the triangle filter, to the size at which one
-    of its samples is a canvas pixel. Samples are then interpolated linearly; the outermost are repeated beyond edges.
+    If a plane shrinks along an axis, it is first resampled along this axis by the triangle filter, so that one sample
+    has the size of one canvas pixel. Samples are then interpolated bilinearly, and the outermost are repeated beyond
+    the edges.
+
+    Args:
+        source: the source of the row.
+        crop: (x, y, w, h) in source pixels.
+        matrix: (2, 3) map from the source to the canvas.
+        clip: (x, y, w, h) on the canvas.
+
+    Returns:
+        RGB (h, w, 3) of the clip, and (h, w) whether each pixel lies in the crop.
     """
     x, y, w, h = clip.tolist()
     centers = np.stack(np.meshgrid(x + np.arange(w) + 0.5, y + np.arange(h) + 0.5), -1)
     points = unmap_points(matrix.astype(np.float64), centers)
     inside: NDArray[np.bool_] = ((points >= crop[:2]) & (points < crop[:2] + crop[2:])).all(-1)
-    scale = np.hypot(*matrix[:, :2].astype(np.float64))  # canvas pixels a source pixel, along the source's x and y
+    scale = np.hypot(*matrix[:, :2].astype(np.float64))  # canvas pixels per source pixel, along x and y of the source
     samples = []
     for c, plane in enumerate(source.planes):
         divisor = np.array(source.divisor(c))
@@ -112,9 +128,13 @@ def draw_warped(
 def _shrunk(
     length: int, extent: NDArray[np.float64], scale: float, position: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """How an axis of a plane is resampled before it is interpolated, and where positions on it are then.
+    """Return the matrix that resamples an axis before interpolation, and positions after this resampling.
 
-    `extent` is the start and length of what is shown of the axis's `length` samples.
+    Args:
+        length: samples of the axis.
+        extent: start and length of the visible interval, in samples.
+        scale: canvas pixels per sample.
+        position: positions on the axis, in samples.
     """
     if scale >= 1:
         return np.eye(length), position
@@ -124,7 +144,7 @@ def _shrunk(
 
 
 def _interpolated(plane: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Samples of a plane at positions x, y."""
+    """Interpolate a plane bilinearly at positions x, y."""
     height, width = plane.shape
     x, y = np.clip(x - 0.5, 0, width - 1), np.clip(y - 0.5, 0, height - 1)
     left, top = np.floor(x).astype(int), np.floor(y).astype(int)
@@ -136,7 +156,7 @@ def _interpolated(plane: NDArray[np.float64], x: NDArray[np.float64], y: NDArray
 
 
 def in_format(canvases: NDArray[np.uint8], pixels: PixelFormat) -> Tensor:
-    """Canvases (B, H, W, 3) as images (B, 3, H, W) in a format."""
+    """Convert canvases (B, H, W, 3) to images (B, 3, H, W) in a format."""
     if pixels.dtype == torch.uint8:
         images = torch.from_numpy(canvases)
     else:
@@ -147,16 +167,20 @@ def in_format(canvases: NDArray[np.uint8], pixels: PixelFormat) -> Tensor:
 
 @dataclass(eq=False)
 class ReferenceJob:
-    """A batch to be executed; its canvases (B, H, W, 3) from when it was until they are taken."""
+    """A batch. Its canvases (B, H, W, 3) are set by `wait` and removed by `images`."""
 
     plan: BatchPlan
     canvases: NDArray[np.uint8] | None = None
 
 
 class ReferenceEngine:
-    """Executes plans in the calling thread when they are waited for. The oracle of every other engine.
+    """Executes plans in the thread that waits for them. Tests compare all other engines with it.
 
-    Images are made in the format `pixels`. It verifies every record's checksum every time.
+    Args:
+        cache: the cache that the plans refer to.
+        threads: ignored.
+        check: ignored; checksums are always verified.
+        pixels: the format of images. Default: uint8.
     """
 
     def __init__(
@@ -189,7 +213,11 @@ class ReferenceEngine:
         return failures
 
     def _draw(self, plan: BatchPlan, row: int, canvas: NDArray[np.uint8]) -> None:
-        """Draw a row over what is on a canvas (H, W, 3) already. ValueError if its record does not decode."""
+        """Draw a row over the present content of a canvas (H, W, 3).
+
+        Raises:
+            ValueError: the record does not decode.
+        """
         x, y, w, h = plan.clip[row].tolist()
         under, inside = canvas[y : y + h, x : x + w], np.ones((h, w), np.bool_)
         aligned = plan.warp is None or plan.is_aligned[row]
@@ -210,12 +238,12 @@ class ReferenceEngine:
         return None if canvases is None else in_format(canvases, self._pixels)
 
     def share(self) -> ReferenceEngine:
-        """See `Engine.share`: nothing is kept between batches."""
+        """See `Engine.share`. This engine has no state between batches."""
         return self
 
     def done(self, ticket: list[ReferenceJob], number: int) -> bool:
-        """See `Engine.done`: all of the work is done in `wait`."""
+        """See `Engine.done`. All work is done in `wait`."""
         return False
 
     def close(self) -> None:
-        """Nothing to end."""
+        """See `Engine.close`. There are no threads."""

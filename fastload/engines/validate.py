@@ -1,4 +1,4 @@
-"""What every plan must fulfil before an engine in Python executes it. (The native core checks for itself.)"""
+"""Checks of plans before engines execute them. The core repeats those of `check_plan` for the native engine."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ COLOR_LIMIT, OFFSET_LIMIT, CROP_LIMIT = 8, 2048, 1e6
 
 
 def check_plan(plan: BatchPlan, records: int) -> None:
-    """Check that a plan reads some of `records` records and draws within its canvases.
+    """Check that a plan refers to the `records` records of its cache and draws within its canvases.
 
     Raises:
-        PlanError: it does not.
+        PlanError: the plan is invalid.
     """
     slots = len(plan.canvases)
     limit = plan.canvases.take(plan.slot, 0, mode="clip")
     corner, size = plan.clip[:, :2].astype(np.int64), plan.clip[:, 2:].astype(np.int64)
     position, extent = plan.crop[:, :2], plan.crop[:, 2:]
     conditions = {
-        "no record of that index": _within(plan.index[plan.index != FILL], records),
-        "rows must be sorted by slot, and slots be those of the plan": _within(plan.slot, slots)
+        "a row's index is not that of a record": _within(plan.index[plan.index != FILL], records),
+        "rows must be sorted by slot, and slots must exist in the plan": _within(plan.slot, slots)
         and bool((np.diff(plan.slot) >= 0).all()),
         "a row's clip is empty or reaches beyond its canvas": bool(
             (corner >= 0).all() and (size >= 1).all() and (corner + size <= limit).all()
         ),
-        "a row's crop is empty, not finite or absurdly large": bool(
+        "a row's crop is empty, not finite or too large": bool(
             np.isfinite(position).all() and (extent > 0).all() and (extent <= CROP_LIMIT).all()
         ),
         "a row's matrix is not finite or has no inverse": _invertible(plan.matrix),
@@ -39,15 +39,15 @@ def check_plan(plan: BatchPlan, records: int) -> None:
             (np.abs(plan.color[:, :, :3]) <= COLOR_LIMIT).all() and (np.abs(plan.color[:, :, 3]) <= OFFSET_LIMIT).all()
         ),
     }
-    if broken := [complaint for complaint, holds in conditions.items() if not holds]:
-        raise PlanError(f"this plan cannot be executed: {broken[0]}")
+    if violated := [condition for condition, holds in conditions.items() if not holds]:
+        raise PlanError(f"this plan cannot be executed: {violated[0]}")
 
 
 def check_aligned(plan: BatchPlan) -> None:
-    """Check that a plan has axis-aligned and opaque rows only: most engines draw no others.
+    """Check that all rows of a plan are axis-aligned and opaque, as most engines require.
 
     Raises:
-        PlanError: it has others. The message names an engine that draws them.
+        PlanError: a row is not. The message names an engine that supports it.
     """
     if plan.warp is not None and not plan.is_aligned.all():
         raise PlanError(f"this plan rotates or shears an image. {REMEDY}")
@@ -56,10 +56,10 @@ def check_aligned(plan: BatchPlan) -> None:
 
 
 def check_apart(plan: BatchPlan) -> None:
-    """Check that every row has a source and that no row is drawn over another.
+    """Check that every row has a source and that no row overlaps another.
 
     Raises:
-        PlanError: a row has none, or covers another. The message names an engine that draws such rows.
+        PlanError: a row has no source or overlaps another. The message names an engine that supports it.
     """
     if (plan.index == FILL).any():
         raise PlanError(f"this plan has a row without a source. {REMEDY}")
@@ -71,7 +71,7 @@ def check_apart(plan: BatchPlan) -> None:
             raise PlanError(f"this plan draws an image over another. {REMEDY}")
 
 
-REMEDY = 'Only engine="reference" draws that: use it, or leave out the transform.'
+REMEDY = 'Only engine="reference" draws that: use it, or remove the transform.'
 
 
 def _within(values: NDArray[Any], end: int) -> bool:

@@ -17,7 +17,7 @@ void check(const Placement& row, const Canvas& canvas) {
             "a row's clip is empty or reaches beyond its canvas");
     bool sound = std::isfinite(row.crop[0]) && std::isfinite(row.crop[1]) && row.crop[2] > 0 && row.crop[3] > 0 &&
                  row.crop[2] <= 1e6f && row.crop[3] <= 1e6f;
-    require(sound, "a row's crop is empty, not finite or absurdly large");
+    require(sound, "a row's crop is empty, not finite or too large");
     for (const auto& channel : row.color) {
         for (int p = 0; p < 3; ++p) sound = sound && std::abs(channel[p]) <= color_limit;
         sound = sound && std::abs(channel[3]) <= offset_limit;
@@ -36,9 +36,9 @@ std::shared_ptr<Job> job_of(const PlanView& plan, py::ssize_t begin, py::ssize_t
                             const std::shared_ptr<const PixelFormat>& format) {
     auto job = std::make_shared<Job>();
     const int32_t* const size = plan.canvases.data() + 2 * begin;
-    require(size[0] >= 1 && size[1] >= 1 && size[0] <= 65535 && size[1] <= 65535, "a canvas has 1 to 65535 pixels a side");
+    require(size[0] >= 1 && size[1] >= 1 && size[0] <= 65535 && size[1] <= 65535, "the sides of a canvas must be 1 to 65535 pixels");
     for (py::ssize_t s = begin; s < end; ++s)
-        require(std::equal(size, size + 2, plan.canvases.data() + 2 * s), "a batch has canvases of one size");
+        require(std::equal(size, size + 2, plan.canvases.data() + 2 * s), "all canvases of a batch must have the same size");
     const uint8_t* const fill = plan.fill.data();
     job->canvas = {size[1], size[0], {fill[0], fill[1], fill[2]}, format};
     job->first_row.assign(size_t(end - begin) + 1, 0);
@@ -46,7 +46,7 @@ std::shared_ptr<Job> job_of(const PlanView& plan, py::ssize_t begin, py::ssize_t
     for (; row < plan.rows && slot[row] < end; ++row) {
         const int64_t index = plan.index.data()[row];
         require(index != -1, "a row has no source: only engine=\"reference\" draws that");
-        require(index >= 0 && size_t(index) < records, "no record of that index");
+        require(index >= 0 && size_t(index) < records, "a row's index is not that of a record");
         job->index.push_back(index);
         job->placements.push_back(plan.placement(row));
         check(job->placements.back(), job->canvas);
@@ -90,8 +90,8 @@ Engine::Engine(const Array<uint64_t>& addresses, const Array<uint64_t>& lengths,
     : Engine(nullptr, std::make_shared<CanvasReserve>(in_flight + 1), in_flight, std::move(allocate),
              std::move(format)) {
     require(addresses.ndim() == 1 && lengths.size() == addresses.size() && checksums.size() == addresses.size(),
-            "addresses, lengths and checksums must be of one length");
-    require(check >= 0 && check <= int(Check::always), "no such way of checking");
+            "addresses, lengths and checksums must have the same length");
+    require(check >= 0 && check <= int(Check::always), "unknown value of check");
     require(threads >= 0, "the number of threads must not be negative");
     std::vector<Record> records(addresses.size());
     for (py::ssize_t i = 0; i < addresses.size(); ++i)
@@ -104,7 +104,7 @@ Engine::Engine(std::shared_ptr<Pool> pool, std::shared_ptr<CanvasReserve> reserv
                std::shared_ptr<const PixelFormat> format)
     : process_(this_process()), in_flight_(in_flight), allocate_(std::move(allocate)), format_(std::move(format)),
       reserve_(std::move(reserve)), lane_(std::make_shared<Lane>(in_flight, reserve_)), pool_(std::move(pool)) {
-    require(in_flight >= 1, "a batch at least must be in flight");
+    require(in_flight >= 1, "in_flight must be at least 1");
     require(format_ != nullptr, "images must have a format");
 }
 
@@ -132,7 +132,7 @@ std::unique_ptr<Ticket> Engine::submit(py::handle batch_plan, const std::vector<
         plan.check_slots();
         py::ssize_t begin = 0, row = 0;
         for (py::ssize_t end : ends) {
-            require(begin < end && end <= plan.slots, "batches must be in order, not empty and of the plan");
+            require(begin < end && end <= plan.slots, "batches must be in order, not empty and within the plan");
             jobs.push_back(job_of(plan, begin, end, row, pool->records().size(), format_));
             begin = end;
         }
@@ -189,8 +189,8 @@ py::tuple Engine::times() {
 }
 
 std::shared_ptr<Job> Engine::job(const Ticket& ticket, size_t number) const {
-    require(open_pool() == ticket.pool, "the batch is of another engine");
-    require(number < ticket.jobs.size(), "there is no batch of that number");
+    require(open_pool() == ticket.pool, "the batch belongs to another engine");
+    require(number < ticket.jobs.size(), "the ticket has no batch of that number");
     return ticket.jobs[number];
 }
 

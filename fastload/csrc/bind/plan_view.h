@@ -25,13 +25,13 @@ public:
         require(slot.size() == rows && source.size() == 2 * rows && crop.size() == 4 * rows && clip.size() == 4 * rows &&
                     flip.size() == rows && color.size() == 12 * rows && (!warp || warp->size() == 6 * rows) &&
                     size.size() == 2 * slots && canvases.size() == 2 * slots && fill.size() == 3,
-                "the plan's arrays disagree in length");
+                "the plan's arrays have inconsistent lengths");
     }
 
     void check_slots() const {
         for (py::ssize_t i = 0; i < rows; ++i)
             require(slot.data()[i] >= (i ? slot.data()[i - 1] : 0) && slot.data()[i] < slots,
-                    "rows must be sorted by slot, and slots be those of the batch");
+                    "rows must be sorted by slot, and slots must exist in the plan");
     }
 
     // The map from a row's source to the canvas, and the limits of the visible part on both.
@@ -80,7 +80,7 @@ private:
         py::object values = plan.attr(name);
         if (!Array<T>::check_(values))
             throw std::invalid_argument(std::string("the plan's ") + name +
-                                        " is no contiguous array of the type that BatchPlan says");
+                                        " is not a contiguous array of the type that BatchPlan documents");
         return py::reinterpret_steal<Array<T>>(values.release());
     }
 };

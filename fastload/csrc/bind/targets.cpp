@@ -138,7 +138,7 @@ public:
           source_sizes_(std::move(source_sizes)), images_(image_ids_.size()), count_(labels_.size()) {
         require(offsets_.size() == images_ + 1 && sizes_.size() == 2 * images_ && source_sizes_.size() == 2 * images_ &&
                     boxes_.size() == 4 * count_ && crowd_.size() == count_ && area_.size() == count_,
-                "the annotations' arrays disagree in length");
+                "the arrays of the annotations have inconsistent lengths");
     }
 
     // The slots up to each of `ends` are a batch. Slots in `failed` get no boxes. `slot_index` is the first or only
@@ -146,7 +146,7 @@ public:
     py::tuple place(py::handle batch_plan, const Array<int64_t>& slot_index, const std::vector<size_t>& ends,
                     const std::vector<size_t>& failed, bool objects) const {
         const PlanView plan(batch_plan);
-        require(slot_index.size() == plan.slots, "slot_index has an image for each slot");
+        require(slot_index.size() == plan.slots, "slot_index must have an image for each slot");
         std::vector<Slot> slots(slot_index.size());
         std::vector<Shown> shown;
         {
@@ -166,7 +166,7 @@ public:
 
 private:
     int64_t image(int64_t index) const {
-        require(index >= 0 && index < images_, "no image of that index");
+        require(index >= 0 && index < images_, "an index is not that of an image");
         return index;
     }
 
@@ -175,7 +175,7 @@ private:
         plan.check_slots();
         const auto b = size_t(plan.slots);
         for (size_t s = 0; s < b; ++s) image(slot_index.data()[s]);
-        for (size_t s : failed) require(s < b, "a failed slot is beyond the batch");
+        for (size_t s : failed) require(s < b, "a failed slot is not in the plan");
         require(std::is_sorted(ends.begin(), ends.end()) && (ends.empty() ? 0 : ends.back()) <= b,
                 "batches must be in order and within the plan");
     }
@@ -222,7 +222,7 @@ private:
     // The box rules are documented in fastload/plan/transforms/__init__.py.
     void show(const PlanView::Row& row, int64_t number, int64_t index, float min_visible, std::vector<Shown>& shown) const {
         const int64_t begin = offsets_.data()[index], end = offsets_.data()[index + 1];
-        require(0 <= begin && begin <= end && end <= count_, "box offsets beyond the boxes");
+        require(0 <= begin && begin <= end && end <= count_, "box offsets reach beyond the boxes");
         for (int64_t k = begin; k < end; ++k) {
             const Box& source = reinterpret_cast<const Box*>(boxes_.data())[k];
             const Box whole = row.map.map(source), box = row.shown(source);
