@@ -1,7 +1,7 @@
-"""What is done to an image before the network sees it: a part of the checkpoint, as the weights are.
+"""Preprocessing: how images become the network's input. It is stored in checkpoints with the weights.
 
-Training writes it down; its own evaluations, `detector.evaluate` and `detector.predict` all take it from there and make
-their batches by `Preprocess.loader`, so that an image has the same detections whichever of them looks at it.
+Evaluation during training, `detector.evaluate` and `detector.predict` all load images with `Preprocess.loader`, so an
+image has the same detections in each of them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from detector.model.fcos import SIZE_DIVISOR
 from fastload import Cache, CenterAlign, Collator, FastLoader, RandomAlign, ShortestEdge, TopLeftAlign
 
 ALIGNERS: dict[Align, type[Collator]] = {"center": CenterAlign, "top-left": TopLeftAlign, "random": RandomAlign}
-FILL = (124, 116, 104)  # ImageNet's mean in whole levels
+FILL = (124, 116, 104)  # the ImageNet mean, rounded to levels
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,15 @@ class Preprocess:
     """How an image becomes the network's input.
 
     Args:
-        align: where an image lies on its canvas, as trained. What was trained at random places is looked at in the
-            middle: nothing is left to chance outside training.
-        test_size: pixels of the short edge. Sizes are rounded as `ShortestEdge` does.
-        test_max_size: pixels that the long edge may have at most.
-        divisor: the sides of a canvas are multiples of it.
-        fill: red, green and blue of the padding, 0 to 255.
-        mean, std: of red, green and blue, in levels of 0 to 255: the network sees (image - mean) / std.
+        align: position of images on their canvas in training. Evaluation uses "center" instead of "random".
+        test_size: shorter edge of images in pixels, scaled by `ShortestEdge`.
+        test_max_size: maximum longer edge of images in pixels.
+        divisor: canvas sides are multiples of this many pixels.
+        fill: (red, green, blue) of the padding, 0 to 255.
+        mean, std: of (red, green, blue), in levels of 0 to 255. The network's input is (image - mean) / std.
 
     Raises:
-        ConfigError: if a size is below 1.
+        ConfigError: a size is below 1.
     """
 
     align: Align
@@ -54,21 +53,21 @@ class Preprocess:
 
     @classmethod
     def of(cls, config: Config) -> Preprocess:
-        """What a training with these settings evaluates with."""
+        """Return the preprocessing of evaluations for training settings."""
         normal = normalization(config.backbone)
         size = config.test_size, config.test_max_size
         return cls(config.align, *size, SIZE_DIVISOR, FILL, normal["mean"], normal["std"])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for checkpoints."""
+        """Return a dict of plain values, for checkpoints."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preprocess:
-        """The inverse of `to_dict`. Raises CheckpointError when it is another version's."""
+        """The inverse of `to_dict`. Raises CheckpointError if it is from another version of fastload."""
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(values) ^ known):
-            raise CheckpointError(f"its preprocessing is of another version of fastload: {', '.join(unknown)}")
+            raise CheckpointError(f"its preprocessing is from another version of fastload: {', '.join(unknown)}")
         return cls(**values)
 
     def loader(
@@ -81,13 +80,16 @@ class Preprocess:
         few_shapes: bool = False,
         group_by_aspect: bool = False,
     ) -> FastLoader:
-        """Every image of a cache once, as the network is to see it, on `device`.
+        """Return a loader of all images of a cache, preprocessed for evaluation.
 
         Args:
-            images: a cache, on disk or in memory, or a part of one.
-            dtype: of the batches; torch.uint8 leaves images as they are.
-            few_shapes: for a compiled network: see `canvas_sizes`.
-            group_by_aspect: put images of similar shape together, instead of in order.
+            images: a cache or a subset of one.
+            batch_size: images per batch.
+            workers: number of loader threads.
+            device: the device of the batches.
+            dtype: the type of the images; torch.uint8 images are not normalized.
+            few_shapes: use the few canvas sizes of `canvas_sizes`, for compiled networks. Default: False.
+            group_by_aspect: put images of similar shape in a batch instead of keeping their order. Default: False.
         """
         return FastLoader(
             images,
@@ -100,13 +102,13 @@ class Preprocess:
         )
 
     def collator(self, short: int, long: int, few_shapes: bool = False, training: bool = False) -> Collator:
-        """Pads images whose edges are up to `short` and `long` pixels."""
+        """Return a collator for images with edges up to `short` and `long` pixels. See `loader` for `few_shapes`."""
         align = "center" if self.align == "random" and not training else self.align
         sizes = canvas_sizes(short, long, self.divisor) if few_shapes else None
         return ALIGNERS[align](divisor=self.divisor, fill=self.fill, canvas_sizes=sizes)
 
     def output(self, device: torch.device | str, dtype: torch.dtype) -> dict[str, Any]:
-        """FastLoader's arguments for batches of `dtype` on `device`; uint8 is not normalized."""
+        """Return FastLoader's arguments for batches of `dtype` on `device`. uint8 images are not normalized."""
         normalization = {} if dtype == torch.uint8 else {"mean": self.mean, "std": self.std}
         return {"device": device, "dtype": dtype, **normalization}
 
@@ -125,19 +127,21 @@ class Overrides:
     """Precision of the convolutions. Default: as in the checkpoint."""
 
     def preprocess(self, trained: Preprocess) -> Preprocess:
-        """`trained`, but for what is set."""
+        """Return `trained` with the settings that are not None."""
         given = {name: getattr(self, name) for name in ("align", "test_size", "test_max_size")}
         return replace(trained, **{name: value for name, value in given.items() if value is not None})
 
     def config(self, trained: Config, batch_size: int, workers: int) -> Config:
-        """`trained` with the precision that is set, for so many images at a time and threads."""
+        """Return `trained` with the precision, if it is not None, and this batch size and number of workers."""
         precision = self.precision or trained.precision
         return replace(trained, batch_size=batch_size, workers=workers, precision=precision)
 
 
 def canvas_sizes(short: int, long: int, divisor: int = SIZE_DIVISOR) -> list[tuple[int, int]]:
-    """At most six canvases (height, width) for images whose edges are up to `short` and `long` pixels: few enough for
-    a compiled network to have code for each."""
+    """Return at most six canvas sizes (height, width) for images whose edges are up to `short` and `long` pixels.
+
+    A compiled network has code for each canvas size, so there should be few.
+    """
     short, long = (-(-edge // divisor) * divisor for edge in (short, long))
     middle = (short + long) // 2 // divisor * divisor
     landscape = {(short, short), (short, middle), (short, long), (long, long)}
