@@ -1,7 +1,7 @@
 """The annotation schema: the columns of values that images and objects have.
 
-Those that every cache has are declared in SCHEMA and nowhere else; a source may declare further ones. Sources yield
-columns, `cache.write.fitting` filters and moves them, a cache stores those that are there, and `Targets` shows them.
+The columns that every cache has are declared in SCHEMA only. A source may declare extra columns. Sources yield columns,
+`cache.write.fitting` filters and transforms them, caches store them, and `Targets` has them for each batch.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 import fastload._core as _core
 
-Columns: TypeAlias = Mapping[str, NDArray[Any]]  # values by the name of their column, or its key
+Columns: TypeAlias = Mapping[str, NDArray[Any]]  # values by the name or the key of their column
 
 Per = Literal["image", "object"]
 Moves = Literal["box", "area", "points", "polygon", "none"]
-DTYPES = {  # those that NumPy and torch both have, and how caches write them
+DTYPES = {  # the types that both NumPy and torch have, and their notation in caches
     "bool": "b1",
     "uint8": "u1",
     "int8": "i1",
@@ -34,35 +34,35 @@ DTYPES = {  # those that NumPy and torch both have, and how caches write them
 }
 MAX_VALUES = 1 << 16  # numbers in one value
 OFFSETS_DTYPE = "<i8"
-COORDINATES: dict[Moves, tuple[int, ...]] = {"box": (4,), "points": (2, 3), "polygon": (2,)}  # how many a value ends in
-_OFFSETS = ("offsets", "inner_offsets")  # the arrays of a ragged column beside its values, from the outside in
+COORDINATES: dict[Moves, tuple[int, ...]] = {"box": (4,), "points": (2, 3), "polygon": (2,)}  # valid last dimensions
+_OFFSETS = ("offsets", "inner_offsets")  # the arrays of a ragged column besides its values, outer first
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
 @dataclass(frozen=True)
 class Column:
-    """One kind of annotation: a value of `shape` for each image or each object, or any number of them if it is ragged.
+    """One kind of annotation: a value for each image or each object, or a list of values if it is ragged.
 
-    The polygons of an object are a list of rings, and a ring is a list of points, so `ragged` counts levels. The inner
-    level has offsets of its own: the same code filters, joins and checks both levels, and any ring can be stored, even
-    an empty one. A separate column of ring lengths would leave it to every user to match lengths and points.
+        Column("track_id", "int64")
+        Column("joints", "float32", shape=(17, 3), moves="points")
+        Column("outline", "float32", shape=(2,), moves="polygon", ragged=2)  # rings of points
 
     Args:
-        name: of the column.
-        dtype: of the numbers: one of DTYPES.
-        per: what has such a value.
-        shape: of one value; () is a number.
-        moves: how a value changes when its image is turned or resized. "box": (..., 4) x0, y0, x1, y1 in pixels.
-            "area": square pixels. "points": (..., 2) x, y in pixels, or (..., 3) x, y, visibility; a point of
-            visibility 0 is unlabeled and is (0, 0, 0). "polygon": (..., 2) the points of a ring. "none": it stays as
-            it is. Boxes are clipped to the image; points and polygons may lie outside of it, and keep their
-            coordinates: clipping is up to the loader.
-        default: of what a source does not give. None: the source has to. Ragged columns have no values there.
-        required: every cache has it.
-        ragged: the levels of lists. 0: one value. 1 or True: a list of values. 2: a list of lists of values.
+        name: letters, digits and underscores; at most 64.
+        dtype: the type of the numbers: bool, uint8, int8, int16, int32, int64, float32 or float64.
+        per: "object" or "image". Default: "object".
+        shape: the shape of one value, with at most two dimensions. Default: (), a number.
+        moves: how a value changes when its image is transformed. Default: "none", it does not change. "box": (..., 4)
+            x0, y0, x1, y1 in pixels. "area": square pixels. "points": (..., 2) x, y in pixels, or (..., 3) x, y,
+            visibility; a point of visibility 0 is unlabeled and stays (0, 0, 0). "polygon": (..., 2) the points of a
+            ring. When a cache is built, boxes are clipped to the image; points and polygons are not.
+        default: the value where a source gives none. None: the source must give it. Ragged columns get an empty list
+            instead. Default: 0.
+        required: whether every cache has the column: for SCHEMA only.
+        ragged: levels of lists. 0: one value. 1 or True: a list of values. 2: a list of lists of values. Default: 0.
 
     Raises:
-        ValueError: it cannot have such a name, type or shape.
+        ValueError: the name, type, shape, `moves` or `ragged` is not supported.
     """
 
     name: str
@@ -76,52 +76,52 @@ class Column:
 
     def __post_init__(self) -> None:
         if not self.required and (not _NAME.fullmatch(self.name) or self.name in _IN_USE):
-            raise ValueError(f"{self.name!r} cannot be an extra column: it is no name, or one that is in use")
+            raise ValueError(f"{self.name!r} cannot be an extra column: it is not a valid name, or it is reserved")
         if self.dtype not in DTYPES or self.per not in get_args(Per):
-            raise ValueError(f"`{self.name}` is {self.dtype} of each {self.per}: choose one of {', '.join(DTYPES)}")
+            raise ValueError(f"`{self.name}` is {self.dtype} per {self.per}: use a dtype among {', '.join(DTYPES)}")
         sound = all(type(side) is int and side > 0 for side in self.shape)
         if not sound or len(self.shape) > 2 or prod(self.shape) > MAX_VALUES:
-            raise ValueError(f"`{self.name}` has values of shape {self.shape}")
+            raise ValueError(f"`{self.name}` has shape {self.shape}: use at most two positive sizes")
         if self.moves != "none" and not self.dtype.startswith("float"):
-            raise ValueError(f"`{self.name}` moves with its image: it is float32 or float64, not {self.dtype}")
+            raise ValueError(f"`{self.name}` moves with its image: use float32 or float64, not {self.dtype}")
         last = COORDINATES.get(self.moves)
         if self.moves not in get_args(Moves) or (last and not {*self.shape[-1:]} & {*last}):
-            raise ValueError(f"`{self.name}` moves as {self.moves}, which values of shape {self.shape} cannot")
+            raise ValueError(f"`{self.name}` moves as {self.moves}, which values of shape {self.shape} do not support")
         if self.ragged not in range(len(_OFFSETS) + 1):
-            raise ValueError(f"`{self.name}` has {self.ragged} levels of lists: there are at most {len(_OFFSETS)}")
+            raise ValueError(f"`{self.name}` has {self.ragged} levels of lists: use 0 to {len(_OFFSETS)}")
 
     @property
     def key(self) -> str:
-        """The name of its array in a cache. That of an extra column says what it is of: `object/difficult`."""
+        """The name of its array in a cache. Extra columns have a prefix, as in `object/difficult`."""
         return self.name if self.required else f"{self.per}/{self.name}"
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The names of all its arrays: that of its values, and those of the offsets of a ragged column, outer first."""
+        """The names of its arrays in a cache: the values, then the offsets of a ragged column, outer first."""
         return self.key, *(f"{self.key}/{name}" for name in _OFFSETS[: self.ragged])
 
     @property
     def traits(self) -> dict[str, Any]:
-        """The further keys of its entry in a manifest: `moves` unless that is "none", `ragged` unless that is 0."""
+        """The extra keys of its entry in a manifest: `moves` unless it is "none", `ragged` unless it is 0."""
         moves = {"moves": self.moves} if self.moves != "none" else {}
         return {**moves, "ragged": int(self.ragged)} if self.ragged else moves
 
     @property
     def kind(self) -> str | dict[str, Any]:
-        """Its dtype, or a dict of its dtype and traits if it has traits, as the manifest's `source` records it."""
+        """Its entry in the manifest's `source`: the dtype, or a dict of dtype and traits if it has traits."""
         return {"dtype": self.dtype, **self.traits} if self.traits else self.dtype
 
     @classmethod
     def of_array(cls, key: str, described: Mapping[str, Any], counts: Mapping[Per, int]) -> Column | None:
-        """The extra column of an array in a manifest; None if it is of a kind that this version does not know.
+        """Return the extra column that an entry of a manifest describes, or None if this version does not support it.
 
         Args:
-            key: the array's name.
-            described: what the manifest says of it.
-            counts: how many images and objects there are.
+            key: the name of the array.
+            described: its entry in the manifest.
+            counts: the number of images and objects.
 
         Raises:
-            ValueError: it says what cannot be.
+            ValueError: the entry is invalid.
         """
         prefix, _, name = key.partition("/")
         per = next((per for per in counts if per == prefix), None)
@@ -140,18 +140,24 @@ class Column:
         return cls(name, dtype, per, tuple(shape), moves, ragged=ragged)
 
     def of(self, arrays: Columns) -> Any:
-        """Its values among the arrays of an index or of an image: an array, or `Ragged`."""
+        """Return its values from the arrays of an index or an image: an array, or `Ragged`."""
         values, *offsets = (arrays[key] for key in self.keys)
         return Ragged(self, values, tuple(offsets)) if self.ragged else values
 
     def given(self, values: Any, count: int) -> Any:
-        """What a source gives for `count` objects, or for an image, as an array: (count, *shape), or (*shape).
+        """Convert the values that a source gives for one image.
 
-        A ragged column is given as a list for each object, or one for the image, where None is an empty list. It
-        becomes `Ragged`, of length `count` or 1.
+        Args:
+            values: an array-like of the shape below; of a ragged column, a list for each object, or one for the image,
+                where None is an empty list. None: the default.
+            count: number of objects of the image.
+
+        Returns:
+            An array (count, *shape), or (*shape) if it is per image. Of a ragged column `Ragged`, of length `count`
+            or 1.
 
         Raises:
-            ValueError: it is missing, has another shape, or is not made of numbers.
+            ValueError: the values are missing, have another shape, or are not numbers.
         """
         if self.ragged:
             return self._given_lists(values, count)
@@ -189,7 +195,7 @@ class Column:
         return Ragged(self, np.concatenate(filled or [np.zeros((0, *self.shape), self.dtype)]), tuple(offsets))
 
     def stored(self, values: NDArray[Any]) -> NDArray[Any]:
-        """`values` in the type that caches have. ValueError when that cannot hold them."""
+        """Return `values` in the type of the column. ValueError if it cannot hold them."""
         with np.errstate(all="ignore"):
             stored = values.astype(self.dtype)
         if stored.dtype.kind in "bui" and not np.array_equal(stored, values):
@@ -199,15 +205,17 @@ class Column:
 
 @dataclass(frozen=True, eq=False)
 class Ragged:
-    """The values of a ragged column for several objects or images, which are its rows.
+    """The values of a ragged column. Its rows are objects or images.
 
-    Indexed by a slice it gives views, indexed by a mask or by row numbers (k, none negative) copies.
+    Indexing by a slice returns views. Indexing by a mask or by row numbers (k, not negative) returns copies.
 
     Args:
-        column: the column that has these values.
-        values: (total, *shape) of all rows, one after the other.
-        offsets: (rows + 1) row i has the values offsets[0][i] to offsets[0][i + 1]; of two levels, these are lists, and
-            list k has the values offsets[1][k] to offsets[1][k + 1]. Each begins with 0.
+        column: the column.
+        values: (total, *shape) the values of all rows, concatenated.
+        offsets: for each level, an array that begins with 0. Row i consists of the values offsets[0][i] to
+            offsets[0][i + 1]. With two levels, it consists of these lists instead, and list k of the values
+            offsets[1][k] to offsets[1][k + 1]. Both levels have offsets so that the same code filters, joins and checks
+            them.
     """
 
     column: Column
@@ -237,11 +245,11 @@ class Ragged:
 
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Its arrays by key, as `Column.of` takes them."""
+        """Its arrays by key: the inverse of `Column.of`."""
         return dict(zip(self.column.keys, (self.values, *self.offsets), strict=True))
 
     def lists(self) -> list[Any]:
-        """A view (k, *shape) of the values of each row, or a list of such views if there are two levels."""
+        """Return a view (k, *shape) for each row, or a list of views if there are two levels."""
         lists: Any = self.values
         for steps in reversed(self.offsets):
             lists = [lists[start:end] for start, end in pairwise(steps.tolist())]
@@ -249,7 +257,7 @@ class Ragged:
 
 
 def offsets_of(lengths: Iterable[int]) -> NDArray[np.int64]:
-    """Where each of several lists begins when one follows the other, and where the last one ends."""
+    """Return the start of each of n concatenated lists and the end of the last one: (n + 1)."""
     counts = lengths if isinstance(lengths, np.ndarray) else np.fromiter(lengths, np.int64)
     offsets = np.zeros(len(counts) + 1, np.int64)
     np.cumsum(counts, out=offsets[1:])
@@ -258,12 +266,12 @@ def offsets_of(lengths: Iterable[int]) -> NDArray[np.int64]:
 
 SCHEMA = (
     Column("boxes", "float32", shape=(4,), moves="box", default=None, required=True),  # x0, y0, x1, y1 in pixels
-    Column("label", "int32", default=None, required=True),  # in a source the category's id, in a cache its position
-    Column("crowd", "uint8", required=True),  # 1: around a crowd, not one object
-    Column("area", "float32", moves="area", default=np.nan, required=True),  # square pixels; NaN: the box's own
+    Column("label", "int32", default=None, required=True),  # in a source the category id, in a cache its position
+    Column("crowd", "uint8", required=True),  # 1: a crowd instead of one object
+    Column("area", "float32", moves="area", default=np.nan, required=True),  # square pixels; NaN: that of the box
     Column("annotation_id", "int64", default=-1, required=True),
 )
-_IN_USE = {"image_id", "labels", "iscrowd", *(column.name for column in SCHEMA)}  # by the dicts of `Targets` or here
+_IN_USE = {"image_id", "labels", "iscrowd", *(column.name for column in SCHEMA)}  # keys of `Targets[i]`, and here
 
 # Optional columns, by the names that all sources use.
 POLYGONS = Column("polygons", "float32", shape=(2,), moves="polygon", ragged=2)  # rings of (x, y) pixels
@@ -279,15 +287,15 @@ def keypoints_column(k: int) -> Column:
 
 @dataclass(frozen=True, eq=False)
 class Annotations:
-    """The annotations of a cache, as batches are made of them.
+    """The annotations of a cache, in the form from which batches are made.
 
     Args:
-        boxes: what the core puts on canvases.
-        objects: extra columns by name, a value an object.
-        images: extra columns by name, a value an image.
-        ragged: ragged columns by name, with a row an object or an image: see its `column.per`.
-        moves: how the values of each column change with their image, by name.
-        check: raises unless the columns are still what they were when the cache was opened.
+        boxes: the boxes and labels, which the core maps to canvases.
+        objects: extra columns of objects by name, not ragged.
+        images: extra columns of images by name, not ragged.
+        ragged: ragged columns by name, of objects or images as their `column.per` says.
+        moves: `Column.moves` by name.
+        check: raises CacheError if the file has changed since the cache was opened.
     """
 
     boxes: _core.Annotations
@@ -299,11 +307,11 @@ class Annotations:
 
     @property
     def has_objects(self) -> bool:
-        """Whether objects have values beside those of SCHEMA."""
+        """Whether objects have extra columns."""
         return bool(self.objects) or any(values.column.per == "object" for values in self.ragged.values())
 
     def of_objects(self, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        """The extra columns of these objects (...), as (..., *shape); 0 where there is none, which is row -1."""
+        """Return the extra columns of objects `rows` (...) as (..., *shape); 0 where the row is -1."""
         found = {name: column.take(rows, 0) for name, column in self.objects.items()}
         padding = rows < 0
         for values in found.values():
@@ -312,13 +320,13 @@ class Annotations:
         return found
 
     def lists_of_objects(self, rows: NDArray[np.int64]) -> dict[str, Ragged]:
-        """The ragged columns of these objects (n, none negative)."""
+        """Return the ragged columns of objects `rows` (n), which must not be negative."""
         found = {name: values[rows] for name, values in self.ragged.items() if values.column.per == "object"}
         self.check()
         return found
 
     def of_images(self, index: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        """The extra columns of these images (B), as (B, *shape)."""
+        """Return the extra columns of images `index` (B) as (B, *shape)."""
         found = {name: column.take(index, 0) for name, column in self.images.items()}
         self.check()
         return found

@@ -63,13 +63,13 @@ def test_the_column_the_transform_the_aligner_and_the_source_do_what_the_page_sa
 def test_a_source_that_contradicts_itself_is_an_error(done, tmp_path):
     """Columns of another length, other things than numbers and numbers that do not fit name the image."""
     for columns, message in (
-        ({"occluded": [0.5]}, r"image 0 \(.*\.jpg\) make no sense: `occluded` is float64 of shape \(1,\)"),
+        ({"occluded": [0.5]}, r"image 0 \(.*\.jpg\) are invalid: `occluded` is float64 of shape \(1,\)"),
         ({"occluded": ["a", "b"]}, "not numbers"),
         ({"count": [1, 300]}, "numbers that uint8 cannot"),
         ({"label": None}, "`label` is missing"),
         ({"boxes": [1, 2]}, "`boxes` is int64 of shape"),
-        ({"boxes": 3}, "make no sense"),
-        ({"ocluded": [0, 0]}, "`ocluded` is none of the columns"),
+        ({"boxes": 3}, "are invalid"),
+        ({"ocluded": [0, 0]}, "`ocluded` is not among the columns"),
     ):
         source = done["CsvSource"](Path("boxes.csv"), Path("coco/train2017"))
         source.columns = (*source.columns, Column("count", "uint8"))

@@ -1,7 +1,7 @@
-"""A cache in memory: images of one's own take the ordinary fast path, without a file on disk.
+"""A cache in memory: loads images without a cache file.
 
-Files, bytes and arrays are checked, converted and repaired by the code that `fastload build-cache` runs, so the pixels
-of a batch are, bit for bit, those that a cache of the same files gives.
+Images are checked, converted and repaired by the same code as in `fastload build-cache`, so batches are bit-identical
+to those of a cache file.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ InputImage: TypeAlias = str | os.PathLike[str] | bytes | NDArray[np.uint8]
 
 
 class MemoryCache(Cache):
-    """A `Cache` of records that are held in memory. It loads, subsets and pickles like any other.
+    """A `Cache` whose records are in memory. It loads, subsets and pickles like any other cache.
 
         cache = MemoryCache.of(["photo.jpg", "scan.png"])
         loader = FastLoader(cache, batch_size=2, transforms=[ShortestEdge(800, 1333)], collate_fn=CenterAlign())
         for images, targets in loader: ...  # targets.image_id: positions in the list
 
     Args:
-        images: the record and the index entry of each image, as `make_record` makes them.
-        categories: of the boxes, in the order of their labels.
-        columns: the extra columns that are ragged or move; the others are found in the entries.
+        images: the record and the index entry of each image: `record` and `entry` of an `IngestedImage`.
+        categories: the categories, in the order of labels. Default: none.
+        columns: the extra columns. Those that neither move nor are ragged may be omitted. Default: none.
     """
 
     def __init__(
@@ -57,10 +57,13 @@ class MemoryCache(Cache):
 
     @classmethod
     def of(cls, images: Iterable[InputImage], exif_rotate: bool = True, workers: int | None = None) -> MemoryCache:
-        """A cache of these images, without boxes. See `read_images`, which can also go on after a bad image.
+        """Make a cache of images without boxes. To skip unreadable images instead of raising, use `read_images`.
+
+        Args:
+            images, exif_rotate, workers: see `read_images`.
 
         Raises:
-            DecodeError: names the first image that cannot be read, and says why.
+            DecodeError: an image cannot be read. The message names it and the reason.
         """
         read = []
         for outcome in read_images(images, exif_rotate, workers):
@@ -74,7 +77,7 @@ class MemoryCache(Cache):
 
 
 class _Records(Mapping):
-    """What a `Mapping` has of a file, of records in memory."""
+    """A `Mapping` of records in memory instead of a file."""
 
     def __init__(
         self, images: Sequence[tuple[bytes, Entry]], categories: tuple[Category, ...], columns: tuple[Column, ...]
@@ -97,26 +100,27 @@ class _Records(Mapping):
         return memoryview(self._records[position])
 
     def check_unchanged(self) -> None:
-        """Nobody else can change it."""
+        """See `CacheFile.check_unchanged`. Records in memory do not change."""
 
 
 def read_images(
     images: Iterable[InputImage], exif_rotate: bool = True, workers: int | None = None
 ) -> Iterator[IngestedImage]:
-    """Read images as `build-cache` does, in order. One that cannot be read has no record, but a problem that says why.
+    """Read images in order, as `build-cache` does. An unreadable image has a problem instead of a record.
 
         read = list(read_images(folder.glob("*.jpg")))
         cache = MemoryCache((image.record, image.entry) for image in read if image.record)
         unreadable = [problem for image in read if not image.record for problem in image.problems]
 
     Args:
-        images: paths, the bytes of files, or arrays (H, W, 3) RGB or (H, W) grey of uint8, in any mixture. They are
-            numbered from 0 as `image_id`. Few are read ahead, so there may be any number of them.
-        exif_rotate: turn images upright as their EXIF data says, like `build-cache --exif-rotate`.
-        workers: threads; None: one for every core.
+        images: paths, bytes of files, or uint8 arrays, (H, W, 3) RGB or (H, W) gray. Positions become the image ids.
+            Only a few are read ahead, so a long generator is fine.
+        exif_rotate: whether to rotate images upright as their EXIF data says. Default: True.
+        workers: number of threads. Default: one per core.
 
     Yields:
-        An `IngestedImage` for each image: `record` and `entry`, which are for `MemoryCache`, or None; and `problems`.
+        An `IngestedImage` for each image: `record` and `entry` for `MemoryCache`, None if it is unreadable, and
+        `problems`.
     """
     return ordered_map(partial(_read_image, exif_rotate=exif_rotate), enumerate(images), workers)
 

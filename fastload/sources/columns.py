@@ -1,4 +1,4 @@
-"""Extra columns from the fields of annotations: found by name, checked, and made arrays of one type."""
+"""Extra columns from fields of annotations and images, which are found by name, checked and converted to arrays."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from numpy.typing import NDArray
 from fastload.annotations import DTYPES, Column, Per
 from fastload.errors import SourceError
 
-Fields = Mapping[str, Any]  # of an annotation or an image
-_TYPES = {"b": "bool", "i": "int64", "u": "int64", "f": "float32"}  # unless stated, by the kind of the values
+Fields = Mapping[str, Any]  # the fields of an annotation or an image
+_TYPES = {"b": "bool", "i": "int64", "u": "int64", "f": "float32"}  # default types, by NumPy's kind of the values
 _REQUEST = re.compile(r"(?:(image)/)?(\w+)(?::(\w+))?")
-_WOULD_NOT_MOVE = {"bbox", "segmentation", "keypoints"}  # with the image
+_WOULD_NOT_MOVE = {"bbox", "segmentation", "keypoints"}  # these fields are coordinates
 
 
 @dataclass(frozen=True)
 class Request:
-    """A field that is to become a column."""
+    """A field that is requested as a column."""
 
     name: str
-    dtype: str | None  # None: by its values
-    of_images: bool  # and not of objects, which may have a field of that name too
+    dtype: str | None  # None: according to its values
+    of_images: bool  # only look for it in images, even if annotations have it too
 
     @classmethod
     def of(cls, text: str) -> Request:
-        """From `NAME`, `NAME:TYPE`, `image/NAME` or `image/NAME:TYPE`. `SourceError` when it cannot be had."""
+        """Parse `NAME`, `NAME:TYPE`, `image/NAME` or `image/NAME:TYPE`. SourceError if it cannot be a column."""
         match = _REQUEST.fullmatch(text)
         if match is None or match[3] not in (None, *DTYPES):
-            raise SourceError(f"{text!r} is no column: write NAME or NAME:TYPE, TYPE being one of {', '.join(DTYPES)}.")
+            raise SourceError(f"{text!r} is not a column: use NAME or NAME:TYPE with TYPE one of {', '.join(DTYPES)}.")
         if match[2] in _WOULD_NOT_MOVE:
-            raise SourceError(f"{match[2]} cannot be kept as a column: it would not move with its image.")
+            raise SourceError(f"{match[2]} cannot be a column: its coordinates would not move with the image.")
         try:
             Column(match[2], match[3] or "bool")
         except ValueError as error:
@@ -45,18 +45,19 @@ class Request:
 def read_columns(
     names: Sequence[str], entries: Mapping[Per, Sequence[Fields]], where: str, name_of: Callable[[Per, int], str]
 ) -> list[tuple[Column, NDArray[Any]]]:
-    """The columns that were asked for, and their values for all objects or images.
+    """Return the requested columns and their values for all objects or images.
 
-    Where a field is missing or null, the value is 0; NaN if the column holds floating point numbers.
+    Missing and null values are 0, or NaN in floating-point columns.
 
     Args:
-        names: as `Request.of` reads them. A plain NAME is a field of objects, or else of images.
+        names: the columns, as `Request.of` parses them. A plain NAME is a field of objects, or of images if no object
+            has it.
         entries: the fields of each object and each image.
-        where: the dataset, for errors.
-        name_of: names an object or image of `entries`, for errors.
+        where: the dataset, for error messages.
+        name_of: returns the name of an object or image in `entries`, for error messages.
 
     Raises:
-        SourceError: there is no such field, or one that holds no numbers.
+        SourceError: a field does not exist, or its values are not numbers.
     """
     read = []
     for request in map(Request.of, names):
@@ -65,18 +66,18 @@ def read_columns(
         per = next(found, None)
         if per is None:
             there = sorted({name for kind in kinds for fields in entries[kind] for name in fields})
-            raise SourceError(f"{where} has no `{request.name}`. It has: {', '.join(there) or 'none'}.")
+            raise SourceError(f"{where} has no field `{request.name}`. Its fields: {', '.join(there) or 'none'}.")
         values = [fields.get(request.name) for fields in entries[per]]
         try:
             read.append(_read_column(request, per, values))
         except (ValueError, TypeError, OverflowError) as error:
             wrong = name_of(per, _first_wrong(request, per, values))
             raise SourceError(
-                f"{where}: `{request.name}` makes no column: see {wrong}. Each value is to be a number, or a list of "
-                f"as many numbers as the others, that fits the column's type ({error})."
+                f"{where}: `{request.name}` cannot be a column: see {wrong}. Each value must be a number, or a list of "
+                f"numbers as long as the others, that fits the type of the column ({error})."
             ) from error
     if len({column.name for column, _ in read}) < len(read):
-        raise SourceError(f"{where}: one column is asked for twice: {', '.join(names)}.")
+        raise SourceError(f"{where}: a column is requested twice: {', '.join(names)}.")
     return read
 
 
@@ -93,7 +94,7 @@ def _read_column(request: Request, per: Per, values: Sequence[Any]) -> tuple[Col
 
 
 def _first_wrong(request: Request, per: Per, values: Sequence[Any]) -> int:
-    """The first value that does not go with the first one."""
+    """The first value that does not fit in a column with the first one."""
     first = next(i for i, value in enumerate(values) if value is not None)
     for i in range(first, len(values)):
         try:

@@ -212,9 +212,9 @@ def sound_index() -> dict[str, np.ndarray]:
     [
         ("label", 1, 2, "labels"),
         ("label", 0, -1, "labels"),
-        ("crowd", 1, 2, "impossible"),
-        ("size", (0, 1), 0, "impossible"),
-        ("source_size", (1, 0), -5, "impossible"),
+        ("crowd", 1, 2, "invalid"),
+        ("size", (0, 1), 0, "invalid"),
+        ("source_size", (1, 0), -5, "invalid"),
         ("size", (1, 0), 30_000, "image 1 is 30000 x 30000 pixels"),
         ("box_offset", 0, 1, "box_offset"),
         ("box_offset", 1, 3, "box_offset"),

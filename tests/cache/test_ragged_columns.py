@@ -266,11 +266,11 @@ def test_relative_coordinates_become_pixels(image, tmp_path):
 
 def test_further_boxes_and_areas_move(image, tmp_path):
     """A box of a source's own is clipped and scaled as the box of the object is, and an area with it."""
-    further = (Column("visible", "float32", shape=(4,), moves="box"), Column("room", "float64", moves="area"))
+    extra = (Column("visible", "float32", shape=(4,), moves="box"), Column("room", "float64", moves="area"))
     made = [sample(image, [INSIDE], visible=[[-4, 2, 8, 90]], room=[10])]
-    cache = build(made, tmp_path / "c.lmdb", BuildOptions(Encoding.ORIGINAL, Reduction(24)), columns=further)
+    cache = build(made, tmp_path / "c.lmdb", BuildOptions(Encoding.ORIGINAL, Reduction(24)), columns=extra)
     assert cache.record(0).columns["visible"].tolist() == [[0, 1, 4, 24]] and cache.columns["room"].tolist() == [2.5]
-    assert set(cache.store.columns) == set(further)
+    assert set(cache.store.columns) == set(extra)
 
 
 def test_what_a_source_does_not_give_is_empty(image, tmp_path):
@@ -300,7 +300,7 @@ def test_what_a_source_does_not_give_is_empty(image, tmp_path):
 )
 def test_a_source_that_contradicts_itself_is_an_error(image, tmp_path, columns, message):
     """Wrong shapes, numbers and lengths name the image and the column."""
-    with pytest.raises(SourceError, match=rf"image 7 \(7.jpg\) make no sense: .*{message}"):
+    with pytest.raises(SourceError, match=rf"image 7 \(7.jpg\) are invalid: .*{message}"):
         build([sample(image, [INSIDE], 7, **columns)], tmp_path / "c.lmdb")
 
 
@@ -408,7 +408,7 @@ OFFSETS = {
 def test_offsets_that_do_not_fit_are_refused(ragged, tmp_path, key, values):
     """Offsets that fall, begin or end elsewhere or are too few, with sound checksums: an error with the file's name."""
     path = changed(ragged, tmp_path / "x.lmdb", key, np.array(values, np.int64))
-    with pytest.raises(CacheError, match=f"{path} cannot be read as a cache: its .*(wrong|no sense)"):
+    with pytest.raises(CacheError, match=f"{path} cannot be read as a cache: its .*(wrong|invalid)"):
         Cache(path)
 
 
@@ -467,7 +467,7 @@ def test_offsets_overwritten_under_an_open_cache_are_noticed(ragged, tmp_path):
     with open(path, "r+b") as file:
         file.seek(at + 8)
         file.write(b"\x7f")
-    with pytest.raises(CacheError, match="its index is not what it was"):
+    with pytest.raises(CacheError, match="its index has changed"):
         cache.check_unchanged()
 
 

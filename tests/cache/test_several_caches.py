@@ -335,15 +335,18 @@ def test_columns_of_all_caches_are_shown(tmp_path):
 @pytest.mark.parametrize(
     ("categories", "message"),
     [
-        ([{"id": 3, "name": "dog"}], r"'dog' has id 18 in the one and 3 in the other"),
-        ([{"id": 18, "name": "wolf"}], r"id 18 is 'dog' in the one and 'wolf' in the other"),
-        ([{"id": 1, "name": "dog"}], r"'dog' has id 18 in the one and 1 in the other; id 1 is 'person' in the one and"),
+        ([{"id": 3, "name": "dog"}], r"'dog' has id 18 in the first and 3 in the second"),
+        ([{"id": 18, "name": "wolf"}], r"id 18 is 'dog' in the first and 'wolf' in the second"),
+        (
+            [{"id": 1, "name": "dog"}],
+            r"'dog' has id 18 in the first and 1 in the second; id 1 is 'person' in the first",
+        ),
     ],
 )
 def test_categories_that_contradict_are_named(paths, tmp_path, categories, message):
     """A name of two ids or an id of two names is an error with both caches, the categories and what to do."""
     other = make(tmp_path / "other", 3, 9000, categories)
-    pattern = rf"categories of {paths[0]} and {other} contradict one another: {message}.* build its cache again"
+    pattern = rf"categories of {paths[0]} and {other} disagree: {message}.* build its cache again"
     for dataset in ([paths[1], paths[0], other][1:], ConcatDataset([Cache(paths[0]), Cache(other)])):
         with pytest.raises(CacheError, match=pattern):
             FastLoader(dataset)
@@ -363,7 +366,7 @@ def test_clashing_image_ids_are_named_and_can_be_renumbered(paths, tmp_path):
     both = [paths[0], other]
     for dataset in (both, ConcatDataset(list(map(Cache, both)))):
         with pytest.raises(
-            CacheError, match=rf"{paths[0]} and {other} both hold images of id 1003, 1004, 1005 and 1 more"
+            CacheError, match=rf"{paths[0]} and {other} both hold images with id 1003, 1004, 1005 and 1 more"
         ):
             FastLoader(dataset)
     cache = Cache(both, renumber=True)

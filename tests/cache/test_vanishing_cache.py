@@ -207,7 +207,7 @@ def test_bytes_written_into_the_index_are_noticed(cache):
     with open(cache, "r+b") as stream:
         stream.seek(offset)
         stream.write(b"\x07")
-    with pytest.raises(CacheError, match=r"x\.lmdb was truncated or overwritten.*its index is not what it was"):
+    with pytest.raises(CacheError, match=r"x\.lmdb was truncated or overwritten.*its index has changed"):
         opened.check_unchanged()
 
 

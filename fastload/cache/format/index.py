@@ -1,4 +1,4 @@
-"""The index of a cache: flat arrays over all its images and boxes: those of `layout.INDEX`, and extra columns."""
+"""The index of a cache: the flat arrays of `layout.INDEX`, and extra columns, over all images and boxes."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ _OFFSETS = {"name_offset": "names", "box_offset": "boxes"}
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the index keeps of one image with G boxes."""
+    """The index entry of one image with G boxes."""
 
     image_id: int
     name: str
     size: tuple[int, int]  # width, height
-    source_size: tuple[int, int]  # of the annotated picture
+    source_size: tuple[int, int]  # of the annotated image
     encoding: int
     checksum: int
-    columns: Columns  # by key: (G, ...) of objects, (...) of the image; of ragged ones the arrays of their `keys`
+    columns: Columns  # by key: (G, ...) per object, (...) per image; ragged columns have an array for each of `keys`
 
 
 def shape_of(name: str, images: int, boxes: int, name_bytes: int) -> tuple[int, ...]:
-    """The shape an array of INDEX must have in a cache of so many images, boxes and bytes of names."""
+    """Return the shape of an array of INDEX, given the numbers of images, boxes and bytes of names."""
     length = {"image": images, "image+1": images + 1, "object": boxes, "bytes": name_bytes}[INDEX[name][1]]
     return (length, *_VALUES.get(name, ()))
 
 
 def build_index(entries: Sequence[Entry]) -> Index:
-    """The index of images in the order given, all of the same columns."""
+    """Build the index of images in the given order. All must have the same columns."""
     names = [entry.name.encode("utf-8", "surrogateescape") for entry in entries]
     arrays: dict[str, Any] = {
         "name_offset": offsets_of(map(len, names)),
@@ -53,25 +53,34 @@ def build_index(entries: Sequence[Entry]) -> Index:
         single = key.startswith("image/") and f"{key}/offsets" not in keys and not _is_offsets(key)
         parts = [entry.columns[key][None] if single else entry.columns[key] for entry in entries]
         arrays[key] = join_arrays(key, parts) if parts else []
-    further = sorted(arrays.keys() - INDEX.keys())
-    return {name: _as_array(name, arrays[name]) for name in INDEX} | {key: arrays[key] for key in further}
+    extra = sorted(arrays.keys() - INDEX.keys())
+    return {name: _as_array(name, arrays[name]) for name in INDEX} | {key: arrays[key] for key in extra}
 
 
 def join_indices(parts: Iterable[Index]) -> Index:
-    """One index of the images of several, in order, with the extra columns that are the same kind in all."""
+    """Concatenate indices, with the extra columns that all have with the same type and shape."""
     parts = [part for part in parts if len(part["image_id"])] or [build_index([])]
     kinds = [{(name, array.dtype.str, array.shape[1:]) for name, array in part.items()} for part in parts]
-    further = sorted(name for name, *_ in set.intersection(*kinds) if name not in INDEX)
-    return {name: join_arrays(name, [part[name] for part in parts]) for name in (*INDEX, *further)}
+    extra = sorted(name for name, *_ in set.intersection(*kinds) if name not in INDEX)
+    return {name: join_arrays(name, [part[name] for part in parts]) for name in (*INDEX, *extra)}
 
 
 def join_arrays(name: str, parts: list[NDArray[Any]]) -> NDArray[Any]:
-    """The array `name` of the images of several indices, in order."""
+    """Concatenate array `name` of several indices."""
     return _join_offsets(parts) if _is_offsets(name) else np.concatenate(parts)
 
 
 def check_index(index: Index, categories: int, columns: Iterable[Column] = ()) -> None:
-    """ValueError when the arrays, each sound by itself, do not fit one another. `columns` are the further ones."""
+    """Check that the arrays of an index are consistent with each other.
+
+    Args:
+        index: arrays with valid checksums, types and shapes.
+        categories: number of categories.
+        columns: the extra columns.
+
+    Raises:
+        ValueError: they are not.
+    """
     ends = {offsets: len(index[values]) for offsets, values in _OFFSETS.items()}
     for column in columns:
         values, *levels = column.keys
@@ -80,14 +89,14 @@ def check_index(index: Index, categories: int, columns: Iterable[Column] = ()) -
     for offsets, end in ends.items():
         steps = index[offsets]
         if steps[0] != 0 or steps[-1] != end or (steps[1:] < steps[:-1]).any():
-            raise ValueError(f"its {offsets} is wrong")
+            raise ValueError(f"its {offsets} holds invalid offsets")
     if index["label"].min(initial=0) < 0 or index["label"].max(initial=-1) >= categories:
-        raise ValueError("its labels are not among its categories")
+        raise ValueError("it has labels without a category")
     if index["crowd"].max(initial=0) > 1 or min(index[name].min(initial=1) for name in ("size", "source_size")) < 1:
-        raise ValueError("its index holds impossible values")
+        raise ValueError("its index holds invalid values")
     for name, array in index.items():
         if array.dtype == np.bool_ and array.view(np.uint8).max(initial=0) > 1:
-            raise ValueError(f"its {name} holds impossible values")
+            raise ValueError(f"its {name} holds invalid values")
     _check_pixels(index)
 
 
@@ -102,7 +111,7 @@ def _check_pixels(index: Index) -> None:
 
 
 def _is_offsets(name: str) -> bool:
-    return name in _OFFSETS or name.count("/") == 2  # as `Column.keys` names them
+    return name in _OFFSETS or name.count("/") == 2  # as in `Column.keys`
 
 
 def _join_offsets(parts: list[NDArray[Any]]) -> NDArray[Any]:

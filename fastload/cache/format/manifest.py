@@ -1,4 +1,4 @@
-"""The manifest of a cache: what it holds and the checksums of its index. Written last, it makes the cache whole."""
+"""The manifest of a cache: its content and the checksums of its index. It is written last and completes the cache."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from fastload.sources.base import Category
 
 @dataclass(frozen=True)
 class Manifest:
-    """The manifest of a cache of this version."""
+    """The manifest of a cache of this format version."""
 
-    encoding: str  # what the cache was built as; single records may fall back to another
+    encoding: str  # the requested encoding; single records may have another one
     images: int
     boxes: int
     categories: tuple[Category, ...]
-    source: dict[str, Any]  # where it was built from and how
-    # name: dtype, shape, checksum (hex), and a column's traits; those of kinds unknown to this version too
+    source: dict[str, Any]  # dataset and settings from which it was built
+    # by name: dtype, shape, checksum (hex) and `Column.traits`; includes arrays that this version does not support
     arrays: dict[str, dict[str, Any]]
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
-        """The columns beside those that every cache has. ValueError when the manifest says what cannot be of them."""
+        """The extra columns. ValueError if their entries are invalid."""
         found = (Column.of_array(key, array, self._counts) for key, array in sorted(self.arrays.items()))
         columns = tuple(column for column in found if column is not None)
         if len({column.name for column in columns}) < len(columns):
-            raise ValueError("two columns of one name")
+            raise ValueError("two columns have the same name")
         return columns
 
     @property
@@ -44,19 +44,19 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """Changes whenever images or annotations do, not with where they lie."""
+        """Hex digest that changes whenever images or annotations change, but not if the dataset is moved."""
         content = [self.encoding, [asdict(category) for category in self.categories], self.arrays]
         return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
 
     def to_bytes(self) -> bytes:
-        """The manifest as it is stored."""
+        """Return the stored form of the manifest: a line with its checksum, then JSON."""
         fields = {"version": VERSION, "fingerprint": self.fingerprint, **asdict(self)}
         text = json.dumps(fields, sort_keys=True).encode()
         return b"xxh64=%016x\n" % _core.xxh64(text) + text
 
     @classmethod
     def from_bytes(cls, stored: bytes) -> Manifest:
-        """ValueError when these are not the bytes of a sound manifest of this version."""
+        """Read a manifest. ValueError if it is damaged, invalid or of another version."""
         line, _, text = stored.partition(b"\n")
         if line != b"xxh64=%016x" % _core.xxh64(text):
             raise ValueError("its manifest is damaged")
@@ -65,7 +65,7 @@ class Manifest:
         except RecursionError as error:
             raise ValueError("its manifest is nested too deeply") from error
         if not isinstance(fields, dict) or fields.get("version") != VERSION:
-            raise ValueError(f"it is of another version of the format than this fastload's {VERSION}")
+            raise ValueError(f"it has another version of the cache format than {VERSION}, which this fastload supports")
         try:
             manifest = cls(
                 encoding=str(fields["encoding"]),
@@ -77,7 +77,7 @@ class Manifest:
             )
             manifest._check_arrays()
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-            raise ValueError(f"its manifest makes no sense ({error!r})") from error
+            raise ValueError(f"its manifest is invalid ({error!r})") from error
         return manifest
 
     @property
@@ -101,7 +101,7 @@ class Manifest:
 
 
 def describe_arrays(index: Index, columns: Iterable[Column] = ()) -> dict[str, dict[str, Any]]:
-    """The manifest's entry for each array of an index. `columns` are the further ones, at least those with traits."""
+    """Return the manifest's entry for each array of an index. `columns` must include all extra columns with traits."""
     traits = {column.key: column.traits for column in columns}
     return {
         name: {

@@ -1,4 +1,4 @@
-"""Opening a cache file: mapped once a process, every structure of it checked before it is believed."""
+"""Opening a cache file: it is mapped once per process, and all its structures are checked before use."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from fastload.sources.base import Category
 
 
 class Mapping:
-    """The `Store` of a cache file: its bytes and where in them everything is. Shared by all who open the same file."""
+    """The `Store` of a mapped cache file. All caches of a process that open the same file share it."""
 
     def __init__(self, path: Path, file: _core.MappedFile) -> None:
         self.path = path
         self.file = file
-        self._state = (len(file), *file.state()[1:])  # as it was when it was mapped
+        self._state = (len(file), *file.state()[1:])  # when it was mapped
         self._whole = memoryview(file)
         try:
-            file.read_ahead(False)  # the tree's pages lie all over it
+            file.read_ahead(False)  # the tree's pages are scattered over the file
             values, _, self.offsets, self.lengths, extent = _core.lmdb_tree(file, release=True)
             file.read_ahead(True)
             if len(file) < extent:
                 raise ValueError(f"it is truncated: {len(file)} of {extent} bytes")
             if MANIFEST_KEY not in values:
-                raise ValueError("it holds no manifest: it is no cache, or its build was interrupted")
+                raise ValueError("it has no manifest: it is not a cache, or its build was interrupted")
             self._places = values
             self._stored_manifest = bytes(self._bytes(MANIFEST_KEY))
             self.manifest = Manifest.from_bytes(self._stored_manifest)
@@ -49,15 +49,15 @@ class Mapping:
             reason = "it was changed, or its disk failed, while it was opened" if file.state() != self._state else error
             raise CacheError(
                 f"{path} cannot be read as a cache: {reason}. Build it again with `fastload build-cache DATASET "
-                "--overwrite`, or copy it anew from where it is whole."
+                "--overwrite`, or copy it again from an intact file."
             ) from error
-        file.release_pages()  # what the checks have read need not stay resident
+        file.release_pages()  # the pages that the checks have read need not stay resident
         self.addresses: NDArray[np.uint64] = self.offsets + np.uint64(np.frombuffer(self._whole, np.uint8).ctypes.data)
         self.check_unchanged()
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """The columns beside those that every cache has."""
+        """See `Store.columns`."""
         return self.manifest.columns
 
     @property
@@ -81,7 +81,7 @@ class Mapping:
         return self.index["names"][first:last].tobytes().decode("utf-8", "replace")
 
     def ensure(self, positions: NDArray[np.int64]) -> None:
-        """All of it is mapped."""
+        """See `CacheFile.ensure`. All records are mapped."""
 
     def source_files(self) -> SourceFiles | None:
         """Return the files that the cache was built from; None if an earlier version or a conversion made it.
@@ -107,15 +107,15 @@ class Mapping:
         if state == self._state:
             return
         if state[0] < len(self.file):
-            raise self._changed(f"{state[0]} of {len(self.file)} bytes are left")
+            raise self._changed(f"only {state[0]} of {len(self.file)} bytes are left")
         if self._bytes(MANIFEST_KEY) != self._stored_manifest or not all(map(self._is_sound, self.index)):
-            raise self._changed("its index is not what it was")
-        self._state = state  # it was only touched, or pages of records vanished, which is noticed at each of these
+            raise self._changed("its index has changed")
+        self._state = state  # only touched, or records lost pages, which is noticed when they are read
 
     def _changed(self, how: str) -> CacheError:
         return CacheError(
-            f"{self.path} was truncated or overwritten while it was read, or its disk is failing: {how}. Restore it or "
-            "build it again. To replace a cache that is in use, rename the new one over it, as "
+            f"{self.path} was truncated or overwritten while it was read, or its disk is failing: {how}. Restore it "
+            "or build it again. To replace a cache that is in use, rename the new file over it, as "
             "`fastload build-cache --overwrite` does."
         )
 
@@ -135,7 +135,7 @@ class Mapping:
         if not self._is_sound(name):
             raise ValueError(f"the checksum of its {name} does not match")
         array = np.ndarray(shape, dtype, stored)
-        if not array.flags.aligned:  # a small array lies among the tree's nodes, at any even address
+        if not array.flags.aligned:  # small arrays are among the tree's nodes, at any even address
             array = array.copy()
             array.flags.writeable = False
         return array
@@ -147,7 +147,11 @@ os.register_at_fork(after_in_child=lambda: globals().update(_lock=threading.Lock
 
 
 def open_mapping(path: str | os.PathLike[str]) -> Mapping:
-    """The mapping of the cache at `path`; the same object as long as the file is the same and somebody holds it."""
+    """Return the mapping of the cache at `path`: the present one if the same file is already open.
+
+    Raises:
+        CacheError: the file cannot be read, or is not a valid cache.
+    """
     shown = Path(os.path.abspath(path))
     try:
         with open(shown, "rb") as stream:
@@ -155,7 +159,7 @@ def open_mapping(path: str | os.PathLike[str]) -> Mapping:
             key = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size, os.path.realpath(shown))
             with _lock:
                 mapping = _open.get(key)
-                if mapping is None or mapping.file.vanished:  # those pages are zeros for good
+                if mapping is None or mapping.file.vanished:  # lost pages stay zero
                     mapping = _open[key] = Mapping(shown, _core.MappedFile(stream.fileno()))
                 return mapping
     except (OSError, ValueError) as error:
@@ -166,7 +170,7 @@ def _why_not(path: Path, error: Exception) -> str:
     if path.is_dir():
         return f"{path} is a folder, not a cache. Caches are files such as DATASET/fastload/train2017.lmdb."
     if path.with_name(path.name + ".partial").exists():
-        return f"{path} is not finished: run the `fastload build-cache` that was building it again."
+        return f"{path} is not finished: run `fastload build-cache` again with the same arguments."
     if not path.exists():
         return f"there is no cache {path}. Build one with `fastload build-cache DATASET`."
     if path.stat().st_size == 0:

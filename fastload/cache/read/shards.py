@@ -23,16 +23,16 @@ SHOWN = 3  # examples in an error message
 
 
 class Shards:
-    """The `Store` of the images of `caches`, those of the first cache before those of the second.
+    """The `Store` of several caches, with the images of the first before those of the second.
 
-    An array of the index is joined when it is first asked for; records stay where they are.
+    Arrays of the index are concatenated on first use. Records are not copied.
 
     Args:
-        caches: one or more. They may be of several caches themselves.
-        renumber: image ids are the positions, instead of the ids that the caches have.
+        caches: one or more caches, each of which may consist of several.
+        renumber: whether to use positions as image ids.
 
     Raises:
-        CacheError: an image id is in two caches, or a category's name or id stands for different ones in two.
+        CacheError: an image id is in two caches, or the categories of two caches disagree.
     """
 
     def __init__(self, caches: Sequence[CacheFile], renumber: bool) -> None:
@@ -52,7 +52,7 @@ class Shards:
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """Those that all caches have, of the same kind."""
+        """The extra columns that all caches have."""
         return self._columns
 
     @cached_property
@@ -67,12 +67,12 @@ class Shards:
 
     @property
     def categories(self) -> tuple[Category, ...]:
-        """Those of all caches, in the order in which they come."""
+        """The categories of all caches, in order of appearance."""
         return self._categories
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of all fingerprints in order."""
+        """See `Store.fingerprint`. It covers the fingerprints of all caches in order."""
         content = repr(([cache.fingerprint for cache in self._caches], self._renumbered))
         return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
@@ -82,7 +82,7 @@ class Shards:
         raise CacheError("several caches read as one have no manifest: each of their `shards` has its own")
 
     def locate(self, position: int) -> tuple[CacheFile, int]:
-        """The cache that holds image `position`, and its position there."""
+        """Return the cache that holds image `position`, and its position there."""
         k = int(self._number(position))
         return self._caches[k], position - int(self._starts[k])
 
@@ -109,7 +109,7 @@ class Shards:
             cache.check_unchanged()
 
     def _number(self, positions: Any) -> NDArray[np.int64]:
-        """Which of the caches holds each of `positions`."""
+        """The number of the cache that holds each of `positions`."""
         number: NDArray[np.int64] = np.searchsorted(self._starts, positions, "right") - 1
         return number
 
@@ -131,19 +131,19 @@ class Shards:
         first, second = (self._caches[number[k]] for k in (twice[0], twice[0] + 1))
         if first.fingerprint == second.fingerprint:
             raise CacheError(
-                f"{second.where} holds the same images as {first.where}: give each cache once. To see images several "
-                "times in an epoch, give a sampler or a Subset that repeats their indices."
+                f"{second.where} holds the same images as {first.where}: give each cache once. To repeat images "
+                "within an epoch, use a sampler or a Subset that repeats their indices."
             )
         some = ", ".join(map(str, ids[twice[:SHOWN]].tolist()))
         more = f" and {len(twice) - SHOWN:,} more" if len(twice) > SHOWN else ""
         raise CacheError(
-            f"{first.where} and {second.where} both hold images of id {some}{more}, and ids are to tell images apart. "
-            "Number them by position with `fastload.Cache([...], renumber=True)`, or build one of them with other ids."
+            f"{first.where} and {second.where} both hold images with id {some}{more}. Image ids must be unique: number "
+            "the images by position with `fastload.Cache([...], renumber=True)`, or build one cache with other ids."
         )
 
 
 class _Arrays(dict[str, NDArray[Any]]):
-    """Read-only arrays by name, made when they are first asked for."""
+    """Read-only arrays by name, made on first use."""
 
     def __init__(self, make: Callable[[str], NDArray[Any]]) -> None:
         super().__init__()
@@ -156,10 +156,13 @@ class _Arrays(dict[str, NDArray[Any]]):
 
 
 def unite_categories(caches: Sequence[CacheFile]) -> tuple[tuple[Category, ...], list[NDArray[np.int32]]]:
-    """The categories of all caches, in the order in which they come, and where in them each label of each cache is.
+    """Combine the categories of several caches.
+
+    Returns:
+        All categories in order of appearance, and for each cache the new label of each of its labels.
 
     Raises:
-        CacheError: two caches give a name different ids, or an id different names.
+        CacheError: a name has different ids in two caches, or an id has different names.
     """
     united: list[Category] = []
     place: dict[tuple[int, str], int] = {}
@@ -184,13 +187,13 @@ def _conflict(conflicts: Sequence[tuple[Category, CacheFile, Category]], second:
     _, first, _ = conflicts[0]
     mine = [(theirs, ours) for theirs, cache, ours in conflicts if cache is first]
     some = "; ".join(
-        f"{ours.name!r} has id {theirs.id} in the one and {ours.id} in the other"
+        f"{ours.name!r} has id {theirs.id} in the first and {ours.id} in the second"
         if ours.name == theirs.name
-        else f"id {ours.id} is {theirs.name!r} in the one and {ours.name!r} in the other"
+        else f"id {ours.id} is {theirs.name!r} in the first and {ours.name!r} in the second"
         for theirs, ours in mine[:SHOWN]
     )
     more = f"; and {len(mine) - SHOWN} more" if len(mine) > SHOWN else ""
     return (
-        f"the categories of {first.where} and {second.where} contradict one another: {some}{more}. Labels are category "
+        f"the categories of {first.where} and {second.where} disagree: {some}{more}. Labels are category "
         "ids, so a name must have one id: change the categories of one dataset, and build its cache again."
     )

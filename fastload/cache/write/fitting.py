@@ -1,4 +1,4 @@
-"""Fitting a sample's columns to the picture that was really found, and to the size it is stored with."""
+"""Fitting the columns of a sample to its image as it was found, and to the size at which it is stored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastload.annotations import COORDINATES, SCHEMA, Column, Columns, Ragged
 from fastload.errors import SourceError
 from fastload.sources.base import Problem, Sample
 
-ROUNDING = 0.5  # pixels by which a box may reach beyond its picture without being worth a word
+ROUNDING = 0.5  # pixels by which a box may exceed its image without being reported
 
 
 def fit_columns(
@@ -20,23 +20,31 @@ def fit_columns(
     size: tuple[int, int],
     orientation: int,
     label_of: Mapping[int, int],
-    further: Sequence[Column] = (),
+    extra: Sequence[Column] = (),
 ) -> tuple[Columns, list[Problem]]:
-    """The sample's columns as caches have them, by key, of the objects whose boxes have an area inside a picture of
-    `size` (width, height) and a category that `label_of` knows. What was dropped or clipped is told.
+    """Convert the columns of a sample to those of a cache.
 
-    `orientation` is the EXIF orientation that the picture was turned by. Boxes are taken to refer to the upright
-    picture, unless the source states the size of the unturned one: then they are turned with it. `further` are the
-    columns of the source beside SCHEMA: those that are coordinates are turned as boxes are. Points and polygons are not
-    clipped: they keep coordinates outside of the image.
+    Objects are dropped if their category is unknown or their box has no area within the image. Boxes are clipped to the
+    image. Points and polygons are not clipped. Coordinates refer to the upright image; if the source states the size of
+    the unrotated image instead, they are rotated with it.
+
+    Args:
+        sample: the sample.
+        size: width, height of the upright image in pixels.
+        orientation: the EXIF orientation that was applied to the image.
+        label_of: label by category id.
+        extra: the extra columns of the source.
+
+    Returns:
+        The columns by key, and a problem for each object that was dropped or clipped.
 
     Raises:
-        SourceError: the source gave no sound columns.
+        SourceError: the columns of the sample are invalid.
     """
-    schema = (*SCHEMA, *further)
+    schema = (*SCHEMA, *extra)
     try:
         if unknown := sample.columns.keys() - {column.name for column in schema}:
-            raise ValueError(f"`{min(unknown)}` is none of the columns that its source declares")
+            raise ValueError(f"`{min(unknown)}` is not among the columns that its source declares")
         count = len(sample.columns.get("boxes", ()))
         given = {column.name: column.given(sample.columns.get(column.name), count) for column in schema}
         boxes = _place(SCHEMA[0], given["boxes"], sample, size, orientation)
@@ -55,24 +63,28 @@ def fit_columns(
             columns |= {**arrays, column.key: column.stored(arrays[column.key])}
     except (ValueError, TypeError) as error:
         raise SourceError(
-            f"the annotations of image {sample.image_id} ({sample.name}) make no sense: {error}."
+            f"the annotations of image {sample.image_id} ({sample.name}) are invalid: {error}."
         ) from error
     return columns, problems
 
 
 def scale_columns(
-    columns: Columns, size: tuple[int, int], stored: tuple[int, int], further: Sequence[Column] = ()
+    columns: Columns, size: tuple[int, int], stored: tuple[int, int], extra: Sequence[Column] = ()
 ) -> Columns:
-    """The columns of a picture of `size` (width, height), in pixels of the same picture stored with size `stored`.
+    """Scale the columns of an image.
 
-    `further` are those beside SCHEMA.
+    Args:
+        columns: the columns by key.
+        size: width, height in pixels to which they refer.
+        stored: width, height of the stored image.
+        extra: the extra columns.
     """
     if size == stored:
         return columns
     scale, limit = np.array(stored) / np.array(size), np.array(stored)
     moved = {
         column.key: _SCALED[column.moves](columns[column.key], scale, limit).astype(column.dtype)
-        for column in (*SCHEMA, *further)
+        for column in (*SCHEMA, *extra)
         if column.moves != "none"
     }
     return {**columns, **moved}
@@ -82,7 +94,7 @@ def _scale_points(points: NDArray[Any], scale: NDArray[Any], limit: NDArray[Any]
     return np.concatenate([points[..., :2] * scale, points[..., 2:]], -1)
 
 
-# What becomes of values, by what moves them, where the picture is scaled by (x, y) to a size (width, height).
+# Scale values by (x, y), for each `Column.moves`. `limit` is the new size (width, height) of the image.
 _SCALED: dict[str, Callable[[NDArray[Any], NDArray[Any], NDArray[Any]], NDArray[Any]]] = {
     "box": lambda boxes, scale, limit: np.minimum(boxes * np.tile(scale, 2), np.tile(limit, 2)),
     "area": lambda area, scale, limit: area * scale.prod(),
@@ -94,10 +106,10 @@ _SCALED: dict[str, Callable[[NDArray[Any], NDArray[Any], NDArray[Any]], NDArray[
 def _place(
     column: Column, values: NDArray[Any], sample: Sample, size: tuple[int, int], orientation: int
 ) -> NDArray[Any]:
-    """Values of a sample in pixels of its upright picture of `size`.
+    """Convert the values of a column to pixels of the upright image of `size`.
 
     Raises:
-        ValueError: points or polygons that are not finite.
+        ValueError: points or polygons are not finite.
     """
     if column.moves not in COORDINATES:
         return values
@@ -124,7 +136,7 @@ def _judge(
     known: NDArray[np.bool_],
     size: tuple[int, int],
 ) -> tuple[NDArray[np.bool_], list[Problem]]:
-    """Which objects stay, and what there is to tell of the others and of those that were clipped."""
+    """Return whether each object is kept, and a problem for each that is dropped or clipped."""
     beyond = np.abs(clipped - boxes).max(1, initial=0)
     has_area: NDArray[np.bool_] = np.all(clipped[:, 2:] > clipped[:, :2], axis=1)  # false for NaN
     problems = []
@@ -137,21 +149,21 @@ def _judge(
 
 
 def turn_boxes(boxes: NDArray[np.float64], orientation: int, size: tuple[int, int]) -> NDArray[np.float64]:
-    """Boxes (..., 4) of a stored picture of `size` (width, height) as they lie once EXIF `orientation` is applied."""
+    """Apply EXIF `orientation` to boxes (..., 4) of an unrotated image of `size` (width, height)."""
     corners = turn_points(boxes.reshape(*boxes.shape[:-1], 2, 2), orientation, size)
     return np.where(_mirrored(orientation), corners[..., ::-1, :], corners).reshape(boxes.shape)
 
 
 def turn_points(points: NDArray[Any], orientation: int, size: tuple[int, int]) -> NDArray[Any]:
-    """Points (..., 2 or 3), x, y and what stays as it is, of such a picture as they lie once it is applied."""
-    step = -1 if orientation >= 5 else 1  # x and y change places
+    """Apply EXIF `orientation` to points (..., 2 or 3), of which x and y change, as `turn_boxes` does."""
+    step = -1 if orientation >= 5 else 1  # orientations 5 to 8 swap x and y
     moved = points[..., :2][..., ::step]
     moved = np.where(_mirrored(orientation), np.array(size)[::step] - moved, moved)
     return np.concatenate([moved, points[..., 2:]], -1)
 
 
 def _mirrored(orientation: int) -> tuple[bool, bool]:
-    """Whether x and y of the upright picture count from its other end."""
+    """Whether x and y are mirrored in the upright image."""
     return orientation in (2, 3, 6, 7), orientation in (3, 4, 7, 8)
 
 
