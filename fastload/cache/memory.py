@@ -22,12 +22,10 @@ from fastload.cache.format.manifest import Manifest, describe_arrays
 from fastload.cache.parallel import ordered_map
 from fastload.cache.read.cache import Cache
 from fastload.cache.read.mapping import Mapping
-from fastload.cache.write.checked_image import admit, admit_pixels
-from fastload.cache.write.fitting import fit_columns
-from fastload.cache.write.ingest import IngestedImage, encode, make_entry, make_record
+from fastload.cache.write.ingest import IngestedImage, make_record
 from fastload.cache.write.resize import Reduction
 from fastload.errors import DecodeError
-from fastload.sources.base import SKIPPED, Category, Problem, Sample
+from fastload.sources.base import Category, Sample
 
 InputImage: TypeAlias = str | os.PathLike[str] | bytes | NDArray[np.uint8]
 
@@ -129,13 +127,6 @@ def _read_image(numbered: tuple[int, InputImage], exif_rotate: bool) -> Ingested
     number, image = numbered
     if isinstance(image, str | os.PathLike):
         sample = Sample(number, os.fspath(image), Path(image))
-        return make_record(sample, {}, Encoding.ORIGINAL, Reduction(), exif_rotate)
-    sample = Sample(number, f"image {number}", Path())
-    try:
-        picture = admit(image, exif_rotate) if isinstance(image, bytes) else admit_pixels(image)
-    except DecodeError as error:
-        return IngestedImage(None, None, [Problem(number, sample.name, SKIPPED, str(error))])
-    record, _ = encode(picture, Encoding.ORIGINAL)
-    columns, _ = fit_columns(sample, picture.size, picture.orientation, {})
-    problems = [Problem(number, sample.name, *picture.change)] if picture.change else []
-    return IngestedImage(record, make_entry(record, number, sample.name, picture.size, columns), problems)
+    else:
+        sample = Sample(number, f"image {number}", Path(), data=image)
+    return make_record(sample, {}, Encoding.ORIGINAL, Reduction(), exif_rotate)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from fastload.annotations import Column
 
@@ -65,6 +66,8 @@ class Sample:
         size: width and height, if the source states them.
         skip_reason: why the image must be skipped. Default: it is not.
         relative: whether boxes, points and polygons are fractions of the image's width and height instead of pixels.
+        data: the image, if it is not to be read from `path`: the bytes of a file, pixels (H, W, 3) RGB or (H, W) gray
+            of uint8, or a PIL image.
     """
 
     image_id: int
@@ -74,6 +77,7 @@ class Sample:
     size: tuple[int, int] | None = None
     skip_reason: str | None = None
     relative: bool = False
+    data: bytes | NDArray[np.uint8] | Image.Image | None = None
 
 
 def box_columns(rows: list[tuple[list[float], int]], first_id: int = 0) -> dict[str, NDArray[Any]]:

@@ -165,15 +165,22 @@ def _open(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(pixel_chunks(data)), formats=FORMATS)
 
 
-def admit_pixels(pixels: NDArray[np.uint8]) -> CheckedImage:
-    """Convert an array of pixels as `admit` converts a PNG of it.
+def admit_pixels(pixels: NDArray[np.uint8] | Image.Image) -> CheckedImage:
+    """Convert decoded pixels as `admit` converts a PNG of them.
 
     Args:
-        pixels: (H, W, 3) RGB or (H, W) gray, uint8.
+        pixels: (H, W, 3) RGB or (H, W) gray, uint8; or a PIL image.
 
     Raises:
-        DecodeError: the array has another type or shape, or is too large.
+        DecodeError: the pixels have another type or shape, cannot be decoded, or are too many.
     """
+    if isinstance(pixels, Image.Image):
+        _check_size(pixels.size)
+        try:
+            gray_or_rgb = eight_bits(pixels)
+        except (OSError, SyntaxError, ValueError) as error:  # it is decoded only now
+            raise DecodeError(_describe(error, b"")) from error
+        return _encode(gray_or_rgb, 1, f"a PIL image of mode {pixels.mode}")
     if pixels.dtype != np.uint8 or pixels.ndim < 2 or pixels.shape[2:] not in ((), (3,)):
         raise DecodeError(
             f"an image is a uint8 array (height, width, 3) or (height, width), not {pixels.dtype} {pixels.shape}"

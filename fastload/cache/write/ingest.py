@@ -12,7 +12,7 @@ from fastload.cache.format.index import Entry
 from fastload.cache.format.layout import Encoding
 from fastload.cache.format.record import pack_record, read_header
 from fastload.cache.format.source_files import NO_FILE, Stamp, stamp_of_file
-from fastload.cache.write.checked_image import CheckedImage, admit
+from fastload.cache.write.checked_image import CheckedImage, admit, admit_pixels
 from fastload.cache.write.fitting import fit_columns, scale_columns
 from fastload.cache.write.resize import Reduction
 from fastload.errors import DecodeError
@@ -79,10 +79,9 @@ def make_record(
     try:
         if sample.skip_reason:
             raise DecodeError(sample.skip_reason)
-        data = _read(sample.path)
+        image = _admitted(sample, exif_rotate)
         if stamp_of(sample) != stamp:
             raise DecodeError("its file changed while it was read: build again")
-        image = admit(data, exif_rotate)
         _check_annotated_size(sample, image)
         stored = reduction.apply(image)
     except DecodeError as error:
@@ -99,7 +98,7 @@ def make_record(
 
 def stamp_of(sample: Sample) -> Stamp:
     """Return the stamp of the sample's file; NO_FILE if there is none or it would not be read."""
-    return NO_FILE if sample.skip_reason else stamp_of_file(sample.path)
+    return NO_FILE if sample.skip_reason or sample.data is not None else stamp_of_file(sample.path)
 
 
 def make_entry(record: bytes, image_id: int, name: str, source_size: tuple[int, int], columns: Columns) -> Entry:
@@ -122,6 +121,11 @@ def make_entry(record: bytes, image_id: int, name: str, source_size: tuple[int, 
         checksum=header.checksum,
         columns=columns,
     )
+
+
+def _admitted(sample: Sample, exif_rotate: bool) -> CheckedImage:
+    data = _read(sample.path) if sample.data is None else sample.data
+    return admit(data, exif_rotate) if isinstance(data, bytes) else admit_pixels(data)
 
 
 def _read(path: Path) -> bytes:
