@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from typing_extensions import TypeIs
 
 from fastload.annotations import Column
 
@@ -103,3 +104,18 @@ class Source(Protocol):
 
     def samples(self, start: int = 0) -> Iterator[Sample]:
         """Yield the samples from position `start` on, always in the same order."""
+
+
+def is_source(value: Any) -> TypeIs[Source]:
+    """Return whether `value` has the attributes of a source."""
+    return hasattr(value, "samples") and hasattr(value, "digest")
+
+
+def files_of(source: Source) -> Iterator[Sample]:
+    """Yield the samples of a source, to compare their files. Their columns may be missing.
+
+    A source whose samples are expensive to read again has a method `files_to_compare`, which may
+    yield fewer.
+    """
+    files: Iterator[Sample] = getattr(source, "files_to_compare", source.samples)()
+    return files

@@ -60,7 +60,7 @@ def fill(writer: CacheWriter, ingested: Iterable[IngestedImage], total: int, pro
     Args:
         writer: the unfinished cache.
         ingested: an image per sample, in order, from `writer.next_position` on.
-        total: number of samples in total.
+        total: number of samples in total, as far as it is known.
         progress: called with (samples done, total).
     """
     records: list[tuple[int, bytes]] = []
@@ -69,6 +69,10 @@ def fill(writer: CacheWriter, ingested: Iterable[IngestedImage], total: int, pro
     stamps: list[Stamp] = []
     size, last = 0, time.monotonic()
     position = writer.next_position
+
+    def commit() -> None:
+        writer.commit(records, Part(position, build_index(entries), problems, stamps))
+
     progress(position, total)
     for image in ingested:
         if image.record is not None and image.entry is not None:
@@ -78,10 +82,14 @@ def fill(writer: CacheWriter, ingested: Iterable[IngestedImage], total: int, pro
         problems += image.problems
         stamps.append(image.stamp)
         position += 1
-        if size >= COMMIT_BYTES or time.monotonic() - last >= COMMIT_SECONDS or position == total:
-            writer.commit(records, Part(position, build_index(entries), problems, stamps))
+        if size >= COMMIT_BYTES or time.monotonic() - last >= COMMIT_SECONDS:
+            commit()
             records, entries, problems, stamps, size, last = [], [], [], [], 0, time.monotonic()
-        progress(position, total)
+        if position < total:
+            progress(position, total)
+    if stamps:
+        commit()
+    progress(position, position)
 
 
 def check_up_to_date(path: Path, job: dict[str, Any]) -> None:

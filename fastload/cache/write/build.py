@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fastload.annotations import Column
 from fastload.cache.format.layout import Encoding
 from fastload.cache.format.manifest import Manifest, describe_arrays
 from fastload.cache.format.problems import problems_path, read_problems, write_problems
@@ -21,8 +22,10 @@ from fastload.cache.write.earlier import EarlierBuild
 from fastload.cache.write.ingest import IngestedImage, make_record, stamp_of
 from fastload.cache.write.resize import Reduction
 from fastload.cache.write.writer import CacheWriter, write_errors
-from fastload.errors import CacheError, SourceError
-from fastload.sources.base import CHANGED, SKIPPED, Problem, Sample, Source
+from fastload.errors import ArgumentError, CacheError, SourceError
+from fastload.sources.base import CHANGED, SKIPPED, Problem, Sample, Source, files_of, is_source
+from fastload.sources.huggingface import is_huggingface, read_huggingface
+from fastload.sources.python import BoxFormat, Classes, PythonSource, Samples
 
 
 @dataclass(frozen=True)
@@ -55,10 +58,14 @@ DEFAULTS = BuildOptions()
 
 
 def build_cache(
-    source: Source,
+    source: Source | Samples,
     path: Path | str,
     options: BuildOptions = DEFAULTS,
     progress: OnProgress = no_progress,
+    *,
+    classes: Classes | None = None,
+    format: BoxFormat | None = None,
+    columns: Sequence[Column] = (),
 ) -> BuildReport:
     """Build the cache of `source` at `path`, unless an up-to-date one exists.
 
@@ -70,11 +77,20 @@ def build_cache(
         (dataset,) = find_datasets("coco/", splits=["train2017"])
         build_cache(dataset.load(), "train.lmdb", BuildOptions(encoding=Encoding.ORIGINAL))
 
+        samples = [{"image": "photo.jpg", "boxes": [[10, 20, 50, 60]], "labels": ["dog"]}]
+        build_cache(samples, "mine.lmdb", classes=["cat", "dog"])
+
     Args:
-        source: the source to store, as returned by `load` of a dataset of `find_datasets`.
+        source: what to store: a source, as returned by `load` of a dataset of `find_datasets`; or samples, as a torch
+            `Dataset` of (image, target), a sequence or iterable of dicts, or a Hugging Face dataset. docs/caches.md
+            says what a sample may hold.
         path: the file to create. Its folder is created if needed.
         options: how to build the cache.
         progress: called with (images done, images in total).
+        classes: of samples: the names of the classes, numbered from 0, or a dict of id: name. Default: those that the
+            dataset has as `classes` or as ClassLabel features.
+        format: of the boxes of samples: "xyxy" (default), "xywh" or "cxcywh", in pixels.
+        columns: of samples: extra columns that the first samples do not have, or whose type they do not show.
 
     Returns:
         A report with the number of images, boxes and problems, and the time taken.
@@ -82,10 +98,12 @@ def build_cache(
     Raises:
         CacheError: `path` holds a cache built from something else and `overwrite` is off, it cannot be written, another
             process is building it, no image could be stored, or an image was skipped and `strict` is on.
-        SourceError: the source lists no images, or its annotations are invalid.
+        SourceError: the source lists no images, or its annotations are invalid. Of samples, it gives the index.
+        ArgumentError: `classes`, `format` or `columns` are given beside a source, which has its own.
     """
     path = Path(path)
     start = time.monotonic()
+    source = _source_of(source, classes, format, columns)
     job = describe_job(source, options)
     earlier, changed = None, 0
     if path.exists() and not options.overwrite:
@@ -108,6 +126,18 @@ def build_cache(
             fill(unfinished, _ingest(source, resumed, options, earlier), len(source), progress)
         _finish(unfinished, source, path, job, options)
     return report(path, start, True, resumed, restarted, changed)
+
+
+def _source_of(
+    source: Source | Samples, classes: Classes | None, format: BoxFormat | None, columns: Sequence[Column]
+) -> Source:
+    if is_source(source):
+        if classes is not None or format is not None or columns:
+            raise ArgumentError("`classes`, `format` and `columns` describe samples: a source has its own. Omit them.")
+        return source
+    if is_huggingface(source):
+        return read_huggingface(source, classes, format, columns)
+    return PythonSource(source, classes, format or "xyxy", columns)
 
 
 def describe_job(source: Source, options: BuildOptions) -> dict[str, Any]:
@@ -142,7 +172,7 @@ def _ingest(source: Source, start: int, options: BuildOptions, earlier: EarlierB
 
 def _changed(source: Source, stamps: list[Stamp]) -> Iterator[int]:
     """Yield the positions of the samples whose files no longer have the stamps `stamps`."""
-    samples = enumerate(zip(source.samples(), stamps, strict=False))
+    samples = enumerate(zip(files_of(source), stamps, strict=False))
     return (position for position, (sample, stamp) in samples if stamp_of(sample) != stamp)
 
 
@@ -150,7 +180,7 @@ def _change_problems(source: Source, stamps: list[Stamp]) -> list[Problem]:
     """Return a problem for each file that changed between being read and the end of the build."""
     changed = set(_changed(source, stamps))
     reason = "its file has changed since it was read: to store the new version, build again"
-    samples = (sample for position, sample in enumerate(source.samples()) if position in changed)
+    samples = (sample for position, sample in enumerate(files_of(source)) if position in changed)
     return [Problem(sample.image_id, sample.name, CHANGED, reason) for sample in samples]
 
 
@@ -188,12 +218,14 @@ def _source_files(source: Source, stamps: list[Stamp], path: Path) -> SourceFile
     home = os.path.realpath(path.parent)
     folders: dict[str, str] = {}
     paths, image_ids = [], []
-    for sample in source.samples():
+    for sample in files_of(source):
         folder, name = os.path.split(sample.path)
         if folder not in folders:
             folders[folder] = os.path.relpath(os.path.abspath(folder), home)
-        paths.append("" if sample.skip_reason or "\0" in name else os.path.join(folders[folder], name))
+        unread = sample.skip_reason or sample.data is not None or "\0" in name
+        paths.append("" if unread else os.path.join(folders[folder], name))
         image_ids.append(sample.image_id)
+    stamps = stamps[: len(paths)]
     if os.path.isfile(source.location):
         paths.append(os.path.relpath(source.location, home))
         stamps = [*stamps, stamp_of_file(source.location)]

@@ -12,7 +12,7 @@ from fastload.cache.read.cache_file import CacheFile
 from fastload.cache.read.mapping import open_mapping
 from fastload.cache.write.ingest import IngestedImage, make_entry, stamp_of
 from fastload.errors import CacheError
-from fastload.sources.base import CHANGED, Problem, Sample, Source
+from fastload.sources.base import CHANGED, Problem, Sample, Source, files_of
 
 
 class EarlierBuild:
@@ -38,7 +38,7 @@ class EarlierBuild:
 
     def changed(self, source: Source) -> Iterator[Sample]:
         """Yield the samples whose files have changed since. A cache without a list of source files has none."""
-        for sample in source.samples() if self.stamps else ():
+        for sample in files_of(source) if self.stamps else ():
             if self._is_changed(sample, stamp_of(sample)):
                 yield sample
 
