@@ -120,7 +120,9 @@ class PythonSource:
         """Yield the samples of a list without their columns, to compare the files. Nothing else is read again."""
         for i, item in enumerate(self._items if isinstance(self._items, list) else ()):
             with _naming(i):
-                yield _image_of(i, _fields_of(item))
+                fields = _fields_of(item)
+                is_file = isinstance(fields["image"], str | os.PathLike)
+                yield _image_of(i, fields if is_file else {**fields, "image": b""})
 
     def _read(self, start: int) -> Iterator[Any]:
         """Yield the items from position `start` on. Errors of the user's code get the index."""
@@ -143,8 +145,8 @@ class PythonSource:
             first.append(item)
             with _naming(i):
                 boxes = _fields_of(item).get("boxes")
-            if boxes is None or len(boxes) or len(first) == LOOKED_AT:
-                break
+                if boxes is None or len(boxes) or len(first) == LOOKED_AT:
+                    break
         return first
 
     def _columns_of(self, i: int, item: Any) -> list[Column]:
