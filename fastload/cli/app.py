@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from enum import Enum
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
+from fastload.annotations import Column
 from fastload.cache.read.cache_file import CacheFile
 from fastload.cache.read.summary import Summary, summarize
 from fastload.cache.read.verify import advice, verify_cache, verify_sources
@@ -22,6 +24,7 @@ from fastload.tools.doctor import examine
 from fastload.tools.progress import show_progress
 from fastload.tools.sample import make_sample
 from fastload.tools.tables import console, print_table
+from fastload.tools.text import escaped
 
 app = typer.Typer(
     help="Build, inspect and verify the dataset caches that FastLoader reads.",
@@ -52,14 +55,17 @@ def info(cache: CachePath) -> None:
     opened = CacheFile(cache)
     summary = summarize(opened)
     source = opened.manifest.source
-    columns = ", ".join(f"{column.name} ({column.dtype})" for column in opened.store.columns)
+    columns = [
+        (f"column {column.name}", f"{column.dtype}, {_bytes_of(opened, column):,} bytes")
+        for column in opened.store.columns
+    ]
     print_table(
         str(cache),
         ("", ""),
         [
             ("images", f"{summary.images:,} ({summary.images_without_boxes:,} without boxes)"),
             ("boxes", f"{summary.boxes:,} ({summary.crowds:,} of them crowds)"),
-            ("extra columns", columns or "none"),
+            *(columns or [("extra columns", "none")]),
             ("encodings", _counted(summary)),
             ("bytes", f"{summary.bytes:,}"),
             ("built from", f"{source.get('format')}: {source.get('location')}"),
@@ -69,6 +75,10 @@ def info(cache: CachePath) -> None:
     _print_distributions(summary)
     rows = [(name.name, f"{name.boxes:,}", f"{name.images:,}") for name in summary.classes]
     print_table("classes", ("class", "boxes", "images"), rows)
+
+
+def _bytes_of(cache: CacheFile, column: Column) -> int:
+    return sum(cache.store.index[key].nbytes for key in column.keys)
 
 
 def _counted(summary: Summary) -> str:
@@ -100,7 +110,7 @@ def verify(
         console.print(f"{cache} is sound: {len(CacheFile(cache)):,} images.", soft_wrap=True, markup=False)
         return
     for found in damage[:LISTED]:
-        console.print(f"image {found.image_id} ({found.name}): {found.reason}", soft_wrap=True, markup=False)
+        console.print(f"image {found.image_id} ({escaped(found.name)}): {found.reason}", soft_wrap=True, markup=False)
     if len(damage) > LISTED:
         console.print(f"... and {len(damage) - LISTED} more")
     console.print(
@@ -115,7 +125,7 @@ def _verify_sources(cache: Path) -> None:
         console.print(f"The source files of {cache} have not changed.", soft_wrap=True, markup=False)
         return
     for path, kind in changed:
-        console.print(f"{kind}: {path}", soft_wrap=True, markup=False, highlight=False)
+        console.print(f"{kind}: {escaped(path)}", soft_wrap=True, markup=False, highlight=False)
     console.print(
         f"{len(changed)} source files of {cache} have changed since it was built. To store the new versions, run the "
         "`fastload build-cache` that built it again.",
@@ -200,6 +210,9 @@ def doctor() -> None:
 
 def main() -> None:
     """Run the command line. A FastloadError is printed as one line; the exit status is then 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names may hold what the terminal's encoding does not
     try:
         app()
     except FastloadError as error:

@@ -1,4 +1,4 @@
-"""Contact sheets: images of a batch or a cache, drawn with their boxes and class names."""
+"""Contact sheets: images of a batch or a cache, drawn with their annotations and class names."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from fastload.errors import FastloadError
+from fastload.tools.text import escaped
 
 if TYPE_CHECKING:
     from fastload.cache.read.cache import Cache
@@ -25,6 +26,8 @@ GAP = 12
 BACKGROUND, TEXT = (22, 24, 29), (196, 200, 208)
 FONT_SIZE = 13
 DASH = 6
+POINT = 3  # radius of a keypoint
+_DRAWN = ("boxes", "labels", "iscrowd", "scores", "image_id", "polygons", "keypoints", "rotated")
 Color = tuple[int, int, int]
 Rectangle = tuple[float, float, float, float]  # x0, y0, x1, y1
 
@@ -44,7 +47,7 @@ def draw(
     categories: Sequence[NamedCategory],
     captions: Sequence[str] | None = None,
 ) -> Image.Image:
-    """Draw images with their boxes and class names, side by side on one sheet.
+    """Draw images with their annotations and class names, side by side on one sheet.
 
         images, targets = next(iter(loader))
         draw(images, targets, cache.categories).save("batch.png")
@@ -52,8 +55,9 @@ def draw(
     Args:
         images: (B, 3, H, W) uint8, or B of (3, h, w) of any sizes; tensors on any device, or arrays.
         targets: `Targets`, or a dict for each image with `boxes` (n, 4) xyxy in pixels of the image and `labels` (n)
-            category ids. Optional: `iscrowd` (n), whose boxes are dashed, `scores` (n), shown after the class name, and
-            `image_id`.
+            category ids. Optional: `iscrowd` (n), whose boxes are dashed, `scores` (n), shown after the class name,
+            `polygons`, a list of rings (k, 2) for each box, `keypoints` (n, K, 3) x, y, visibility, where hidden ones
+            are hollow, `rotated` (n, 4, 2) corners, and `image_id`.
         categories: objects with an `id` and a `name`, such as `Cache.categories`.
         captions: a line of text below each image. Default: its image id.
 
@@ -64,7 +68,10 @@ def draw(
         ValueError: there is no image, the counts differ, or an image is not uint8 (3, h, w).
     """
     tiles = [_to_pillow(image) for image in images]
-    arrays = [{name: _array(value) for name, value in target.items()} for target in targets]
+    arrays = [
+        {name: value if name == "polygons" else _array(value) for name, value in target.items() if name in _DRAWN}
+        for target in targets
+    ]
     if captions is None:
         captions = [f"image {target['image_id']}" if "image_id" in target else "" for target in arrays]
     if not len(tiles) == len(arrays) == len(captions):
@@ -80,7 +87,7 @@ def draw(
         for tile, target, caption in zip(tiles, arrays, captions, strict=True)
     ]
     present = {int(label) for target in arrays for label in target["labels"]}
-    return _sheet(tiles, columns, [(c.name, colors[c.id]) for c in categories if c.id in present])
+    return _sheet(tiles, columns, [(escaped(c.name), colors[c.id]) for c in categories if c.id in present])
 
 
 def class_colors(categories: Sequence[NamedCategory]) -> dict[int, Color]:
@@ -109,7 +116,8 @@ def view(cache: Cache, indices: Sequence[int], collator: Collator | None = None)
     captions = [_caption(cache, position) for position in subset.indices]
     if collator is None:
         pairs = [subset[i] for i in range(len(subset))]
-        return draw([image for image, _ in pairs], [target for _, target in pairs], cache.categories, captions)
+        targets = [{**target, **cache.record(i).columns} for (_, target), i in zip(pairs, subset.indices, strict=True)]
+        return draw([image for image, _ in pairs], targets, cache.categories, captions)
     loader = FastLoader(subset, len(subset), collate_fn=collator, transforms=[ShortestEdge(512, max_size=736)])
     ((images, targets),) = loader
     return draw(images, targets, cache.categories, captions)
@@ -165,7 +173,7 @@ def save(sheet: Image.Image, file: Path) -> None:
 def _caption(cache: Cache, index: int) -> str:
     width, height = cache.sizes[index]
     boxes = int(cache.box_offsets[index + 1] - cache.box_offsets[index])
-    return f"{index}: {cache.name(index)}, {width} x {height}, {boxes} box{'' if boxes == 1 else 'es'}"
+    return f"{index}: {escaped(cache.name(index))}, {width} x {height}, {boxes} box{'' if boxes == 1 else 'es'}"
 
 
 def _array(value: Any) -> NDArray[Any]:
@@ -191,22 +199,30 @@ def _layout(sizes: Sequence[tuple[int, int]]) -> tuple[int, float, int]:
 
 def _annotated(
     image: Image.Image,
-    target: dict[str, NDArray[Any]],
+    target: dict[str, Any],
     long_edge: float,
     categories: Sequence[NamedCategory],
     colors: dict[int, Color],
 ) -> Image.Image:
-    """Scale an image to a long edge and draw its boxes."""
+    """Scale an image to a long edge and draw its annotations."""
     scale = long_edge / max(image.size)
     scaled = image.resize((round(image.width * scale) or 1, round(image.height * scale) or 1), reducing_gap=2)
     pen = ImageDraw.Draw(scaled)
-    names = {category.id: category.name for category in categories}
+    names = {category.id: escaped(category.name) for category in categories}
     boxes = target["boxes"].reshape(-1, 4) * scale
     labels = target["labels"].astype(int).tolist()
     crowd = target.get("iscrowd", np.zeros(len(boxes))).astype(bool)
     largest_first = np.argsort(-(boxes[:, 2:] - boxes[:, :2]).prod(1), kind="stable")
     for i in largest_first:
-        _box(pen, tuple(boxes[i].tolist()), colors.get(labels[i], TEXT), dashed=bool(crowd[i]))
+        color = colors.get(labels[i], TEXT)
+        _box(pen, tuple(boxes[i].tolist()), color, dashed=bool(crowd[i]))
+        outlines = [*target["polygons"][i]] if "polygons" in target else []
+        if "rotated" in target and target["rotated"][i].any():
+            outlines.append(target["rotated"][i])
+        for ring in outlines:
+            _outline(pen, _array(ring) * scale, color)
+        if "keypoints" in target:
+            _points(pen, target["keypoints"][i] * (scale, scale, 1), color)
     taken: list[Rectangle] = []
     for i in largest_first:
         text = names.get(labels[i], str(labels[i])) + (" (crowd)" if crowd[i] else "")
@@ -241,6 +257,21 @@ def _box(pen: ImageDraw.ImageDraw, box: Rectangle, color: Color, dashed: bool) -
     for start in np.arange(y0, y1, 2 * DASH):
         for x in (x0, x1):
             pen.line((x, start, x, min(start + DASH, y1)), color, 2)
+
+
+def _outline(pen: ImageDraw.ImageDraw, ring: NDArray[Any], color: Color) -> None:
+    """Draw a closed line through the points (k, 2)."""
+    closed = [*map(tuple, ring.tolist()), tuple(ring[0].tolist())] if len(ring) else []
+    for line_color, width in (((0, 0, 0), 4), (color, 2)):
+        pen.line(closed, line_color, width, joint="curve")
+
+
+def _points(pen: ImageDraw.ImageDraw, points: NDArray[Any], color: Color) -> None:
+    """Draw keypoints (K, 3): visible ones as discs, hidden ones as circles, unlabeled ones not at all."""
+    for x, y, visibility in points.tolist():
+        if visibility > 0:
+            spot = (x - POINT, y - POINT, x + POINT, y + POINT)
+            pen.ellipse(spot, fill=color if visibility > 1 else None, outline=(0, 0, 0) if visibility > 1 else color)
 
 
 def _label(
