@@ -277,6 +277,7 @@ _IN_USE = {"image_id", "labels", "iscrowd", *(column.name for column in SCHEMA)}
 POLYGONS = Column("polygons", "float32", shape=(2,), moves="polygon", ragged=2)  # rings of (x, y) pixels
 RLE = Column("rle", "uint8", ragged=1)  # COCO's compressed run lengths of a mask of the annotated image; empty: none
 ROTATED = Column("rotated", "float32", shape=(4, 2), moves="points")  # the corners of a rotated box
+MASKS = (POLYGONS.name, RLE.name)  # what masks are made of
 CLASS_ID = Column("class_id", "int64", per="image")  # the label of a classified image
 
 
@@ -295,6 +296,7 @@ class Annotations:
         images: extra columns of images by name, not ragged.
         ragged: ragged columns by name, of objects or images as their `column.per` says.
         moves: `Column.moves` by name.
+        source_sizes: (n, 2) width, height of the annotated images.
         check: raises CacheError if the file has changed since the cache was opened.
     """
 
@@ -303,6 +305,7 @@ class Annotations:
     images: Columns
     ragged: Mapping[str, Ragged]
     moves: Mapping[str, Moves]
+    source_sizes: NDArray[np.int32]
     check: Callable[[], None]
 
     @property

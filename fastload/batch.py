@@ -12,10 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastload.annotations import Annotations
+from fastload.annotations import MASKS, Annotations
 from fastload.errors import PlanError
 from fastload.plan.batch_plan import BatchPlan
 from fastload.plan.geometry import corners_of, move, unmap_points
+from fastload.plan.masks import fill_rings, warp_mask
+from fastload.sources.run_lengths import decode
 
 
 class Batch(NamedTuple):
@@ -47,7 +49,8 @@ class Targets(Sequence[dict[str, Any]]):
 
     As a sequence of dicts, one per image, for `model(list(images), list(targets))` with torchvision's conventions:
     `boxes` (n, 4) float32 xyxy, `labels` (n) int64, `image_id` int, `area` (n) float32, `iscrowd` (n) int64, and the
-    extra columns of the cache by name. **`labels` are the dataset's own category ids** (COCO's 1 to 90).
+    extra columns of the cache by name. **`labels` are the dataset's own category ids** (COCO's 1 to 90). With
+    `FastLoader(masks=True)` also `masks` (n, H, W), as `masks(i)` returns them.
 
     For an image that is neither rotated nor sheared, `scale`, `offset` and `flip` say the same as `matrix`: canvas =
     scale * source + offset, where x is measured from the source's right edge if `flip` is set. For a canvas that shows
@@ -73,6 +76,8 @@ class Targets(Sequence[dict[str, Any]]):
         lists: ragged columns of the boxes: for each image, for each box a tensor (k, ...), or with two levels a list
             of tensors. Coordinates are canvas pixels, not clipped.
         image_columns: extra columns of the images: (B, ...), as they are in the cache.
+        shown: on the host, where the boxes lie in their sources, for masks. None: the cache has no masks.
+        with_masks: whether the dicts have masks.
     """
 
     boxes: Tensor
@@ -92,6 +97,8 @@ class Targets(Sequence[dict[str, Any]]):
     columns: dict[str, Tensor] = field(default_factory=dict)
     lists: dict[str, list[list[Any]]] = field(default_factory=dict)
     image_columns: dict[str, Tensor] = field(default_factory=dict)
+    shown: ShownObjects | None = None
+    with_masks: bool = False
 
     def __len__(self) -> int:
         return len(self.num_boxes)
@@ -117,7 +124,32 @@ class Targets(Sequence[dict[str, Any]]):
             target[name] = lists[i]
         for name, values in self.image_columns.items():
             target[name] = values[i]
+        if self.with_masks:
+            target["masks"] = self.masks(i)
         return target
+
+    def masks(self, i: int) -> Tensor:
+        """Return the masks of image i: (n, H, W) uint8, 1 inside, on the whole canvas, for each of its n boxes.
+
+        They are made from the columns `polygons` and `rle` at each call, on the host, in about a millisecond a mask. A
+        box with neither has an empty mask. Parts that other images of a canvas cover are not cut away.
+
+        Raises:
+            PlanError: the cache has no such columns.
+            ValueError: the run lengths of a mask are not those of a mask of the annotated image.
+        """
+        if self.shown is None:
+            raise PlanError(f"the cache has no masks: build it from a dataset with {' or '.join(MASKS)}")
+        first, n = sum(self.num_boxes[: range(len(self))[i]]), self.num_boxes[i]
+        none: list[Any] = [[]] * n
+        polygons, run_lengths = (self.lists[name][i] if name in self.lists else none for name in MASKS)
+        width, height = self.shown.canvas
+        masks = np.zeros((n, height, width), np.uint8)
+        for k in range(n):
+            rings = [ring.cpu().numpy() for ring in polygons[k]]
+            data = bytes(run_lengths[k].cpu().numpy()) if len(run_lengths[k]) else b""
+            self.shown.draw(masks[k], first + k, rings, data)
+        return torch.from_numpy(masks).to(self.boxes.device)
 
     def to_original(self, boxes: Tensor, i: int | Tensor) -> Tensor:
         """Convert canvas boxes to pixels of the annotated image, through the inverse of `matrix`. Nothing is clipped.
@@ -152,6 +184,39 @@ class Targets(Sequence[dict[str, Any]]):
         return replace(self, **changed)
 
 
+@dataclass(frozen=True, eq=False)
+class ShownObjects:
+    """Where the n objects of a batch lie in their sources and on its canvases of one size.
+
+    Args:
+        plan: the plan of the batch, perhaps of others too.
+        rows: (n) the row of `plan` that shows each object.
+        source_sizes: (n, 2) width, height of the annotated image of each.
+        canvas: width, height.
+    """
+
+    plan: BatchPlan
+    rows: NDArray[np.int64]
+    source_sizes: NDArray[np.int32]
+    canvas: tuple[int, int]
+
+    def draw(self, mask: NDArray[np.uint8], number: int, rings: list[NDArray[Any]], run_lengths: bytes) -> None:
+        """Draw an object in `mask` (H, W): `rings` on the canvas or, without any, `run_lengths` of its source."""
+        row = self.rows[number]
+        if rings:
+            drawn = fill_rings(rings, self.canvas)
+        elif run_lengths:
+            width, height = self.source_sizes[number].tolist()
+            matrix = self.plan.matrix[row].astype(np.float64)  # from pixels of the stored image
+            matrix[:, :2] *= self.plan.source[row] / self.source_sizes[number]
+            drawn = warp_mask(decode(run_lengths, height, width), matrix, self.canvas)
+        else:
+            return
+        x, y, w, h = self.plan.clip[row].tolist()
+        part = slice(max(y, 0), y + h), slice(max(x, 0), x + w)
+        mask[part] = drawn[part]
+
+
 def targets_of(
     plan: BatchPlan,
     index: NDArray[np.int64],
@@ -159,6 +224,7 @@ def targets_of(
     annotations: Annotations,
     category_ids: Tensor,
     failed: Sequence[int] = (),
+    masks: bool = False,
 ) -> list[Targets]:
     """Return the targets of each batch of a placed plan.
 
@@ -169,6 +235,7 @@ def targets_of(
         annotations: the annotations of the cache.
         category_ids: (K) the dataset's id of each category.
         failed: slots that get no boxes.
+        masks: whether dicts have masks.
     """
     of_slots, (boxes, labels, crowd, area, objects, rows, starts), num_boxes, num_sources = annotations.boxes.place(
         plan, index, ends, failed, annotations.has_objects
@@ -200,6 +267,11 @@ def targets_of(
             targets.image_columns = _as_tensors(annotations.of_images(index[slots]))
         if annotations.has_objects and annotations.ragged:
             targets.lists = _lists(plan, annotations, objects[padded], rows[padded], targets.num_boxes)
+        if end > begin and any(name in targets.lists for name in MASKS):
+            there = rows[padded][rows[padded] >= 0]
+            width, height = plan.canvases[begin].tolist()
+            source_sizes = annotations.source_sizes.take(plan.index[there], 0)
+            targets.shown, targets.with_masks = ShownObjects(plan, there, source_sizes, (width, height)), masks
         batches.append(targets)
     return batches
 

@@ -54,6 +54,7 @@ def refuse_what_needs_a_cache(loader: FastLoader[Any]) -> None:
         "function_workers": loader.function_workers,
         "skip_crowd": loader.skip_crowd,
         "skip_empty": loader.skip_empty,
+        "masks": loader.masks,
     }
     if refused := [name for name, value in given.items() if value]:
         raise ArgumentError(

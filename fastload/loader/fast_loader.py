@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data.sampler import RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 from typing_extensions import TypeVar
 
+from fastload.annotations import MASKS
 from fastload.cache.read.cache import Cache
 from fastload.device import Feed
 from fastload.engines.auto import ENGINES, choose_engine
@@ -111,6 +112,8 @@ class FastLoader(_DataLoader[T_co]):
             torchvision's reference scripts train on.
         skip_empty: skip images without a box (crowd boxes count) wider and higher than one pixel. `loader.dataset` is
             then a `Subset`; samplers give positions in it.
+        masks: the dicts of `Targets` have `masks` (n, H, W) uint8. They are made when a dict is, which takes about a
+            millisecond a mask; without this argument, `targets.masks(i)` makes those of one image.
 
         For any dataset (if it is not a cache: for batches that are a tuple or list starting with a uint8 tensor
         (B, 3, H, W)):
@@ -171,6 +174,7 @@ class FastLoader(_DataLoader[T_co]):
         function_workers: int = 0,
         skip_crowd: bool = False,
         skip_empty: bool = False,
+        masks: bool = False,
         device: torch.device | str | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
@@ -191,7 +195,7 @@ class FastLoader(_DataLoader[T_co]):
                 collate_fn = TopLeftAlign()
         self.transforms, self.group_by_aspect, self.function_workers = transforms, group_by_aspect, function_workers
         self.on_error, self.verify_checksums, self.engine = on_error, verify_checksums, engine
-        self.skip_crowd, self.skip_empty = skip_crowd, skip_empty
+        self.skip_crowd, self.skip_empty, self.masks = skip_crowd, skip_empty, masks
         self.device, self.mean, self.std, self.dtype, self.memory_format = device, mean, std, dtype, memory_format
         self._feeds: tuple[Any, Feed | None] | None = None  # the settings it was made for, and the feed
         self._format()  # raises for wrong arguments now rather than in the first epoch
@@ -410,6 +414,11 @@ class FastLoader(_DataLoader[T_co]):
             raise ArgumentError(
                 "batch_size=None yields single images, so a collator as collate_fn has nothing to align"
             )
+        if self.masks and not {column.name for column in self._cache.store.columns} & {*MASKS}:
+            raise ArgumentError(
+                f"masks=True needs masks, and {self._cache.where} has none: build it from a dataset with polygons or "
+                "run lengths, or remove the argument"
+            )
         fused = is_fused(self.collate_fn, functions)
         planner = BatchPlanner(
             self._cache,
@@ -418,6 +427,7 @@ class FastLoader(_DataLoader[T_co]):
             aligner if aligner and fused else TopLeftAlign(1),
             draws_seeds=not fused,
             skip_crowd=self.skip_crowd,
+            masks=self.masks,
         )
         pixels, feed = self._format()
         finisher = BatchFinisher(

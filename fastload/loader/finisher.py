@@ -114,6 +114,8 @@ class BatchFinisher:
         samples = []
         for i, (width, height) in enumerate(pending.alone().plan.size.tolist()):
             sample: tuple[Any, Any] = batch.images[i, :, :height, :width], batch.targets[i]
+            if "masks" in sample[1]:
+                sample[1]["masks"] = sample[1]["masks"][:, :height, :width]
             if self.functions:
                 sample = _as_tv_tensors(*sample)
             for function in self.functions:
@@ -143,4 +145,5 @@ def _as_tv_tensors(image: Tensor, target: dict[str, Any]) -> tuple[Any, dict[str
     if tv_tensors is None:
         return image, target
     boxes = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=tuple(image.shape[-2:]))
-    return tv_tensors.Image(image), {**target, "boxes": boxes}
+    masks = {"masks": tv_tensors.Mask(target["masks"])} if "masks" in target else {}
+    return tv_tensors.Image(image), {**target, "boxes": boxes, **masks}

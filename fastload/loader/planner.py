@@ -60,6 +60,7 @@ class BatchPlanner:
         aligner: places the images of a batch on its canvas.
         draws_seeds: draw a seed for each batch, for random steps after decoding.
         skip_crowd: skip boxes that mark a crowd.
+        masks: whether the dicts of targets have masks.
     """
 
     cache: Cache
@@ -68,6 +69,7 @@ class BatchPlanner:
     aligner: Collator
     draws_seeds: bool = False
     skip_crowd: bool = False
+    masks: bool = False
 
     def __post_init__(self) -> None:
         self._category_ids = torch.tensor([category.id for category in self.cache.categories], dtype=torch.int64)
@@ -132,7 +134,7 @@ class BatchPlanner:
     ) -> PlannedRun:
         self.aligner.place(plan, rng, ends)
         seeds = rng.integers(2**63, size=len(ends)).tolist() if self.draws_seeds else [0] * len(ends)
-        targets = targets_of(plan, index, ends, self._annotations, self._category_ids)
+        targets = targets_of(plan, index, ends, self._annotations, self._category_ids, masks=self.masks)
         return PlannedRun(plan, index, ends, targets, seeds)
 
     def _checked(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -145,7 +147,9 @@ class BatchPlanner:
 
     def targets_without(self, run: PlannedRun, failed: Sequence[int]) -> Targets:
         """The targets of a run of one batch, without the boxes of the images `failed`."""
-        (targets,) = targets_of(run.plan, run.index, run.ends, self._annotations, self._category_ids, failed)
+        (targets,) = targets_of(
+            run.plan, run.index, run.ends, self._annotations, self._category_ids, failed, self.masks
+        )
         return targets
 
 

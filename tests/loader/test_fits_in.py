@@ -23,8 +23,10 @@ from torchdata.stateful_dataloader.stateful import Stateful
 
 from fastload import IMAGENET_MEAN, IMAGENET_STD, CenterAlign, FastLoader, RandomFlip
 from fastload.errors import ArgumentError
+from tests.support.datasets import jpeg
 from tests.support.loaders import CACHE, IDS, ids, loader, seeded
 from tests.support.memory_cache import MemoryCache
+from tests.test_target_masks import build as masked_cache
 
 ROOT = Path(__file__).parents[2]
 CAPTURED = {"capture_output": True, "text": True, "cwd": ROOT, "timeout": 200}
@@ -137,6 +139,12 @@ class TestLightning:
         """As above, of what a cache ignores with a warning, and of grouping, which an order given does not have."""
         named = _get_dataloader_init_args_and_kwargs(FastLoader(CACHE, **more), SequentialSampler(CACHE))[1]
         assert named.items() >= more.items()
+
+    def test_it_keeps_masks(self, tmp_path):
+        """As above, of what only a cache with masks takes."""
+        cache = masked_cache(tmp_path, jpeg())
+        named = _get_dataloader_init_args_and_kwargs(FastLoader(cache, masks=True), SequentialSampler(cache))[1]
+        assert named["masks"] is True
 
     def test_no_argument_is_forgotten_here(self):
         """The tests above name all there are."""

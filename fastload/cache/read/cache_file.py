@@ -357,7 +357,13 @@ class CacheFile:
         )
         moves = {column.name: column.moves for column in self._mapping.columns}
         return Annotations(
-            boxes, extra["object"], extra["image"], extra["ragged"], moves, self._mapping.check_unchanged
+            boxes,
+            extra["object"],
+            extra["image"],
+            extra["ragged"],
+            moves,
+            self.source_sizes,
+            self._mapping.check_unchanged,
         )
 
     @cached_property

@@ -27,7 +27,7 @@ MAX_PIXELS = _core.max_pixels()  # the default is Pillow's limit for decompressi
 QUALITY = 95
 EXIF_ORIENTATION = 0x0112
 Image.init()
-with suppress(ImportError):
+with suppress(ImportError, OSError):
     import_module("pillow_heif").register_heif_opener()
 # Pillow knows other formats, but some of them start programs or open other files. TGA comes last, as it has no magic
 # number. APNG opens as PNG, and MPO as JPEG.

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastload.annotations import COORDINATES, SCHEMA, Column, Columns, Ragged
+from fastload.annotations import COORDINATES, RLE, SCHEMA, Column, Columns, Ragged
 from fastload.errors import SourceError
 from fastload.sources.base import Problem, Sample
+from fastload.sources.run_lengths import decode, encode
 
 ROUNDING = 0.5  # pixels by which a box may exceed its image without being reported
 
@@ -58,7 +59,9 @@ def fit_columns(
         for column in schema:
             values = fitted[column.name][kept] if column.per == "object" else fitted[column.name]
             arrays = values.arrays if isinstance(values, Ragged) else {column.key: values}
-            if not column.required and sample.columns.get(column.name) is not None:
+            if column == RLE and _is_turned(sample, size, orientation):
+                arrays = turn_run_lengths(column.of(arrays), orientation, sample.size or size).arrays
+            elif not column.required and sample.columns.get(column.name) is not None:
                 arrays[column.key] = _place(column, arrays[column.key], sample, size, orientation)
             columns |= {**arrays, column.key: column.stored(arrays[column.key])}
     except (ValueError, TypeError) as error:
@@ -115,7 +118,7 @@ def _place(
         return values
     if sample.relative:
         values = _SCALED[column.moves](values, np.array(size), np.full(2, np.inf))
-    if orientation != 1 and sample.size is not None and sample.size != size:
+    if sample.size is not None and _is_turned(sample, size, orientation):
         turn = turn_boxes if column.moves == "box" else turn_points
         values = turn(values, orientation, sample.size)
     if column.moves == "box":
@@ -146,6 +149,33 @@ def _judge(
         category = "" if known[row] else f" {given['label'][row]}"
         problems.append(Problem(sample.image_id, sample.name, kind, f"{what}: {why}{category}"))
     return known & has_area, problems
+
+
+def _is_turned(sample: Sample, size: tuple[int, int], orientation: int) -> bool:
+    """Return whether the annotations refer to the image as it was before it was turned to `size`."""
+    return orientation != 1 and sample.size is not None and sample.size != size
+
+
+def turn_run_lengths(masks: Ragged, orientation: int, size: tuple[int, int]) -> Ragged:
+    """Run lengths of masks of a stored image of `size` (width, height), as they are once `orientation` is applied."""
+    turned = [
+        np.frombuffer(encode(_TURNED[orientation](decode(row.tobytes(), size[1], size[0]))), np.uint8)
+        if len(row)
+        else row
+        for row in masks.lists()
+    ]
+    return masks.column.given(turned, len(turned))  # type: ignore[no-any-return]
+
+
+_TURNED: dict[int, Callable[[NDArray[np.bool_]], NDArray[np.bool_]]] = {
+    2: lambda mask: mask[:, ::-1],
+    3: lambda mask: mask[::-1, ::-1],
+    4: lambda mask: mask[::-1],
+    5: lambda mask: mask.T,
+    6: lambda mask: mask.T[:, ::-1],
+    7: lambda mask: mask.T[::-1, ::-1],
+    8: lambda mask: mask.T[::-1],
+}
 
 
 def turn_boxes(boxes: NDArray[np.float64], orientation: int, size: tuple[int, int]) -> NDArray[np.float64]:
