@@ -44,7 +44,7 @@ class Problem:
 
     image_id: int
     file: str
-    kind: str  # "skipped", "converted", "repaired", "not packed", "changed", "box dropped", "box clipped"
+    kind: str  # "skipped", "converted", "repaired", "not packed", "changed", "box dropped", "box clipped", ...
     reason: str
 
     @classmethod

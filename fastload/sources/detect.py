@@ -13,7 +13,7 @@ from fastload.sources.base import Source
 from fastload.sources.coco import CocoSource
 from fastload.sources.files import CACHE_FOLDER, images_below
 from fastload.sources.folder import FolderSource
-from fastload.sources.voc import VocSource, voc_splits
+from fastload.sources.voc import VocSource, voc_folders, voc_splits
 from fastload.sources.yolo import YoloSource, yolo_splits
 from fastload.sources.yolo_layout import looks_like_yolo
 
@@ -186,7 +186,7 @@ def _voc_roots(root: Path) -> list[Path]:
 
 
 def _is_voc(home: Path) -> bool:
-    return (home / "JPEGImages").is_dir() and next((home / "Annotations").glob("*.xml"), None) is not None
+    return bool(voc_folders(home))
 
 
 def _find_yolo(root: Path, columns: Sequence[str]) -> list[Dataset]:

@@ -1,11 +1,15 @@
-"""Pascal VOC: an XML file per image in `Annotations`, images in `JPEGImages`, lists of images in `ImageSets/Main`."""
+"""Pascal VOC: an XML file per image, images in a folder of their own or beside it, lists in `ImageSets/Main`."""
 
 from __future__ import annotations
 
+import codecs
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
@@ -14,17 +18,36 @@ from numpy.typing import NDArray
 from fastload.annotations import Column, Per
 from fastload.errors import SourceError
 from fastload.sources.base import Problem, Sample, box_columns
-from fastload.sources.columns import Fields, read_columns
+from fastload.sources.columns import Fields, Request, read_columns
 from fastload.sources.files import (
+    CACHE_FOLDER,
+    IMAGE_SUFFIXES,
     digest_of,
     images_below,
     inside,
     number_categories,
     number_images,
     read_bytes,
+    read_lines,
 )
 
 OUTSIDE = "its name in the list points outside the image folder"
+FLAGS = ("difficult", "truncated", "occluded")
+_FALSE, _TRUE = ("0", "false", "no", "unspecified", ""), ("1", "true", "yes")
+_ANNOTATION_FOLDERS = ("annotations", "annotation", "annots", "xmls", "xml", "labels")
+_IMAGE_FOLDERS = ("jpegimages", "images", "imgs", "img")
+_SPLIT_FOLDERS = ("train", "val", "test")  # how the names of folders of splits begin
+_ROOT = re.compile(rb"<(\w+:)?annotation[\s>]", re.IGNORECASE)
+_FLAGGED = re.compile(r"(.*\S)\s+(?:-1|0|1)")  # a line in the list of a class: the image, and whether it shows it
+_ENCODING = re.compile(rb"""<\?xml[^>]*encoding\s*=\s*["']([^"']+)""")
+_TAGS = {"object", "name", "bndbox", "xmin", "ymin", "xmax", "ymax", "size", "width", "height", "filename", *FLAGS}
+
+
+class Folders(NamedTuple):
+    """Where the XML files and the images of a dataset or a split are."""
+
+    annotations: Path
+    images: Path
 
 
 @dataclass(frozen=True)
@@ -33,119 +56,284 @@ class VocObject:
 
     name: str
     xyxy: list[float]
-    difficult: bool
+    flags: dict[str, str]  # those of FLAGS that it has, as written
     fields: Fields  # its elements that hold a single value
 
 
+@dataclass(frozen=True)
+class VocFile:
+    """What an annotation file says, or `reason`: why it cannot be read."""
+
+    content: bytes = b""
+    objects: list[VocObject] = field(default_factory=list)
+    size: tuple[int, int] | None = None
+    filename: str = ""
+    fields: Fields = field(default_factory=dict)
+    reason: str | None = None
+
+
+def voc_folders(root: Path) -> dict[str, Folders]:
+    """Return the folders of the dataset at `root` as {"": ...}, or those of its splits by name; {} if there are none.
+
+    XML files are beside the images or in a folder beside theirs: in `root`, in `root/train` and so on, or in folders
+    such as `annotations/train` and `images/train`.
+    """
+    whole = _pair(root)
+    if whole:
+        return {"": whole}
+    children = _subfolders(root)
+    splits = {child.name: pair for child in children if child.name.startswith(_SPLIT_FOLDERS) if (pair := _pair(child))}
+    if splits:
+        return splits
+    images = next((child for child in children if child.name.lower() in _IMAGE_FOLDERS), None)
+    homes = (child for child in children if child.name.lower() in _ANNOTATION_FOLDERS)
+    parts = (part for home in homes for part in _subfolders(home) if images and (images / part.name).is_dir())
+    return {part.name: Folders(part, images / part.name) for part in parts if images and _has_xml(part)}
+
+
 def voc_splits(root: Path) -> list[str]:
-    """Return the names of the lists of images, except lists of one class such as `cat_train.txt`."""
-    lists = sorted(path.stem for path in (root / "ImageSets" / "Main").glob("*.txt"))
-    splits = [name for name in lists if "_" not in name]
-    return splits or ["all"]
+    """Return the names of the splits: lists of images, except those of one class, or folders, or `all`."""
+    folders = voc_folders(root)
+    return sorted(_lists(root, folders)) or ([name for name in folders if name] or ["all"])
 
 
 class VocSource:
-    """One list of images in a VOC folder. In a folder without lists, the split `all` has every annotated image.
+    """One split of a VOC folder: a list of images, a folder, or `all`, which has every image.
 
     VOC counts pixels from 1 and a box includes its last pixel, so x0 = xmin - 1 and x1 = xmax. Objects marked
-    difficult become crowds, which are ignored in training and evaluation. The classes are those of the whole folder,
-    sorted by name, so that all splits have the same category ids.
+    difficult become crowds, which are ignored in training and evaluation. `difficult`, `truncated` and `occluded` are
+    columns if the files have them. The classes are those of the whole folder, sorted by name, so that all splits have
+    the same category ids. An image without an annotation file is skipped, and is not taken as background.
 
     Args:
         root: the folder.
-        split: the name of the list.
-        columns: extra fields of objects or images to keep, such as `truncated` (see `Request`).
+        split: the name of the split, one of `voc_splits(root)`.
+        columns: extra fields of objects or images to keep, such as `pose` (see `Request`).
 
     Raises:
-        SourceError: the list cannot be read or is invalid.
+        SourceError: the list cannot be read, there is no such split, or no such field.
     """
 
     format = "voc"
-    problems: tuple[Problem, ...] = ()
 
     def __init__(self, root: Path, split: str, columns: Sequence[str] = ()) -> None:
         self.location = f"{root} ({split})"
-        annotations = {path.stem: path for path in sorted((root / "Annotations").glob("*.xml"))}
-        contents = {stem: read_bytes(path) for stem, path in annotations.items()}
-        self.objects: dict[str, list[VocObject]] = {}
-        self.sizes: dict[str, tuple[int, int] | None] = {}
-        self._fields: dict[str, Fields] = {}
-        self.unreadable: dict[str, str] = {}
-        for stem, content in contents.items():
-            self._read(stem, content)
-        names = sorted({each.name for objects in self.objects.values() for each in objects if each.name})
+        folders = voc_folders(root)
+        lists = _lists(root, folders)
+        if split not in (lists or folders) and not (split == "all" and "" in folders and not lists):
+            raise SourceError(f"{root} has no split {split}: choose from {', '.join(voc_splits(root))}.")
+        home = folders.get(split) or folders[""]
+        parsed = {each: _parse(read_bytes(each)) for pair in folders.values() for each in _xml_files(pair.annotations)}
+        files = {path.stem: parsed[path] for path in _xml_files(home.annotations)}
+        names = sorted({each.name for file in parsed.values() for each in file.objects if each.name})
         self.categories = number_categories(names)
         self._category_id = {category.name: category.id for category in self.categories}
-        self.stems = _listed(root, split) or sorted(contents)
-        images = {path.stem: path for path in images_below(root / "JPEGImages")}
-        self.files = [images.get(stem, root / "JPEGImages" / f"{stem}.jpg") for stem in self.stems]
-        self.unreadable |= {stem: OUTSIDE for stem in self.stems if inside(root, stem) is None}
+        images = _Images(home)
+        entries = lists[split] if lists else sorted({*files, *(images.stems.keys() - images.taken(files))})
+        self.stems = list(dict.fromkeys(images.stem_of(entry, files) for entry in entries))
+        self._files = [files.get(stem) or _missing(home, stem) for stem in self.stems]
+        self.files = [images.of(stem, file.filename) for stem, file in zip(self.stems, self._files, strict=True)]
         self.image_ids = number_images(self.files)
         self._extra = self._read_extra(columns)
-        self.columns = tuple(column for column, _ in self._extra)
-        listed = [f"{stem}\n".encode() + contents.get(stem, b"") for stem in self.stems]
+        wanted = {Request.of(column).name for column in columns}
+        present = {name for file in parsed.values() for each in file.objects for name in each.flags}
+        self._flags = tuple(Column(name, "bool") for name in FLAGS if name in present - wanted)
+        self.columns = (*(column for column, _ in self._extra), *self._flags)
+        listed = [f"{stem}\n".encode("utf-8", "surrogateescape") + each.content for stem, each in self._entries()]
         self.digest = digest_of("\n".join(names).encode(), *listed)
+        self.problems = tuple(self._problems(len(entries) - len(self.stems)))
 
     def __len__(self) -> int:
         return len(self.stems)
 
     def samples(self, start: int = 0) -> Iterator[Sample]:
-        """Yield the listed images from position `start` on."""
-        first = sum(len(self.objects.get(stem, [])) for stem in self.stems[:start])
+        """Yield the images of the split from position `start` on."""
+        first = sum(len(file.objects) for file in self._files[:start])
         for i in range(start, len(self)):
-            stem = self.stems[i]
-            objects = self.objects.get(stem, [])
-            yield Sample(
-                image_id=self.image_ids[i],
-                name=self.files[i].name,
-                path=self.files[i],
-                columns=self._columns_of(i, objects, first),
-                size=self.sizes.get(stem),
-                skip_reason=self.unreadable.get(stem),
-            )
-            first += len(objects)
+            file, path = self._files[i], self.files[i]
+            columns, reason = self._columns_of(i, file.objects, first), file.reason
+            first += len(file.objects)
+            yield Sample(self.image_ids[i], path.name, path, columns, size=file.size, skip_reason=reason)
+
+    def _entries(self) -> Iterator[tuple[str, VocFile]]:
+        return zip(self.stems, self._files, strict=True)
+
+    def _problems(self, repeated: int) -> Iterator[Problem]:
+        if repeated:
+            reason = f"{repeated} names repeat an earlier one and are merged with it"
+            yield Problem(-1, self.location, "merged", reason)
+        for i, file in enumerate(self._files):
+            for number, each in enumerate(file.objects, 1):
+                for name, text in each.flags.items():
+                    if _flag(text) is None:
+                        reason = f"object {number}: `{name}` is {text!r}, which is neither 0 nor 1: it is taken as 0"
+                        yield Problem(self.image_ids[i], self.files[i].name, "flag ignored", reason)
 
     def _columns_of(self, i: int, objects: list[VocObject], first: int) -> dict[str, NDArray[Any]]:
         """Return the columns of image i with `objects`; the images before it have `first` objects."""
         columns = box_columns([(each.xyxy, self._category_id.get(each.name, -1)) for each in objects], 1 + first)
-        columns["crowd"] = np.array([each.difficult for each in objects], np.bool_)
+        columns["crowd"] = np.array([bool(_flag(each.flags.get("difficult", "0"))) for each in objects], np.bool_)
+        for flag in self._flags:
+            columns[flag.name] = np.array([bool(_flag(each.flags.get(flag.name, "0"))) for each in objects], np.bool_)
         rows = slice(first, first + len(objects))
         extra = {column.name: values[rows if column.per == "object" else i] for column, values in self._extra}
         return columns | extra
 
     def _read_extra(self, columns: Sequence[str]) -> list[tuple[Column, NDArray[Any]]]:
-        objects = [(stem, each.fields) for stem in self.stems for each in self.objects.get(stem, [])]
-        images = [(stem, self._fields.get(stem, {})) for stem in self.stems]
+        objects = [(stem, each.fields) for stem, file in self._entries() for each in file.objects]
+        images = [(stem, file.fields) for stem, file in self._entries()]
         entries: dict[Per, list[tuple[str, Fields]]] = {"object": objects, "image": images}
         fields: dict[Per, list[Fields]] = {per: [each for _, each in entries[per]] for per in entries}
         return read_columns(columns, fields, self.location, lambda per, i: f"{entries[per][i][0]}.xml")
 
-    def _read(self, stem: str, content: bytes) -> None:
+
+class _Images:
+    """The images of a folder, by the names that lists and XML files use."""
+
+    def __init__(self, home: Folders) -> None:
+        self._home = home
+        beside = home.annotations == home.images or home.images in home.annotations.parents
+        found = [path for path in images_below(home.images) if not beside or path.parent == home.images]
+        self._names = {path.name: path for path in found}
+        self.stems: dict[str, list[Path]] = {}
+        for path in found:
+            self.stems.setdefault(path.stem, []).append(path)
+
+    def of(self, stem: str, filename: str) -> Path:
+        """Return the image of an XML file: the one of its name, else the one that it states."""
+        same = self.stems.get(stem, [])
+        stated = self._names.get(filename)
+        if stated and (stated in same or not same):
+            return stated
+        return same[0] if same else self._home.images / f"{stem}.jpg"
+
+    def taken(self, files: dict[str, VocFile]) -> set[str]:
+        """Return the stems of the images that XML files of other names state."""
+        return {self.of(stem, file.filename).stem for stem, file in files.items()}
+
+    def stem_of(self, entry: str, files: dict[str, VocFile]) -> str:
+        """Return the name without suffix of an entry in a list, which may have the suffix of an image."""
+        path = Path(entry)
+        names = (entry, path.stem, path.name) if path.suffix.lower() in IMAGE_SUFFIXES else (entry, path.name)
+        known = (name for name in names if name in files or name in self.stems)
+        return entry if inside(self._home.images, entry) is None else next(known, entry)
+
+
+def _missing(home: Folders, stem: str) -> VocFile:
+    if inside(home.images, stem) is None:
+        return VocFile(reason=OUTSIDE)
+    return VocFile(reason=f"it has no annotation file: there is no {home.annotations / stem}.xml")
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    folders = sorted(each for each in folder.glob("*") if each.is_dir())
+    return [each for each in folders if not each.name.startswith(".") and each.name != CACHE_FOLDER]
+
+
+def _pair(root: Path) -> Folders | None:
+    """Return the one folder of XML files and the one folder of images in `root`, each of which may be `root`."""
+    children = _subfolders(root)
+    annotations = _only([child for child in children if _has_xml(child)], _ANNOTATION_FOLDERS)
+    if annotations is None and not _has_xml(root):
+        return None
+    here = _has_image(root)
+    others = [] if here and annotations is None else [each for each in children if each != annotations]
+    images = _only([each for each in others if _has_image(each)], _IMAGE_FOLDERS) or (root if here else None)
+    return Folders(annotations or root, images or root) if images or annotations is None else None
+
+
+def _only(folders: list[Path], names: tuple[str, ...]) -> Path | None:
+    """Return the folder with the first of the usual `names`, or else the only folder."""
+    usual = [folder for name in names for folder in folders if folder.name.lower() == name]
+    return usual[0] if usual else folders[0] if len(folders) == 1 else None
+
+
+def _xml_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.[xX][mM][lL]") if not path.name.startswith("."))
+
+
+def _has_xml(folder: Path) -> bool:
+    """Return whether one of the first XML files in `folder` is an annotation."""
+    for path in islice(folder.glob("*.[xX][mM][lL]"), 20):
+        with suppress(OSError), open(path, "rb") as stream:
+            if _ROOT.search(stream.read(1 << 14)):
+                return True
+    return False
+
+
+def _has_image(folder: Path) -> bool:
+    return any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.glob("*"))
+
+
+def _lists(root: Path, folders: dict[str, Folders]) -> dict[str, list[str]]:
+    """Return the entries of each list of images, as written.
+
+    A list of one class, such as `dog_train.txt` beside `train.txt`, has a flag in each line, and is no split.
+    """
+    lists = {path.stem: read_lines(path) for path in sorted((root / "ImageSets" / "Main").glob("*.txt"))}
+    splits, known = {}, None
+    for name, entries in lists.items():
+        flagged = [_FLAGGED.fullmatch(entry) for entry in entries]
+        if entries and all(flagged):
+            known = known or {path.stem for home in folders.values() for path in _xml_files(home.annotations)}
+            if not known.intersection(entries):
+                if any(name.endswith(f"_{other}") for other in lists):
+                    continue
+                entries = [match[1] for match in flagged if match]
+        splits[name] = entries
+    return splits
+
+
+def _parse(content: bytes) -> VocFile:
+    try:
+        tree, encoding = _tree(content)
+    except (ElementTree.ParseError, ValueError) as error:
+        return VocFile(content, reason=f"its annotations cannot be read: {error}")
+    for each in tree.iter():
+        local = each.tag.rpartition("}")[2]
+        each.tag = local.lower() if local.lower() in _TAGS else local
+    if tree.tag.lower() != "annotation":
+        return VocFile(content, reason=f"its annotations are no VOC file: they begin with <{tree.tag}>")
+    objects = [_object(each) for each in tree.iter("object")]
+    if any("\ufffd" in each.name for each in objects):
+        return VocFile(content, reason=f"the name of a class is not {encoding}: save its XML file as UTF-8")
+    width, height = (int(_number(tree, f"size/{side}", 0)) for side in ("width", "height"))
+    size = (width, height) if width and height else None
+    return VocFile(content, objects, size, (tree.findtext("filename") or "").strip(), _fields(tree))
+
+
+def _tree(content: bytes) -> tuple[ElementTree.Element, str]:
+    """Parse XML in an encoding that expat or Python knows, or else as UTF-8; return its root and the encoding."""
+    try:
+        return ElementTree.fromstring(content), "utf-8"
+    except (ElementTree.ParseError, ValueError, LookupError):
+        stated = _ENCODING.match(content.lstrip(codecs.BOM_UTF8))
+        encoding = stated[1].decode("ascii", "replace") if stated else "utf-8"
         try:
-            tree = ElementTree.fromstring(content)
-        except (ElementTree.ParseError, ValueError) as error:
-            self.unreadable[stem] = f"its annotations cannot be read: {error}"
-            return
-        width, height = (int(_number(tree, f"size/{side}", 0)) for side in ("width", "height"))
-        self.sizes[stem] = (width, height) if width and height else None
-        self._fields[stem] = _fields(tree)
-        self.objects[stem] = [_object(each) for each in tree.findall("object")]
-
-
-def _listed(root: Path, split: str) -> list[str]:
-    path = root / "ImageSets" / "Main" / f"{split}.txt"
-    if not path.exists():
-        return []
-    stems = [line.split()[0] for line in read_bytes(path).decode("utf-8", "replace").splitlines() if line.split()]
-    if any(inside(path.parent, stem) and ("/" in stem or stem.startswith(".")) for stem in stems):
-        raise SourceError(f"{path} must list file names without folder and suffix. Correct the file.")
-    return list(dict.fromkeys(stems))
+            encoding = "gb18030" if codecs.lookup(encoding).name in ("gb2312", "gbk") else encoding
+            text = content.decode(encoding, "replace")
+        except (LookupError, ValueError):
+            encoding = "utf-8"
+            text = content.decode(encoding, "replace")
+        return ElementTree.fromstring(text.lstrip("\ufeff")), encoding
 
 
 def _object(each: ElementTree.Element) -> VocObject:
     xmin, ymin, xmax, ymax = (_number(each, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
     name = (each.findtext("name") or "").strip()
-    return VocObject(name, [xmin - 1, ymin - 1, xmax, ymax], bool(_number(each, "difficult", 0)), _fields(each))
+    flags = {flag: (text or "").strip() for flag in FLAGS if (text := each.findtext(flag)) is not None}
+    return VocObject(name, [xmin - 1, ymin - 1, xmax, ymax], flags, _fields(each))
+
+
+def _flag(text: str) -> bool | None:
+    """Return the value of a flag, or None if it has none."""
+    if text.lower() in _FALSE + _TRUE:
+        return text.lower() in _TRUE
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return bool(number) if np.isfinite(number) else None
 
 
 def _fields(tree: ElementTree.Element) -> Fields:

@@ -94,6 +94,13 @@ class CheckedImage:
         return self.size[::-1] if self.orientation >= 5 else self.size
 
 
+def exif_orientation(data: bytes) -> int:
+    """Return the EXIF orientation of an image file; 1 if there is none. Fast for files without EXIF data."""
+    head = data[: 1 << 17] if data.startswith(b"\xff\xd8") else data  # a JPEG has it before its pixels
+    stated = data.startswith((b"II*\0", b"MM\0*")) or any(mark in head for mark in (b"Exif", b"eXIf", b"EXIF"))
+    return _orientation(data) if stated else 1
+
+
 def admit(data: bytes, exif_rotate: bool = False) -> CheckedImage:
     """Check the bytes of an image file, and convert or repair them if needed.
 

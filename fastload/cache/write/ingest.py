@@ -12,7 +12,7 @@ from fastload.cache.format.index import Entry
 from fastload.cache.format.layout import Encoding
 from fastload.cache.format.record import pack_record, read_header
 from fastload.cache.format.source_files import NO_FILE, Stamp, stamp_of_file
-from fastload.cache.write.checked_image import CheckedImage, admit, admit_pixels
+from fastload.cache.write.checked_image import CheckedImage, admit, admit_pixels, exif_orientation
 from fastload.cache.write.fitting import fit_columns, scale_columns
 from fastload.cache.write.resize import Reduction
 from fastload.errors import DecodeError
@@ -87,6 +87,13 @@ def make_record(
     except DecodeError as error:
         return IngestedImage(None, None, [Problem(sample.image_id, sample.name, SKIPPED, str(error))], stamp)
     problems = [Problem(sample.image_id, sample.name, *image.change)] if image.change else []
+    unknown = not exif_rotate and sample.size is None and len(sample.columns.get("boxes", ()))
+    if unknown and (orientation := exif_orientation(data)) != 1:
+        reason = (
+            f"its EXIF orientation {orientation} is not applied: if the boxes were drawn on the upright image, build "
+            "with --exif-rotate"
+        )
+        problems.append(Problem(sample.image_id, sample.name, "not rotated", reason))
     columns, box_problems = fit_columns(sample, image.size, image.orientation, label_of, extra)
     columns = scale_columns(columns, image.size, stored.size, extra)
     record, refusal = encode(stored, encoding)
