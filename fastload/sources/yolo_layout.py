@@ -304,4 +304,7 @@ def _usual_splits(root: Path) -> dict[str, Path]:
 def _has_labels(images: Path) -> bool:
     if not images.is_dir():
         return True
-    return label_paths(images / "x.jpg")[0].parent.is_dir() or next(images.glob("*.txt"), None) is not None
+    labels = label_paths(images / "x.jpg")[0].parent
+    if labels.is_dir() and next(labels.glob("*.xml"), None) is None:  # which would be Pascal VOC
+        return True
+    return next(images.glob("*.txt"), None) is not None
