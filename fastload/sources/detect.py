@@ -70,7 +70,7 @@ def find_datasets(
         SourceError: the folder holds no dataset, datasets of several formats, or not the requested splits or columns.
     """
     root = Path(root)
-    if root.is_file() and format is None and looks_like_yolo(root):
+    if root.is_file() and format in (None, Format.YOLO) and looks_like_yolo(root):
         format = Format.YOLO
     elif not root.is_dir():
         advice = " For a single annotation file, use --annotations with --images." if root.is_file() else ""

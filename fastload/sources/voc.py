@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +28,6 @@ from fastload.sources.files import (
     inside,
     number_categories,
     number_images,
-    read_bytes,
     read_lines,
 )
 
@@ -64,7 +64,6 @@ class VocObject:
 class VocFile:
     """What an annotation file says, or `reason`: why it cannot be read."""
 
-    content: bytes = b""
     objects: list[VocObject] = field(default_factory=list)
     size: tuple[int, int] | None = None
     filename: str = ""
@@ -120,16 +119,17 @@ class VocSource:
         self.location = f"{root} ({split})"
         folders = voc_folders(root)
         lists = _lists(root, folders)
-        if split not in (lists or folders) and not (split == "all" and "" in folders and not lists):
+        if split not in (lists or folders) and (split != "all" or "" not in folders):
             raise SourceError(f"{root} has no split {split}: choose from {', '.join(voc_splits(root))}.")
         home = folders.get(split) or folders[""]
-        parsed = {each: _parse(read_bytes(each)) for pair in folders.values() for each in _xml_files(pair.annotations)}
-        files = {path.stem: parsed[path] for path in _xml_files(home.annotations)}
+        contents = {each: _read(each) for pair in folders.values() for each in _xml_files(pair.annotations)}
+        parsed = {path: _parse(content) for path, content in contents.items()}
+        files = {path.stem: file for path, file in parsed.items() if path.parent == home.annotations}
         names = sorted({each.name for file in parsed.values() for each in file.objects if each.name})
         self.categories = number_categories(names)
         self._category_id = {category.name: category.id for category in self.categories}
         images = _Images(home)
-        entries = lists[split] if lists else sorted({*files, *(images.stems.keys() - images.taken(files))})
+        entries = lists[split] if split in lists else sorted({*files, *(images.stems.keys() - images.taken(files))})
         self.stems = list(dict.fromkeys(images.stem_of(entry, files) for entry in entries))
         self._files = [files.get(stem) or _missing(home, stem) for stem in self.stems]
         self.files = [images.of(stem, file.filename) for stem, file in zip(self.stems, self._files, strict=True)]
@@ -139,7 +139,8 @@ class VocSource:
         present = {name for file in parsed.values() for each in file.objects for name in each.flags}
         self._flags = tuple(Column(name, "bool") for name in FLAGS if name in present - wanted)
         self.columns = (*(column for column, _ in self._extra), *self._flags)
-        listed = [f"{stem}\n".encode("utf-8", "surrogateescape") + each.content for stem, each in self._entries()]
+        content_of = {path.stem: content for path, content in contents.items() if path.parent == home.annotations}
+        listed = [_encoded(f"{stem}\n") + _encoded(content_of.get(stem, b"")) for stem in self.stems]
         self.digest = digest_of("\n".join(names).encode(), *listed)
         self.problems = tuple(self._problems(len(entries) - len(self.stems)))
 
@@ -284,22 +285,42 @@ def _lists(root: Path, folders: dict[str, Folders]) -> dict[str, list[str]]:
     return splits
 
 
-def _parse(content: bytes) -> VocFile:
+def _read(path: Path) -> bytes | str:
+    """Return the content of a file, or why it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def _encoded(text: bytes | str) -> bytes:
+    return text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
+
+
+def _parse(content: bytes | str) -> VocFile:
+    if isinstance(content, str):
+        return VocFile(reason=f"its annotations cannot be read: {content}")
     try:
         tree, encoding = _tree(content)
     except (ElementTree.ParseError, ValueError) as error:
-        return VocFile(content, reason=f"its annotations cannot be read: {error}")
+        return VocFile(reason=f"its annotations cannot be read: {error}")
     for each in tree.iter():
-        local = each.tag.rpartition("}")[2]
-        each.tag = local.lower() if local.lower() in _TAGS else local
+        each.tag = _plain_tag(each.tag)
     if tree.tag.lower() != "annotation":
-        return VocFile(content, reason=f"its annotations are no VOC file: they begin with <{tree.tag}>")
+        return VocFile(reason=f"its annotations are no VOC file: they begin with <{tree.tag}>")
     objects = [_object(each) for each in tree.iter("object")]
     if any("\ufffd" in each.name for each in objects):
-        return VocFile(content, reason=f"the name of a class is not {encoding}: save its XML file as UTF-8")
+        return VocFile(reason=f"the name of a class is not {encoding}: save its XML file as UTF-8")
     width, height = (int(_number(tree, f"size/{side}", 0)) for side in ("width", "height"))
     size = (width, height) if width and height else None
-    return VocFile(content, objects, size, (tree.findtext("filename") or "").strip(), _fields(tree))
+    return VocFile(objects, size, (tree.findtext("filename") or "").strip(), _fields(tree))
+
+
+@lru_cache(1 << 10)
+def _plain_tag(tag: str) -> str:
+    """Return a tag without namespace, and in lower case if it is one that is read here."""
+    local = tag.rpartition("}")[2]
+    return local.lower() if local.lower() in _TAGS else local
 
 
 def _tree(content: bytes) -> tuple[ElementTree.Element, str]:

@@ -81,6 +81,7 @@ class YoloSource:
         contents, used = self._read_contents()
         labels = [_parse(content) for content in contents]
         self._keypoints = _keypoint_shape(layout)
+        self.flip_idx = self._flipped(layout)
         self._kind = self._find_kind(layout, split, labels)
         self.problems = (*images.problems, *self._problems(labels, used), *_orphans(images.folders, used))
         self._rows = [[row for row in each.rows if self._fits(len(row))] for each in labels]
@@ -122,6 +123,17 @@ class YoloSource:
             if not all(_all_corners(_parse(_read_label(image)[0])) for image in images):
                 return Kind.SHAPES
         return Kind.ROTATED
+
+    def _flipped(self, layout: YoloLayout) -> list[int] | None:
+        """Return which keypoint each one becomes in a flipped image, if the YAML file states it."""
+        stated, count = layout.settings.get("flip_idx"), (self._keypoints or (0, 0))[0]
+        if stated is None or not count:
+            return None
+        if sorted(map(str, stated)) != sorted(map(str, range(count))):
+            raise SourceError(
+                f"`flip_idx` in {layout.folder} must list each of the {count} keypoints once. Correct it."
+            )
+        return [int(number) for number in stated]
 
     def _declared(self) -> tuple[Column, ...]:
         if self._keypoints:

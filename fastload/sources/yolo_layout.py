@@ -78,8 +78,8 @@ def read_layout(root: Path) -> YoloLayout:
     folder = root.parent if given else root
     file = root if given else _settings_file(folder)
     settings = _read_settings(file) if file else {}
-    path = settings.get("path")
-    home = folder / path if isinstance(path, str) and path not in _UNSET else folder
+    path = next(iter(_stated(settings.get("path"), "path", file)), ".")
+    home = folder / path
     homes = tuple(dict.fromkeys([home, folder])) if home.is_dir() else (folder,)
     stated = {split: texts for split in SPLITS if (texts := _stated(settings.get(split), split, file))}
     if not stated:
@@ -89,21 +89,23 @@ def read_layout(root: Path) -> YoloLayout:
     missing: dict[str, str] = {}
     problems: dict[str, list[Problem]] = {}
     found = {text: _find(text, homes, None if given else folder) for texts in stated.values() for text in texts}
+    lost = Path(path).is_absolute() and home not in homes
     for split, texts in stated.items():
-        problems[split] = []
+        reason = f"`path` is given as {path}, which does not exist: {folder} is used"
+        problems[split] = [Problem(-1, str(file), FOUND, reason)] if lost else []
         for text in texts:
-            path, moved, why = found[text]
+            place, moved, why = found[text]
             clash = _clash(text, found) if moved else None
-            if path is None or clash:
-                why = why or (f"does not exist, and {path} is also `{clash}`" if clash else "does not exist")
+            if place is None or clash:
+                why = why or (f"does not exist, and {place} is also `{clash}`" if clash else "does not exist")
                 missing[split] = (
                     f"{file} gives `{split}` as {text}, which {why}. Correct the path, or choose other splits with "
                     "--split."
                 )
             elif moved:
-                reason = f"`{split}` is given as {text}, which does not exist: {path} is used"
+                reason = f"`{split}` is given as {text}, which does not exist: {place} is used"
                 problems[split].append(Problem(-1, str(file), FOUND, reason))
-        splits[split] = [path for path, _, _ in (found[text] for text in texts) if path is not None]
+        splits[split] = [place for place, _, _ in map(found.__getitem__, texts) if place is not None]
     allowed = [folder]
     if given:
         allowed += [*homes, *(path if path.is_dir() else path.parent for paths in splits.values() for path in paths)]
@@ -178,7 +180,7 @@ class _Entries:
     def find(self, entry: str) -> tuple[Path, str | None]:
         """Return the path of an entry, and why the image must be skipped."""
         candidates = list(places(entry, self._homes))
-        existing = [path for path in candidates if os.path.exists(path)]
+        existing = [path for path in candidates if os.path.isfile(path)]
         for path in existing:
             if self._layout.allows(path):
                 return path, None
@@ -188,7 +190,7 @@ class _Entries:
         if len(same_stem) > 1:
             return candidates[0], f"{entry} may be {' or '.join(image.name for image in same_stem)}"
         for path in (*same_stem, *last_parts(entry, self._homes)):
-            if os.path.exists(path) and self._layout.allows(path):
+            if os.path.isfile(path) and self._layout.allows(path):
                 self.moved += not same_stem
                 return path, None
         return candidates[0], None if self._layout.allows(candidates[0]) else OUTSIDE
@@ -197,7 +199,7 @@ class _Entries:
         """Return the images in the folder of `path` whose names without suffix are that of `path`."""
         if path.parent not in self._stems:
             stems: dict[str, list[Path]] = {}
-            for image in path.parent.glob("*") if self._layout.allows(path) else ():
+            for image in path.parent.glob("*") if self._layout.allows(path) and os.path.isdir(path.parent) else ():
                 if image.suffix.lower() in IMAGE_SUFFIXES:
                     stems.setdefault(image.stem, []).append(image)
             self._stems[path.parent] = stems
@@ -206,7 +208,7 @@ class _Entries:
 
 def label_paths(image: Path) -> list[Path]:
     """Return where the labels of an image may be: `.../labels/a/b.txt` for `.../images/a/b.jpg`, or beside it."""
-    beside = image.with_suffix(".txt")
+    beside = Path(os.path.splitext(image)[0] + ".txt")
     parts = beside.parts
     for i in range(len(parts) - 2, -1, -1):
         if parts[i] in ("images", "JPEGImages"):

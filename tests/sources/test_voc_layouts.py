@@ -203,6 +203,13 @@ def test_files_that_make_no_sense(tmp_path, content, reason):
     assert build_cache(source, tmp_path / "c.lmdb", BuildOptions(workers=1)).images == 1
 
 
+def test_an_annotation_file_that_cannot_be_read(tmp_path):
+    """Its image is skipped with the reason."""
+    root = write(tmp_path, {"annots/b.xml": "", "images/a.jpg": "", "images/b.jpg": "", "annots/a.xml/x.txt": ""})
+    source = loaded(root)["all"]
+    assert "cannot be read: Is a directory" in (skipped(source)["a.jpg"] or "") and not skipped(source)["b.jpg"]
+
+
 def test_the_image_of_an_annotation(tmp_path):
     """It has the name of the XML file, in any format; else it is the one that the file states."""
     files: dict[str, str | bytes] = {"annots/a.xml": xml(filename="wrong.jpg"), "images/a.jpg": ""}

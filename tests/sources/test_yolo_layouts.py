@@ -10,6 +10,7 @@ import pytest
 
 from fastload import Cache
 from fastload.cache.format.problems import read_problems
+from fastload.cache.read.cache_file import CacheFile
 from fastload.cache.write.build import BuildOptions, build_cache
 from fastload.errors import SourceError
 from fastload.sources.detect import Format, detect_format, find_datasets
@@ -60,7 +61,7 @@ def reasons(source) -> list[str]:
         "train: images/a\nval: images/b",
         "path: .\ntrain: images/a\nval: images/b",
         "path: {root}\ntrain: images/a\nval: images/b",
-        "path: /nowhere\ntrain: ./images/a/\nval: images/b",
+        "path: ../datasets/set\ntrain: ./images/a/\nval: images/b",
         "train: {root}/images/a\nval: {root}/images/b",
         "train: ../images/a\nval: ../images/b\ntest:  # optional",
         "train: [images/a]\nval:\n  - images/b",
@@ -123,8 +124,9 @@ def test_a_yaml_file_may_name_another_place(tmp_path):
 def test_moved_paths_are_found_by_their_last_parts(tmp_path):
     """Paths of the machine where the YAML file was written: found below its folder, and the problems file says so."""
     root = two_splits(tmp_path, "train: /content/d/images/a\nval: C:\\\\d\\\\images\\\\b".replace("\\\\", "\\"))
-    splits = loaded(root)
+    splits = {f"moved {split}": source for split, source in loaded(root).items()}
     assert [names(source) for source in splits.values()] == [["a.jpg"], ["b.jpg"]]
+    splits |= loaded(write(root, {"data.yaml": "path: /content/d\ntrain: images/a\nval: images/b\nnames: [cat]"}))
     for source in splits.values():
         (problem,) = source.problems
         assert problem.kind == "found elsewhere" and "data.yaml" in problem.file and "does not exist" in problem.reason
@@ -151,7 +153,8 @@ def test_two_moved_splits_never_share_images(tmp_path):
 def test_split_folders_without_a_yaml_file(tmp_path):
     """Folders in `images` whose names begin as those of splits do are splits, and are not merged."""
     files = {f"images/{split}2017/{split}.jpg": "" for split in ("train", "val")}
-    root = write(tmp_path, {**files, "labels/train2017/train.txt": BOX, "classes.txt": "cat\n"})
+    root = write(tmp_path, {**files, "labels/train2017/train.txt": BOX, "classes.txt": "\ufeffcat\r\n"})
+    assert loaded(root)["val2017"].categories[0].name == "cat"
     assert {split: names(source) for split, source in loaded(root).items()} == {
         "train2017": ["train.jpg"],
         "val2017": ["val.jpg"],
@@ -201,6 +204,22 @@ def test_an_entry_without_suffix_that_may_be_two_images(tmp_path):
     files = {"images/a.jpg": "", "images/a.png": encoded(pixels(8, 8), "PNG"), "train.txt": "images/a"}
     (sample,) = loaded(write(tmp_path, {**files, "data.yaml": "train: train.txt\nnames: [a]"}))["train"].samples()
     assert "a.jpg or a.png" in (sample.skip_reason or "") or "a.png or a.jpg" in (sample.skip_reason or "")
+
+
+@pytest.mark.parametrize(
+    "given", [Path.absolute, lambda path: Path(os.path.relpath(path))], ids=["absolute", "relative"]
+)
+def test_entries_that_are_no_images(tmp_path, monkeypatch, given):
+    """Folders, odd characters and long folders are skipped with a reason, and end no build."""
+    monkeypatch.chdir(tmp_path)
+    entries = [".", "/", "..", "images", "a\0b.jpg", "x" * 300 + "/z.jpg", "x" * 300 + "/z", "\udcff.jpg", "a.jpg"]
+    text = "\n".join(entries).encode("utf-8", "surrogateescape")
+    root = write(tmp_path, {"images/x.jpg": "", "a.jpg": "", "a.txt": BOX, "train.txt": text})
+    write(root, {"data.yaml": "train: train.txt\nnames: [a]"})
+    source = loaded(given(root))["train"]
+    assert len(source) == len(entries)
+    report = build_cache(source, tmp_path / "c.lmdb", BuildOptions(workers=1))
+    assert report.images == 1 and report.problems["skipped"] == len(entries) - 1
 
 
 def test_an_empty_list_is_an_empty_split(tmp_path):
@@ -288,6 +307,16 @@ def test_keypoints(tmp_path, shape):
     assert reasons(source)[0].startswith("line 2 of its labels:") and "`kpt_shape`" in reasons(source)[0]
     cache = Cache(build_cache(source, tmp_path / "c.lmdb", BuildOptions(workers=1)).path)
     assert cache.columns["keypoints"].shape == (2, k, 3)
+
+
+def test_flip_idx(tmp_path):
+    """The manifest keeps it; one that is no permutation is an error."""
+    row = BOX.strip() + " .1 .2 .3 .4"
+    source = loaded(labeled(tmp_path, [row], "kpt_shape: [2, 2]\nflip_idx: [1, 0]"))["train"]
+    path = build_cache(source, tmp_path / "c.lmdb", BuildOptions(workers=1)).path
+    assert CacheFile(path).manifest.source["flip_idx"] == [1, 0]
+    with pytest.raises(SourceError, match="each of the 2 keypoints once"):
+        loaded(labeled(tmp_path, [row], "kpt_shape: [2, 2]\nflip_idx: [1, 1]"))
 
 
 @pytest.mark.parametrize("stated", ["[17]", "[0, 3]", "[17, 4]", "17", "many", "[a, 3]", "{a: 1}"])
