@@ -239,7 +239,8 @@ def _pair(root: Path) -> Folders | None:
         return None
     here = _has_image(root)
     others = [] if here and annotations is None else [each for each in children if each != annotations]
-    images = _only([each for each in others if _has_image(each)], _IMAGE_FOLDERS) or (root if here else None)
+    images = _only([each for each in others if _has_image(each) or each.name.lower() in _IMAGE_FOLDERS], _IMAGE_FOLDERS)
+    images = images or (root if here else None)
     return Folders(annotations or root, images or root) if images or annotations is None else None
 
 

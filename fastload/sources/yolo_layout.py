@@ -241,7 +241,7 @@ def _find(stated: str, homes: Sequence[Path], within: Path | None) -> tuple[Path
     if inside:
         return inside[0], False, None
     if existing:
-        return None, False, "is outside that folder (to allow that, give the YAML file itself as DATASET)"
+        return None, False, f"is outside {within} (to allow that, give the YAML file itself as DATASET)"
     moved = (path for path in last_parts(stated, homes) if os.path.exists(path))
     return next((path for path in moved if within is None or is_below(path, within)), None), True, None
 

@@ -237,6 +237,14 @@ def test_flags_are_columns(tmp_path):
     assert loaded(plain)["all"].columns == ()
 
 
+def test_images_in_subfolders(tmp_path):
+    """Images below the image folder belong to XML files that are all in one folder."""
+    root = write(
+        tmp_path, {"annotations/a.xml": "", "annotations/b.xml": "", "images/x/a.jpg": "", "images/y/b.jpg": ""}
+    )
+    assert [sample.path.parent.name for sample in loaded(root)["all"].samples()] == ["x", "y"]
+
+
 def test_ambiguous_folders(tmp_path):
     """Two folders of images of which none has a usual name are not guessed between."""
     files = {"annots/a.xml": "", "left/a.jpg": "", "right/a.jpg": ""}
