@@ -79,7 +79,8 @@ def make_record(
     try:
         if sample.skip_reason:
             raise DecodeError(sample.skip_reason)
-        image = _admitted(sample, exif_rotate)
+        data = _read(sample.path) if sample.data is None else sample.data
+        image = admit(data, exif_rotate) if isinstance(data, bytes) else admit_pixels(data)
         if stamp_of(sample) != stamp:
             raise DecodeError("its file changed while it was read: build again")
         _check_annotated_size(sample, image)
@@ -87,8 +88,8 @@ def make_record(
     except DecodeError as error:
         return IngestedImage(None, None, [Problem(sample.image_id, sample.name, SKIPPED, str(error))], stamp)
     problems = [Problem(sample.image_id, sample.name, *image.change)] if image.change else []
-    unknown = not exif_rotate and sample.size is None and len(sample.columns.get("boxes", ()))
-    if unknown and (orientation := exif_orientation(data)) != 1:
+    drawn_on_unknown = not exif_rotate and sample.size is None and len(sample.columns.get("boxes", ()))
+    if drawn_on_unknown and isinstance(data, bytes) and (orientation := exif_orientation(data)) != 1:
         reason = (
             f"its EXIF orientation {orientation} is not applied: if the boxes were drawn on the upright image, build "
             "with --exif-rotate"
@@ -128,11 +129,6 @@ def make_entry(record: bytes, image_id: int, name: str, source_size: tuple[int, 
         checksum=header.checksum,
         columns=columns,
     )
-
-
-def _admitted(sample: Sample, exif_rotate: bool) -> CheckedImage:
-    data = _read(sample.path) if sample.data is None else sample.data
-    return admit(data, exif_rotate) if isinstance(data, bytes) else admit_pixels(data)
 
 
 def _read(path: Path) -> bytes:
