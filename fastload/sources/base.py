@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,3 +119,35 @@ def files_of(source: Source) -> Iterator[Sample]:
     """
     files: Iterator[Sample] = getattr(source, "files_to_compare", source.samples)()
     return files
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One split of a dataset on disk. Its annotations have not been read yet.
+
+    Args:
+        split: the name of the split.
+        cache: the default path of its cache.
+        load: reads the annotations and returns the source to build the cache from, which may take seconds. Raises
+            SourceError if the annotations are invalid.
+        missing: why the split cannot be loaded. Default: it can.
+    """
+
+    split: str
+    cache: Path
+    load: Callable[[], Source]
+    missing: str | None = None
+
+
+class Extras(NamedTuple):
+    """What to read besides images and boxes.
+
+    Args:
+        columns: further fields of annotations or images (see `columns.Request`).
+        masks: the outlines and run lengths of objects.
+        keypoints: the keypoints of objects.
+    """
+
+    columns: Sequence[str] = ()
+    masks: bool = False
+    keypoints: bool = False

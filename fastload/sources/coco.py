@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,171 +10,205 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastload.annotations import Per
+from fastload.annotations import Column, Per, Ragged
 from fastload.errors import SourceError
-from fastload.sources.base import Category, Problem, Sample
-from fastload.sources.columns import read_columns
-from fastload.sources.files import digest_of, inside, read_bytes
+from fastload.sources.base import SKIPPED, Category, Extras, Problem, Sample
+from fastload.sources.coco_objects import DROPPED, CocoObjects, KeptFields, shown
+from fastload.sources.coco_values import NOT_AN_ID, quote_polygons, whole_number
+from fastload.sources.columns import Fields, read_columns
+from fastload.sources.files import find_named
+from fastload.sources.json_lists import Take, read_lists
 
-INVALID_BOX = (np.nan,) * 4
+NO_ID = -1  # of problems with what has no id
 
 
 class CocoSource:
     """A COCO annotation file with its image folder, in the order of the file's `images`.
 
+    An annotation without `bbox` has the box around its polygons or its mask.
+
     Args:
         annotations: the annotation file.
-        images: the image folder.
+        images: the image folder. The file names of images are relative to it, or end in the path in it.
         columns: extra fields of annotations or images to keep (see `Request`).
+        masks: whether to keep `segmentation`: polygons as the column `polygons`, run lengths as the column `rle`.
+        keypoints: whether to keep `keypoints`.
 
     Raises:
-        SourceError: the file cannot be read or is invalid.
+        SourceError: the file cannot be read or is invalid, or has no masks or keypoints although they are requested.
     """
 
     format = "coco"
 
-    def __init__(self, annotations: Path, images: Path, columns: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        annotations: Path,
+        images: Path,
+        columns: Sequence[str] = (),
+        masks: bool = False,
+        keypoints: bool = False,
+    ) -> None:
         self.location = str(annotations)
         self.path, self.folder = annotations, images
-        content = read_bytes(annotations)
-        self.digest = digest_of(content)
-        document = self._parse(content)
-        self.categories = self._categories(document)
-        self.images = self._entries(document, "images")
-        self._check_images()
-        self._read_annotations(document.get("annotations") or [], columns)
-        self.problems = self._orphans()
+        listed, objects = _Images(columns), CocoObjects(Extras(columns, masks, keypoints))
+        categories: list[dict[str, Any]] = []
+        self.digest = self._read({"images": listed.add, "annotations": objects.add, "categories": categories.extend})
+        self.categories = self._categories(categories)
+        if not any(listed.names) and (listed.problems or listed.ids):
+            reason = listed.problems[0].reason if listed.problems else "no image has a `file_name`"
+            raise SourceError(f"{annotations}: {reason}. Each image needs an `id` and a `file_name`: correct the file.")
+        self._names, self._files = listed.names, find_named(images, listed.names)
+        self._ids, self._sizes = np.array(listed.ids, np.int64), np.array(listed.sizes, np.int64).reshape(-1, 2)
+        self._objects = objects.finish()
+        image_of = self._objects.pop("image_id")
+        position = self._positions(image_of)
+        extra: dict[Column, Any] = {}
+        if masks:
+            sizes = np.where(position[:, None] >= 0, np.append(self._sizes, [[0, 0]], 0)[position], 0)
+            extra |= self._found("segmentation", objects.masks(sizes[:, ::-1]), len(position))
+        if keypoints:
+            counts = {id: len(names) for id, names in _keypoint_names(categories).items()}
+            extra |= self._found("keypoints", objects.keypoints(self._objects["label"], counts), len(position))
+        fields: dict[Per, Sequence[Fields]] = {"object": objects.kept.fields, "image": listed.kept.fields}
+        extra |= dict(read_columns(columns, fields, str(annotations), partial(_name_of, fields)))
+        self.columns = tuple(extra)
+        self._objects |= {column.name: values for column, values in extra.items() if column.per == "object"}
+        self._of_images = {column.name: values for column, values in extra.items() if column.per == "image"}
+        dropped = np.zeros(len(position), np.bool_)
+        dropped[[*objects.dropped]] = True
+        kept = np.flatnonzero((position >= 0) & ~dropped)
+        order = np.argsort(position[kept], kind="stable")
+        self._rows = kept[order]
+        self._starts = np.searchsorted(position[self._rows], np.arange(len(self) + 1))
+        self.problems = (*listed.problems, *self._name_problems(), *self._object_problems(objects, image_of, position))
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self._names)
 
     def samples(self, start: int = 0) -> Iterator[Sample]:
         """Yield the images from position `start` on."""
-        seen = {image["id"] for image in self.images[:start]}
-        for i, image in enumerate(self.images[start:], start):
-            yield self._sample(i, image, duplicate=image["id"] in seen)
-            seen.add(image["id"])
+        seen = set(self._ids[:start].tolist())
+        for i in range(start, len(self)):
+            id, (width, height) = int(self._ids[i]), self._sizes[i].tolist()
+            reason = self._files[i].reason
+            if not self._names[i]:
+                reason = "it has no `file_name`"
+            elif id in seen:
+                reason = reason or f"an earlier image has the same id {id}"
+            seen.add(id)
+            size = (width, height) if width and height else None
+            yield Sample(id, self._names[i], Path(self._files[i].path), self._columns_of(i), size, reason)
 
-    def _sample(self, i: int, image: dict[str, Any], duplicate: bool) -> Sample:
-        name = image["file_name"]
-        path = inside(self.folder, name)
-        skip_reason = None
-        if path is None:
-            skip_reason = "its file name points outside the image folder"
-        elif duplicate:
-            skip_reason = f"an earlier image has the same id {image['id']}"
-        return Sample(
-            image_id=image["id"],
-            name=name,
-            path=path or self.folder,
-            columns=self._columns_of(i, image["id"]),
-            size=_size(image),
-            skip_reason=skip_reason,
-        )
+    def _columns_of(self, i: int) -> dict[str, Any]:
+        rows = self._rows[self._starts[i] : self._starts[i + 1]]
+        objects: dict[str, Any] = {name: values[rows] for name, values in self._objects.items()}
+        lists = {name: values.lists() for name, values in objects.items() if isinstance(values, Ragged)}
+        return objects | lists | {name: values[i] for name, values in self._of_images.items()}
 
-    def _columns_of(self, i: int, image_id: int) -> dict[str, NDArray[Any]]:
-        rows = slice(*np.searchsorted(self._image_of, [image_id, image_id + 1]))
-        objects = {name: values[rows] for name, values in self._objects.items()}
-        return objects | {column.name: values[i] for column, values in self._extra if column.per == "image"}
+    def _read(self, take: dict[str, Take]) -> str:
+        """Read the file, and return its digest."""
 
-    def _parse(self, content: bytes) -> dict[str, Any]:
-        try:
-            # Polygons are most of the file and are not used: dropping them while parsing saves memory.
-            document = json.loads(content, object_hook=_without_polygons)
-        except (ValueError, RecursionError) as error:
-            raise SourceError(f"{self.path} is not valid JSON: {error}. Download or export it again.") from error
-        if not isinstance(document, dict) or not {"images", "categories"} <= document.keys():
+        def checked(key: str, entries: list[Any]) -> None:
+            if not all(isinstance(entry, dict) for entry in entries):
+                raise SourceError(f"{self.path}: `{key}` must be a list of JSON objects. Correct the file.")
+            take[key](entries)
+
+        starts, digest = read_lists(self.path, {key: partial(checked, key) for key in take}, quote_polygons)
+        if not {"images", "categories"} <= starts.keys():
             raise SourceError(
                 f"{self.path} is not a COCO instances file: it has no `images` or no `categories`. Use another."
             )
-        return document
+        for key in take:
+            if starts.get(key, "[") not in ("[", "n" if key == "annotations" else "["):  # annotations may be null
+                raise SourceError(f"{self.path}: `{key}` must be a list of JSON objects. Correct the file.")
+        return digest
 
-    def _entries(self, document: dict[str, Any], key: str) -> list[dict[str, Any]]:
-        entries = document[key]
-        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise SourceError(f"{self.path}: `{key}` must be a list of JSON objects. Correct the file.")
-        return entries
-
-    def _categories(self, document: dict[str, Any]) -> tuple[Category, ...]:
+    def _categories(self, entries: list[dict[str, Any]]) -> tuple[Category, ...]:
         categories = []
-        for entry in self._entries(document, "categories"):
-            if not _is_id(entry.get("id")) or not isinstance(entry.get("name"), str):
+        for entry in entries:
+            id = whole_number(entry.get("id"))
+            if id is None or not isinstance(entry.get("name"), str):
                 raise SourceError(
                     f"{self.path}: a category needs an integer `id` and a `name`: {entry}. Correct the file."
                 )
-            categories.append(Category(entry["id"], entry["name"], str(entry.get("supercategory") or "")))
+            categories.append(Category(id, entry["name"], str(entry.get("supercategory") or "")))
         if len({category.id for category in categories}) < len(categories):
             raise SourceError(f"{self.path}: two categories have the same id. Give each its own.")
         return tuple(sorted(categories, key=lambda category: category.id))
 
-    def _check_images(self) -> None:
-        for entry in self.images:
-            if not _is_id(entry.get("id")) or not isinstance(entry.get("file_name"), str):
-                raise SourceError(
-                    f"{self.path}: an image needs an integer `id` and a `file_name`: {entry}. Correct the file."
-                )
+    def _found(self, field: str, columns: Mapping[Column, Any], annotations: int) -> Mapping[Column, Any]:
+        if annotations and not columns:
+            raise SourceError(f"{self.path}: no annotation has `{field}`. Use another file, or build without them.")
+        return columns
 
-    def _read_annotations(self, annotations: Any, columns: Sequence[str]) -> None:
-        if not isinstance(annotations, list) or not all(isinstance(entry, dict) for entry in annotations):
-            raise SourceError(f"{self.path}: `annotations` must be a list of JSON objects. Correct the file.")
+    def _positions(self, image_of: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the position of the image of each annotation, the first of several with the same id; -1: unlisted."""
+        if not len(self._ids):
+            return np.full(len(image_of), -1)
+        ordered = np.argsort(self._ids, kind="stable")
+        found = np.minimum(np.searchsorted(self._ids[ordered], image_of), len(ordered) - 1)
+        return np.where(self._ids[ordered[found]] == image_of, ordered[found], -1)
 
-        def values(read: Callable[[Any], Any], field: str, dtype: type[Any]) -> NDArray[Any]:
-            return np.fromiter((read(entry.get(field)) for entry in annotations), dtype, len(annotations))
+    def _name_problems(self) -> Iterator[Problem]:
+        """Yield one problem for all the images whose files are not where their names say."""
+        moved = [i for i, file in enumerate(self._files) if not file.stated and not file.reason]
+        if moved:
+            where = f"{self._names[moved[0]]} is {self._files[moved[0]].path}"
+            reason = f"{len(moved)} images were found by the last part of their names: {where}"
+            yield Problem(NO_ID, self.location, "found by name", reason)
 
-        xywh = np.array([_four_numbers(entry.get("bbox")) for entry in annotations], np.float64).reshape(-1, 4)
-        ids = (_id(entry.get("id", i)) for i, entry in enumerate(annotations))
-        objects: dict[str, NDArray[Any]] = {
-            "boxes": np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], 1),
-            "label": values(_id, "category_id", np.int64),
-            "crowd": values(bool, "iscrowd", np.bool_),
-            "area": values(_number, "area", np.float64),
-            "annotation_id": np.fromiter(ids, np.int64, len(annotations)),
-        }
-        entries: dict[Per, Any] = {"object": annotations, "image": self.images}
-        self._extra = read_columns(columns, entries, str(self.path), partial(_name_of, entries))
-        self.columns = tuple(column for column, _ in self._extra)
-        objects |= {column.name: array for column, array in self._extra if column.per == "object"}
-        image_of = values(_id, "image_id", np.int64)
-        order = np.argsort(image_of, kind="stable")
-        self._image_of: NDArray[np.int64] = image_of[order]
-        self._objects = {name: array[order] for name, array in objects.items()}
-
-    def _orphans(self) -> tuple[Problem, ...]:
-        known = np.fromiter((image["id"] for image in self.images), np.int64, len(self.images))
-        rows, ids = np.flatnonzero(~np.isin(self._image_of, known)), self._objects["annotation_id"]
-        return tuple(
-            Problem(int(self._image_of[row]), "", "box dropped", f"annotation {ids[row]} is of an unlisted image")
-            for row in rows
-        )
+    def _object_problems(
+        self, objects: CocoObjects, image_of: NDArray[np.int64], position: NDArray[np.int64]
+    ) -> Iterator[Problem]:
+        unlisted = np.flatnonzero(position < 0).tolist()
+        dropped = dict.fromkeys(unlisted, "its image is not listed") | objects.dropped
+        found = [(row, DROPPED, reason) for row, reason in sorted(dropped.items())]
+        for row, kind, reason in [*found, *objects.problems]:
+            image = NO_ID if image_of[row] == NOT_AN_ID else int(image_of[row])
+            name = self._names[position[row]] if position[row] >= 0 else ""
+            yield Problem(image, name, kind, f"{objects.name(row)}: {reason}")
 
 
-def _name_of(entries: dict[Per, Any], per: Per, i: int) -> str:
+class _Images:
+    """The images of a COCO file, collected batch by batch."""
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self.kept = KeptFields(columns)
+        self.ids: list[int] = []
+        self.names: list[str] = []
+        self.sizes: list[tuple[int, int]] = []  # width, height; 0 if not stated
+        self.problems: list[Problem] = []
+
+    def add(self, entries: list[dict[str, Any]]) -> None:
+        """Read the next images."""
+        usable = []
+        for entry in entries:
+            id, name = whole_number(entry.get("id")), _file_name(entry)
+            if id is None:
+                reason = f"an image has no whole number as its id: {shown(entry)}"
+                self.problems.append(Problem(NO_ID, name, SKIPPED, reason))
+                continue
+            usable.append(entry)
+            self.ids.append(id)
+            self.names.append(name)
+            width, height = (whole_number(entry.get(side)) or 0 for side in ("width", "height"))
+            self.sizes.append((max(width, 0), max(height, 0)))
+        self.kept.add(usable)
+
+
+def _file_name(image: dict[str, Any]) -> str:
+    """Return the file name of an image: in LVIS, which has none, the last two parts of `coco_url`."""
+    name, url = image.get("file_name"), image.get("coco_url")
+    if isinstance(name, str):
+        return name
+    return "/".join(url.split("/")[-2:]) if isinstance(url, str) else ""
+
+
+def _keypoint_names(categories: list[dict[str, Any]]) -> dict[int, list[Any]]:
+    """Return the names of keypoints by category id, for the categories that have some."""
+    stated = {whole_number(entry["id"]): entry.get("keypoints") for entry in categories}
+    return {id: names for id, names in stated.items() if id is not None and isinstance(names, list) and names}
+
+
+def _name_of(entries: dict[Per, Sequence[Fields]], per: Per, i: int) -> str:
     return f"{'annotation' if per == 'object' else 'image'} {entries[per][i].get('id')}"
-
-
-def _without_polygons(entry: dict[str, Any]) -> dict[str, Any]:
-    entry.pop("segmentation", None)
-    return entry
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**62
-
-
-def _id(value: Any) -> int:
-    return value if _is_id(value) else -1
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, (int, float)) and abs(value) < 1e30 else np.nan
-
-
-def _four_numbers(value: Any) -> tuple[float, ...]:
-    if not isinstance(value, list) or len(value) != 4:
-        return INVALID_BOX
-    return tuple(_number(number) for number in value)
-
-
-def _size(image: dict[str, Any]) -> tuple[int, int] | None:
-    width, height = image.get("width"), image.get("height")
-    return (width, height) if isinstance(width, int) and isinstance(height, int) and width and height else None

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from fastload.errors import SourceError
@@ -69,10 +71,98 @@ def inside(folder: Path, name: str) -> Path | None:
 
     Only the name is checked. Symbolic links inside the folder are followed.
     """
+    return None if _leads_out(name) else folder / name
+
+
+def _leads_out(name: str) -> bool:
+    if "\0" in name or os.path.isabs(name):
+        return True
+    if ".." not in name and name.strip("./"):  # nearly all names: a Path of each would take longer than the rest
+        return False
     parts = Path(name).parts
-    if not parts or os.path.isabs(name) or ".." in parts or "\0" in name:
-        return None
-    return folder / name
+    return not parts or ".." in parts
+
+
+@dataclass(frozen=True)
+class FoundFile:
+    """Where the file of a name is.
+
+    Args:
+        path: the file, or where it was looked for. A string, since many names are found at once.
+        reason: why there is no file to use. Default: there is.
+        stated: whether it is where its name says, and not only a file with the same last parts.
+    """
+
+    path: str
+    reason: str | None = None
+    stated: bool = True
+
+
+def find_named(folder: Path, names: Sequence[str]) -> list[FoundFile]:
+    """Find files by the names that annotations give them.
+
+    A name is tried as written, then without its leading parts, with `\\` read as `/`, then as a file in any subfolder.
+    A file that is found like that and that several names lead to is the file of none of them: it is unclear of which.
+    """
+    finder = _Finder(folder)
+    found = [finder.find(name) for name in names]
+    if all(each.stated for each in found):
+        return found
+    users: dict[str, set[str]] = {}
+    for name, each in zip(names, found, strict=True):
+        users.setdefault(each.path, set()).add(name)
+    return [
+        FoundFile(each.path, f"several images lead to the file {each.path}: give each its path in {folder}", False)
+        if not each.stated and not each.reason and len(users[each.path]) > 1
+        else each
+        for each in found
+    ]
+
+
+class _Finder:
+    """Finds files in a folder. Each subfolder is listed once, which is faster than asking for each file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._parts = folder.parts
+        self._listed: dict[str, set[str]] = {}
+        self._below: dict[str, list[Path]] | None = None
+
+    def find(self, name: str) -> FoundFile:
+        outside = _leads_out(name)
+        if not outside and self._exists(name):
+            return FoundFile(os.path.join(self.folder, name))
+        parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+        start = len(parts) - parts[::-1].index("..") if ".." in parts else 0
+        for i in range(start, len(parts)):
+            if self._exists("/".join(parts[i:])):
+                stated = parts[:i] == list(self._parts[len(self._parts) - i :]) and "\\" not in name
+                return FoundFile(os.path.join(self.folder, *parts[i:]), stated=stated)
+        same = self._called(parts[-1]) if parts else []
+        if len(same) == 1:
+            return FoundFile(str(same[0]), stated=False)
+        if same:
+            reason = f"several files are called {parts[-1]}, such as {same[0]} and {same[1]}: give the path of one"
+            return FoundFile(str(same[0]), reason, False)
+        if outside:
+            return FoundFile(str(self.folder), "its file name points outside the image folder")
+        return FoundFile(os.path.join(self.folder, name))
+
+    def _exists(self, name: str) -> bool:
+        parent, _, last = name.rpartition("/")
+        if parent not in self._listed:
+            try:
+                self._listed[parent] = set(os.listdir(self.folder / parent))
+            except (OSError, ValueError):
+                self._listed[parent] = set()
+        return last in self._listed[parent]
+
+    def _called(self, last: str) -> list[Path]:
+        if self._below is None:
+            self._below = {}
+            for path in images_below(self.folder):
+                self._below.setdefault(path.name, []).append(path)
+        return self._below.get(last, [])
 
 
 def is_below(path: Path, folder: Path) -> bool:
@@ -116,8 +206,15 @@ def read_lines(path: Path, errors: str = "surrogateescape") -> list[str]:
 
 def read_bytes(path: Path) -> bytes:
     """Return the bytes of a file. SourceError if it cannot be read."""
-    try:
+    with read_errors(path):
         return path.read_bytes()
+
+
+@contextmanager
+def read_errors(path: Path) -> Iterator[None]:
+    """Raise a SourceError with advice where reading the file raises OSError."""
+    try:
+        yield
     except OSError as error:
         raise SourceError(
             f"{path} cannot be read: {error.strerror or error}. Check that the file exists and that you may read it."

@@ -29,7 +29,7 @@ def decode(data: bytes, height: int, width: int) -> NDArray[np.bool_]:
         ValueError: they are no compressed mask, or one of another size.
     """
     runs = decompress(data)
-    if (runs < 0).any() or runs.sum() != height * width:
+    if ((runs < 0) | (runs > height * width)).any() or runs.sum() != height * width:
         raise ValueError(f"its run lengths are not those of a mask of {width} x {height} pixels")
     ones = np.arange(len(runs)) % 2 == 1
     return np.repeat(ones, runs).reshape(width, height).T
@@ -61,9 +61,9 @@ def decompress(text: bytes) -> NDArray[np.int64]:
     if np.max(ends - starts, initial=0) >= _DIGITS:
         raise ValueError("its run lengths are too large")
     position = np.arange(len(digits)) - np.repeat(starts, ends - starts + 1)
-    values: NDArray[np.int64] = (
-        np.add.reduceat((digits & 31) << (5 * position), starts) if len(ends) else np.zeros(0, np.int64)
-    )
+    values: NDArray[np.int64] = np.zeros(0, np.int64)
+    if len(ends):
+        values = np.add.reduceat((digits & 31) << (5 * position), starts)
     negative = (digits[ends] & 16) != 0
     values -= negative.astype(np.int64) << np.minimum(5 * (ends - starts + 1), 62)
     values[1::2], values[2::2] = values[1::2].cumsum(), values[2::2].cumsum()

@@ -87,8 +87,11 @@ def test_coco_awkward_entries(tmp_path):
     assert "points outside" in samples[1].skip_reason and "id 10" in samples[3].skip_reason
     assert samples[4].path == root / "train" / "sub" / "ok.jpg" and samples[4].size is None
     assert next(iter(source.samples(3))).skip_reason == samples[3].skip_reason
-    assert np.isnan(samples[0].columns["boxes"]).all() and len(samples[0].columns["annotation_id"]) == 3
-    assert [(problem.image_id, problem.kind) for problem in source.problems] == [(99, "box dropped")]
+    assert np.isnan(samples[0].columns["boxes"]).all() and samples[0].columns["annotation_id"].tolist() == [2, 3]
+    assert [(problem.image_id, problem.kind, problem.reason) for problem in source.problems] == [
+        (99, "box dropped", "annotation 1: its image is not listed"),
+        (10, "box dropped", "annotation 4: its category_id null is no whole number"),
+    ]
 
 
 @pytest.mark.parametrize(
