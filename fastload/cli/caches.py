@@ -15,8 +15,8 @@ from fastload.cache.write.assemble import BuildReport
 from fastload.cache.write.build import BuildOptions, build_cache
 from fastload.cache.write.reencode import ReencodeOptions, transcode_cache
 from fastload.cache.write.resize import Reduction
-from fastload.sources.base import SKIPPED
-from fastload.sources.detect import Dataset, Format, coco_dataset, find_datasets
+from fastload.sources.base import SKIPPED, Dataset, Extras
+from fastload.sources.detect import Format, coco_dataset, find_datasets
 from fastload.tools.progress import show_progress
 from fastload.tools.tables import console, print_table
 
@@ -68,6 +68,8 @@ def build_cache_command(
         list[str] | None,
         typer.Option(metavar="NAME[:TYPE]", help="Also store this field of annotations or images; repeatable."),
     ] = None,
+    masks: Annotated[bool, typer.Option("--masks", help="Also store polygons and masks of objects (COCO).")] = False,
+    keypoints: Annotated[bool, typer.Option("--keypoints", help="Also store keypoints of objects (COCO).")] = False,
     workers: Workers = None,
     overwrite: Overwrite = False,
     strict: Annotated[bool, typer.Option("--strict", help="Fail if an image must be skipped.")] = False,
@@ -82,7 +84,8 @@ def build_cache_command(
     """
     reduction = _reduction(short, max_size, quality, subsampling)
     options = BuildOptions(Encoding[encoding.name], reduction, exif_rotate, workers, overwrite, strict)
-    datasets = _chosen_datasets(dataset, annotations, images, format, split or [], column or [])
+    extras = Extras(column or [], masks, keypoints)
+    datasets = _chosen_datasets(dataset, annotations, images, format, split or [], extras)
     for each, path in zip(datasets, _cache_paths(datasets, out), strict=True):
         if each.missing:
             console.print(f"[yellow]{each.split} is skipped:[/] {escape(each.missing)}", soft_wrap=True)
@@ -125,17 +128,17 @@ def _chosen_datasets(
     images: Path | None,
     format: Format | None,
     splits: list[str],
-    columns: list[str],
+    extras: Extras,
 ) -> list[Dataset]:
     if (annotations is None) != (images is None):
         raise typer.BadParameter("--annotations and --images must be given together")
     if annotations is not None and images is not None:
         if root is not None or splits or format not in (None, Format.COCO):
             raise typer.BadParameter("--annotations replaces DATASET, --split and --format: give one or the other")
-        return [coco_dataset(annotations, images, columns)]
+        return [coco_dataset(annotations, images, *extras)]
     if root is None:
         raise typer.BadParameter("give DATASET, or --annotations with --images")
-    return find_datasets(root, format, splits, columns)
+    return find_datasets(root, format, splits, *extras)
 
 
 def _cache_paths(datasets: list[Dataset], out: Path | None) -> list[Path]:

@@ -2,9 +2,9 @@
 object with the attributes of `Source`.
 """
 
-from fastload.sources.base import Category, Problem, Sample, Source
+from fastload.sources.base import Category, Dataset, Problem, Sample, Source
 from fastload.sources.coco import CocoSource
-from fastload.sources.detect import Dataset, find_datasets
+from fastload.sources.detect import find_datasets
 from fastload.sources.files import digest_of, number_categories
 from fastload.sources.folder import FolderSource
 from fastload.sources.voc import VocSource

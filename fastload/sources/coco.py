@@ -183,7 +183,7 @@ class _Images:
         """Read the next images."""
         usable = []
         for entry in entries:
-            id, name = whole_number(entry.get("id")), _file_name(entry)
+            id, name = whole_number(entry.get("id")), file_name(entry)
             if id is None:
                 reason = f"an image has no whole number as its id: {shown(entry)}"
                 self.problems.append(Problem(NO_ID, name, SKIPPED, reason))
@@ -196,7 +196,7 @@ class _Images:
         self.kept.add(usable)
 
 
-def _file_name(image: dict[str, Any]) -> str:
+def file_name(image: Mapping[str, Any]) -> str:
     """Return the file name of an image: in LVIS, which has none, the last two parts of `coco_url`."""
     name, url = image.get("file_name"), image.get("coco_url")
     if isinstance(name, str):

@@ -115,7 +115,7 @@ class CocoObjects:
                 data[row] = mask.data
             else:
                 (height, width), (image_height, image_width) = mask.size, sizes[row]
-                image = f"{image_width} x {image_height}" if image_width else "not stated"
+                image = f"{image_width} x {image_height}" if image_width and image_height else "not stated"
                 reason = f"the size of its mask is {width} x {height}, that of its image is {image}"
                 self.problems.append((row, MASK_DROPPED, reason))
         if self._masks:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from pathlib import Path
 
 from fastload.errors import SourceError
-from fastload.sources.base import Source
+from fastload.sources import coco_layouts
+from fastload.sources.base import Dataset, Extras
 from fastload.sources.coco import CocoSource
 from fastload.sources.files import CACHE_FOLDER, images_below
 from fastload.sources.folder import FolderSource
@@ -27,29 +29,13 @@ class Format(str, Enum):
     FOLDER = "folder"
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """One split of a dataset on disk. Its annotations have not been read yet.
-
-    Args:
-        split: the name of the split.
-        cache: the default path of its cache.
-        load: reads the annotations and returns the source to build the cache from, which may take seconds. Raises
-            SourceError if the annotations are invalid.
-        missing: why the split cannot be loaded. Default: it can.
-    """
-
-    split: str
-    cache: Path
-    load: Callable[[], Source]
-    missing: str | None = None
-
-
 def find_datasets(
     root: Path | str,
     format: Format | str | None = None,
     splits: Sequence[str] = (),
     columns: Sequence[str] = (),
+    masks: bool = False,
+    keypoints: bool = False,
 ) -> list[Dataset]:
     """Find the splits of the dataset in a folder. Annotations are read when a split's `load` is called.
 
@@ -61,6 +47,8 @@ def find_datasets(
         format: "coco", "voc", "yolo" or "folder" (images without boxes). Default: detected.
         splits: names of the splits to return. Default: all.
         columns: extra columns to read, such as "difficult" (see `Request`).
+        masks: whether to read the polygons and masks of objects. COCO only.
+        keypoints: whether to read the keypoints of objects. COCO only.
 
     Returns:
         A `Dataset` for each split, with its name `split`, the default path `cache` of its cache, and `load`, which
@@ -80,7 +68,10 @@ def find_datasets(
         raise SourceError(
             f"{root} is a {format.value} dataset, which cannot have extra columns ({', '.join(columns)}): request none."
         )
-    found = _FINDERS[format](root, columns)
+    if (masks or keypoints) and format not in _WITH_SHAPES:
+        wanted_shapes = " and ".join(name for name, on in (("masks", masks), ("keypoints", keypoints)) if on)
+        raise SourceError(f"{root} is a {format.value} dataset: {wanted_shapes} are read from COCO files only.")
+    found = _FINDERS[format](root, Extras(columns, masks, keypoints))
     if not found:
         raise SourceError(
             f"no {format.value} dataset found in {root}: looked for {_SIGNS[format]}. Choose another folder or format."
@@ -103,13 +94,17 @@ def _format(name: Format | str) -> Format:
         raise SourceError(f"unknown dataset format {name!r}: use one of {names}.") from None
 
 
-def coco_dataset(annotations: Path, images: Path, columns: Sequence[str] = ()) -> Dataset:
+def coco_dataset(
+    annotations: Path, images: Path, columns: Sequence[str] = (), masks: bool = False, keypoints: bool = False
+) -> Dataset:
     """Return the dataset of one COCO annotation file and one image folder.
 
     Args:
         annotations: the annotation file.
         images: the image folder.
         columns: extra columns to read (see `Request`).
+        masks: whether to read the polygons and masks of objects.
+        keypoints: whether to read the keypoints of objects.
 
     Raises:
         SourceError: the file or the folder does not exist.
@@ -119,13 +114,14 @@ def coco_dataset(annotations: Path, images: Path, columns: Sequence[str] = ()) -
             raise SourceError(f"there is no {kind} {path}: check --annotations and --images.")
     split = annotations.stem.removeprefix("instances_")
     home = annotations.parent.parent if annotations.parent.name == "annotations" else annotations.parent
-    return Dataset(split, home / CACHE_FOLDER / f"{split}.lmdb", partial(CocoSource, annotations, images, columns))
+    load = partial(CocoSource, annotations, images, columns, masks, keypoints)
+    return Dataset(split, home / CACHE_FOLDER / f"{split}.lmdb", load)
 
 
 def detect_format(root: Path) -> Format:
     """Detect the format of the dataset in `root`. SourceError if no format matches, or more than one."""
     matches = {
-        Format.COCO: bool(_coco_files(root)),
+        Format.COCO: bool(coco_layouts.coco_files(root)),
         Format.VOC: bool(_voc_roots(root)),
         Format.YOLO: looks_like_yolo(root),
     }
@@ -135,45 +131,36 @@ def detect_format(root: Path) -> Format:
     if formats:
         names = " and ".join(format.value for format in formats)
         raise SourceError(f"{root} looks like {names}: choose one with --format.")
-    raise SourceError(
-        f"no dataset found in {root}: looked for {_SIGNS[Format.COCO]} (COCO), {_SIGNS[Format.VOC]} (VOC) and "
-        f"{_SIGNS[Format.YOLO]} (YOLO). {_folder_advice(root)}"
+    signs = ", ".join(f"{_SIGNS[format]} ({format.value})" for format in matches)
+    raise SourceError(f"no dataset found in {root}, which holds {_content(root)}: looked for {signs}. {_advice(root)}")
+
+
+def _content(root: Path) -> str:
+    """Describe what is in a folder: its first subfolders, and the number of files by suffix."""
+    entries = sorted(root.iterdir())
+    folders = [f"{entry.name}{os.sep}" for entry in entries if entry.is_dir()]
+    files = Counter(entry.suffix or "other" for entry in entries if not entry.is_dir())
+    counts = [f"{count:,} {suffix} file{'s' * (count > 1)}" for suffix, count in files.most_common(3)]
+    return ", ".join([*folders[:5], *(["..."] if len(folders) > 5 else []), *counts]) or "nothing"
+
+
+def _advice(root: Path) -> str:
+    if not images_below(root):
+        return "It holds no images either: check the path."
+    return (
+        "Use --annotations with --images for a COCO file, --format folder for images without boxes, or in Python "
+        "fastload.build_cache(samples, path, classes=names) for anything else."
     )
 
 
-def _folder_advice(root: Path) -> str:
-    if images_below(root):
-        return "To use its images without boxes, use --format folder."
-    return "It holds no images either: check the path."
-
-
-def _find_coco(root: Path, columns: Sequence[str]) -> list[Dataset]:
-    datasets = []
-    for path in _coco_files(root):
-        split = path.stem.removeprefix("instances_")
-        candidates = [root / split, root / "images" / split, path.parent / split]
-        images = next((folder for folder in candidates if folder.is_dir()), None)
-        if images is not None:
-            datasets.append(coco_dataset(path, images, columns))
-            continue
-        searched = ", ".join(str(folder) for folder in candidates)
-        missing = f"{path} has no image folder: looked for {searched}. Use --annotations with --images."
-        datasets.append(Dataset(split, root, partial(CocoSource, path, candidates[0]), missing))
-    return datasets
-
-
-def _coco_files(root: Path) -> list[Path]:
-    return sorted((root / "annotations").glob("instances_*.json"))
-
-
-def _find_voc(root: Path, columns: Sequence[str]) -> list[Dataset]:
+def _find_voc(root: Path, extras: Extras) -> list[Dataset]:
     roots = _voc_roots(root)
     many = len(roots) > 1
     return [
         Dataset(
             split=f"{home.name}-{split}" if many else split,
             cache=root / CACHE_FOLDER / (f"{home.name}-{split}.lmdb" if many else f"{split}.lmdb"),
-            load=partial(VocSource, home, split, columns),
+            load=partial(VocSource, home, split, extras.columns),
         )
         for home in roots
         for split in voc_splits(home)
@@ -189,7 +176,7 @@ def _is_voc(home: Path) -> bool:
     return bool(voc_folders(home))
 
 
-def _find_yolo(root: Path, columns: Sequence[str]) -> list[Dataset]:
+def _find_yolo(root: Path, extras: Extras) -> list[Dataset]:
     caches = (root.parent if root.is_file() else root) / CACHE_FOLDER
     return [
         Dataset(split, caches / f"{split}.lmdb", partial(YoloSource, root, split), missing)
@@ -197,23 +184,24 @@ def _find_yolo(root: Path, columns: Sequence[str]) -> list[Dataset]:
     ]
 
 
-def _find_folder(root: Path, columns: Sequence[str]) -> list[Dataset]:
+def _find_folder(root: Path, extras: Extras) -> list[Dataset]:
     if not images_below(root):
         return []
     name = root.resolve().name
     return [Dataset(name, root / CACHE_FOLDER / f"{name}.lmdb", partial(FolderSource, root))]
 
 
-_FINDERS: dict[Format, Callable[[Path, Sequence[str]], list[Dataset]]] = {
-    Format.COCO: _find_coco,
+_FINDERS: dict[Format, Callable[[Path, Extras], list[Dataset]]] = {
+    Format.COCO: coco_layouts.find,
     Format.VOC: _find_voc,
     Format.YOLO: _find_yolo,
     Format.FOLDER: _find_folder,
 }
 _WITHOUT_FIELDS = {Format.YOLO, Format.FOLDER}
+_WITH_SHAPES = {Format.COCO}
 # The files that identify each format, for messages.
 _SIGNS = {
-    Format.COCO: "annotations/instances_*.json",
+    Format.COCO: coco_layouts.SIGNS,
     Format.VOC: "Annotations/*.xml",
     Format.YOLO: "images/ with labels/",
     Format.FOLDER: "image files",

@@ -27,6 +27,7 @@ _SIGNATURES = re.compile(
     rb"|\0\0\0\x0c(jP  |JXL )|\xff\x4f\xff\x51|\xff\x0a|.{4}ftyp(avi[fs]|hei[cxms]|hevc|mif1|msf1)",
     re.DOTALL,
 )
+OUTSIDE = "its file name points outside the image folder"
 CACHE_FOLDER = "fastload"  # in the dataset's folder; holds its caches
 
 
@@ -112,11 +113,15 @@ def find_named(folder: Path, names: Sequence[str]) -> list[FoundFile]:
     for name, each in zip(names, found, strict=True):
         users.setdefault(each.path, set()).add(name)
     return [
-        FoundFile(each.path, f"several images lead to the file {each.path}: give each its path in {folder}", False)
-        if not each.stated and not each.reason and len(users[each.path]) > 1
-        else each
-        for each in found
+        _unclear(folder, name, each) if not each.stated and not each.reason and len(users[each.path]) > 1 else each
+        for name, each in zip(names, found, strict=True)
     ]
+
+
+def _unclear(folder: Path, name: str, found: FoundFile) -> FoundFile:
+    outside = f"{OUTSIDE}, and " if _leads_out(name) else ""
+    reason = f"{outside}several images lead to the file {found.path}: give the path of each in {folder}"
+    return FoundFile(found.path, reason, False)
 
 
 class _Finder:
@@ -145,7 +150,7 @@ class _Finder:
             reason = f"several files are called {parts[-1]}, such as {same[0]} and {same[1]}: give the path of one"
             return FoundFile(str(same[0]), reason, False)
         if outside:
-            return FoundFile(str(self.folder), "its file name points outside the image folder")
+            return FoundFile(str(self.folder), OUTSIDE)
         return FoundFile(os.path.join(self.folder, name))
 
     def _exists(self, name: str) -> bool:

@@ -81,10 +81,11 @@ def _read_elements(text: _Text, take: Take) -> None:
             more = text.mark() == ","
             if more:
                 text.step()
-        if len(batch) >= BATCH or not more:
+        if len(batch) >= BATCH:
             take(batch)
             batch = []
     text.expect("]")
+    take(batch)
 
 
 class _Text:
