@@ -88,14 +88,14 @@ def make_record(
     except DecodeError as error:
         return IngestedImage(None, None, [Problem(sample.image_id, sample.name, SKIPPED, str(error))], stamp)
     problems = [Problem(sample.image_id, sample.name, *image.change)] if image.change else []
-    drawn_on_unknown = not exif_rotate and sample.size is None and len(sample.columns.get("boxes", ()))
+    columns, box_problems = fit_columns(sample, image.size, image.orientation, label_of, extra)
+    drawn_on_unknown = not exif_rotate and sample.size is None and len(columns["boxes"])
     if drawn_on_unknown and isinstance(data, bytes) and (orientation := exif_orientation(data)) != 1:
         reason = (
             f"its EXIF orientation {orientation} is not applied: if the boxes were drawn on the upright image, build "
             "with --exif-rotate"
         )
         problems.append(Problem(sample.image_id, sample.name, "not rotated", reason))
-    columns, box_problems = fit_columns(sample, image.size, image.orientation, label_of, extra)
     columns = scale_columns(columns, image.size, stored.size, extra)
     record, refusal = encode(stored, encoding)
     if refusal:
