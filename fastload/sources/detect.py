@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from fastload.errors import SourceError
-from fastload.sources import coco_layouts
+from fastload.sources import classes, coco_layouts, crowdhuman, open_images, webdataset
 from fastload.sources.base import Dataset, Extras
 from fastload.sources.coco import CocoSource
 from fastload.sources.files import CACHE_FOLDER, images_below
@@ -26,6 +26,11 @@ class Format(str, Enum):
     COCO = "coco"
     VOC = "voc"
     YOLO = "yolo"
+    OPEN_IMAGES = "open-images"
+    CROWDHUMAN = "crowdhuman"
+    WEBDATASET = "webdataset"
+    CSV = "csv"
+    CLASSES = "classes"
     FOLDER = "folder"
 
 
@@ -44,11 +49,11 @@ def find_datasets(
 
     Args:
         root: the folder, or the YAML file of a YOLO dataset.
-        format: "coco", "voc", "yolo" or "folder" (images without boxes). Default: detected.
+        format: a `Format` or its value, such as "coco" or "folder" (images without boxes). Default: detected.
         splits: names of the splits to return. Default: all.
         columns: extra columns to read, such as "difficult" (see `Request`).
-        masks: whether to read the polygons and masks of objects. COCO only.
-        keypoints: whether to read the keypoints of objects. COCO only.
+        masks: whether to read the polygons and masks of objects of a COCO dataset.
+        keypoints: whether to read the keypoints of objects of a COCO dataset.
 
     Returns:
         A `Dataset` for each split, with its name `split`, the default path `cache` of its cache, and `load`, which
@@ -70,7 +75,7 @@ def find_datasets(
         )
     if (masks or keypoints) and format not in _WITH_SHAPES:
         wanted_shapes = " and ".join(name for name, on in (("masks", masks), ("keypoints", keypoints)) if on)
-        raise SourceError(f"{root} is a {format.value} dataset: {wanted_shapes} are read from COCO files only.")
+        raise SourceError(f"{root} is a {format.value} dataset: {wanted_shapes} are read from COCO and YOLO datasets only.")
     found = _FINDERS[format](root, Extras(columns, masks, keypoints))
     if not found:
         raise SourceError(
@@ -126,6 +131,7 @@ def detect_format(root: Path) -> Format:
         Format.YOLO: looks_like_yolo(root),
     }
     formats = [format for format, found in matches.items() if found]
+    formats = formats or [format for format, find in _OTHERS.items() if find(root)][:1]
     if len(formats) == 1:
         return formats[0]
     if formats:
@@ -191,18 +197,36 @@ def _find_folder(root: Path, extras: Extras) -> list[Dataset]:
     return [Dataset(name, root / CACHE_FOLDER / f"{name}.lmdb", partial(FolderSource, root))]
 
 
+def _without_extras(find: Callable[[Path], list[Dataset]], root: Path, extras: Extras) -> list[Dataset]:
+    return find(root)
+
+
+# The formats that are looked for where there is none of the above, in this order.
+_OTHERS: dict[Format, Callable[[Path], list[Dataset]]] = {
+    Format.OPEN_IMAGES: open_images.find,
+    Format.CROWDHUMAN: crowdhuman.find,
+    Format.WEBDATASET: webdataset.find,
+    Format.CSV: classes.find_csv,
+    Format.CLASSES: classes.find_folders,
+}
 _FINDERS: dict[Format, Callable[[Path, Extras], list[Dataset]]] = {
     Format.COCO: coco_layouts.find,
     Format.VOC: _find_voc,
     Format.YOLO: _find_yolo,
     Format.FOLDER: _find_folder,
+    **{format: partial(_without_extras, find) for format, find in _OTHERS.items()},
 }
-_WITHOUT_FIELDS = {Format.YOLO, Format.FOLDER}
-_WITH_SHAPES = {Format.COCO}
+_WITHOUT_FIELDS = {Format.YOLO, Format.FOLDER, *_OTHERS}
+_WITH_SHAPES = {Format.COCO, Format.YOLO}  # YOLO's are always read
 # The files that identify each format, for messages.
 _SIGNS = {
     Format.COCO: coco_layouts.SIGNS,
     Format.VOC: "Annotations/*.xml",
     Format.YOLO: "images/ with labels/",
     Format.FOLDER: "image files",
+    Format.OPEN_IMAGES: "*-annotations-bbox.csv",
+    Format.CROWDHUMAN: "annotation_*.odgt",
+    Format.WEBDATASET: "*.tar",
+    Format.CSV: "a CSV file with the columns path and label",
+    Format.CLASSES: "SPLIT/CLASS/*.jpg or CLASS/*.jpg without annotation files",
 }

@@ -1,0 +1,68 @@
+"""CrowdHuman: a line of JSON for each image in `annotation_SPLIT.odgt`."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fastload.errors import SourceError
+from fastload.sources.base import Category, Dataset, Sample, box_columns
+from fastload.sources.files import digest_of, images_below, inside, read_bytes
+from fastload.sources.listed import ListedSource, first_folder, split_of
+
+PERSON = Category(1, "person")
+
+
+def find(root: Path) -> list[Dataset]:
+    """Return a split for each .odgt file in `root` or its `annotations` folder."""
+    files = [*sorted(root.glob("*.odgt")), *sorted(root.glob("annotations/*.odgt"))]
+    return [
+        split_of(root, split, partial(_source, root, path, split))
+        for path in files
+        for split in [path.stem.removeprefix("annotation_")]
+    ]
+
+
+def _source(root: Path, path: Path, split: str) -> ListedSource:
+    """Full-body boxes. Ignored persons and regions without single persons (`mask`) are crowds."""
+    content = read_bytes(path)
+    lines = [line for line in content.decode("utf-8-sig", "surrogateescape").split("\n") if line.strip()]
+    names = (split, f"CrowdHuman_{split}/Images", f"CrowdHuman_{split}", "Images", "images", f"images/{split}")
+    folder = first_folder([root / name for name in names], path)
+    files = {file.stem: file for file in images_below(folder)}
+    images = [_parsed(path, number, line) for number, line in enumerate(lines, 1)]
+    first, total = [], 1
+    for image in images:
+        first.append(total)
+        total += len(image["gtboxes"])
+
+    def sample(i: int) -> Sample:
+        name, objects = str(images[i]["ID"]), images[i]["gtboxes"]
+        columns = box_columns([(_full_box(each), PERSON.id) for each in objects], first[i])
+        crowd = [each.get("tag") != "person" or (each.get("extra") or {}).get("ignore") == 1 for each in objects]
+        located = files.get(name) or inside(folder, f"{name}.jpg")
+        skip = "its ID points outside the image folder" if located is None else None
+        return Sample(i + 1, f"{name}.jpg", located or folder, {**columns, "crowd": crowd}, skip_reason=skip)
+
+    return ListedSource("crowdhuman", str(path), digest_of(content), len(images), sample, (PERSON,))
+
+
+def _parsed(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        image: Any = json.loads(line)
+    except ValueError as error:
+        raise SourceError(f"{path}, line {number} is not valid JSON: {error}. Download it again.") from error
+    boxes = image.get("gtboxes") if isinstance(image, dict) and "ID" in image else None
+    if not isinstance(boxes, list) or not all(isinstance(box, dict) for box in boxes):
+        raise SourceError(f"{path}, line {number} is no image of CrowdHuman: it needs `ID` and `gtboxes`.")
+    return {"ID": image["ID"], "gtboxes": boxes}
+
+
+def _full_box(entry: dict[str, Any]) -> list[float]:
+    box = entry.get("fbox")
+    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(number, int | float) for number in box):
+        return [float("nan")] * 4
+    x, y, width, height = box
+    return [x, y, x + width, y + height]
