@@ -385,7 +385,7 @@ def test_coco_mini_has_the_masks_of_pycocotools(coco_mini, tmp_path):
     for record in cache.records():
         height, width = api.imgs[record.image_id]["height"], api.imgs[record.image_id]["width"]
         polygons, rle = record.columns["polygons"], record.columns["rle"]
-        for i, id in enumerate(record.annotation_id.tolist()):
+        for i, id in enumerate(record.annotation_ids.tolist()):
             expected = api.anns[id]
             if not expected.get("segmentation"):
                 assert len(polygons[i]) == len(rle[i]) == 0
