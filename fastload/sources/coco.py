@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from fastload.sources.coco_objects import DROPPED, CocoObjects, KeptFields, show
 from fastload.sources.coco_values import NOT_AN_ID, quote_polygons, whole_number
 from fastload.sources.columns import Fields, read_columns
 from fastload.sources.files import find_named
-from fastload.sources.json_lists import Take, read_lists
+from fastload.sources.json_lists import JsonLists
 
 NO_ID = -1  # of problems with what has no id
 
@@ -105,23 +105,24 @@ class CocoSource:
         lists = {name: values.lists() for name, values in objects.items() if isinstance(values, Ragged)}
         return objects | lists | {name: values[i] for name, values in self._of_images.items()}
 
-    def _read(self, take: dict[str, Take]) -> str:
-        """Read the file, and return its digest."""
-
-        def checked(key: str, entries: list[Any]) -> None:
-            if not all(isinstance(entry, dict) for entry in entries):
-                raise SourceError(f"{self.path}: `{key}` must be a list of JSON objects. Correct the file.")
-            take[key](entries)
-
-        starts, digest = read_lists(self.path, {key: partial(checked, key) for key in take}, quote_polygons)
-        if not {"images", "categories"} <= starts.keys():
+    def _read(self, add: Mapping[str, Callable[[list[Any]], None]]) -> str:
+        """Read the lists of the file, and return its digest."""
+        lists = JsonLists(self.path, quote_polygons)
+        no_list = "{}: `{}` must be a list of JSON objects. Correct the file."
+        for key, entries in lists.batches():
+            if key in add:
+                if not all(isinstance(entry, dict) for entry in entries):
+                    raise SourceError(no_list.format(self.path, key))
+                add[key](entries)
+        if not {"images", "categories"} <= lists.starts.keys():
             raise SourceError(
                 f"{self.path} is not a COCO instances file: it has no `images` or no `categories`. Use another."
             )
-        for key in take:
-            if starts.get(key, "[") not in ("[", "n" if key == "annotations" else "["):  # annotations may be null
-                raise SourceError(f"{self.path}: `{key}` must be a list of JSON objects. Correct the file.")
-        return digest
+        if lists.starts.get("annotations") == "n":  # null
+            del lists.starts["annotations"]
+        if wrong := [key for key in add if lists.starts.get(key, "[") != "["]:
+            raise SourceError(no_list.format(self.path, wrong[0]))
+        return lists.digest
 
     def _categories(self, entries: list[dict[str, Any]]) -> tuple[Category, ...]:
         categories = []

@@ -79,16 +79,16 @@ def _image_folders(root: Path, path: Path) -> list[Path]:
 
 
 def _with_images(path: Path, candidates: list[Path], alone: bool) -> Path | None:
-    """Return the folder in which the first images are, or else the first one that exists.
+    """Return the first folder of the split's name, or else the folder in which the first images are.
 
-    The folder of the whole dataset may hold the images of other files: unless they are there, or the file is alone, it
-    does not count.
+    The last candidate, which may hold the images of other files too, is taken without them if the file is alone.
     """
+    *own, images, data, whole = candidates
     names = _first_names(path)
-    exact = (folder for folder in candidates if any(os.path.isfile(folder / name) for name in names))
-    existing = (folder for folder in candidates[:-1] if folder.is_dir())
-    found = next(exact, None) or next(existing, None)
-    return candidates[-1] if found is None and alone and images_below(candidates[-1]) else found
+    existing = [folder for folder in (*own, images, data) if folder.is_dir()]
+    exact = [each for each in (images, data, whole) if any(os.path.isfile(each / name) for name in names)]
+    in_order = [*(folder for folder in existing if folder in own), *exact, *existing]
+    return next(iter(in_order), whole if alone and images_below(whole) else None)
 
 
 def _first_names(path: Path) -> list[str]:

@@ -182,7 +182,8 @@ class CocoObjects:
     def _add_keypoints(self, values: list[Any]) -> None:
         lists = [value if isinstance(value, list) else [] for value in values]
         try:
-            numbers = np.fromiter(chain.from_iterable(lists), np.float32)
+            with np.errstate(over="ignore"):
+                numbers = np.fromiter(chain.from_iterable(lists), np.float32)
         except (ValueError, TypeError, OverflowError):
             for i, value in enumerate(lists):
                 if not all(isinstance(number, (int, float)) and abs(number) < 1e30 for number in value):
