@@ -114,8 +114,7 @@ def is_source(value: Any) -> TypeIs[Source]:
 def files_of(source: Source) -> Iterator[Sample]:
     """Yield the samples of a source, to compare their files. Their columns may be missing.
 
-    A source whose samples are expensive to read again has a method `files_to_compare`, which may
-    yield fewer.
+    A source whose samples are expensive to read again has a method `files_to_compare`, which may yield fewer.
     """
     files: Iterator[Sample] = getattr(source, "files_to_compare", source.samples)()
     return files
