@@ -44,7 +44,9 @@ class Problem:
 
     image_id: int
     file: str
-    kind: str  # "skipped", "converted", "repaired", "not packed", "changed", "box dropped", "box clipped", ...
+    # "skipped", "converted", "repaired", "not packed", "changed", "box dropped", "box clipped", "mask dropped",
+    # "keypoints dropped", "renumbered", "duplicate id", "found by name"
+    kind: str
     reason: str
 
     @classmethod

@@ -19,7 +19,7 @@ from fastload.sources.columns import Fields, read_columns
 from fastload.sources.files import find_named
 from fastload.sources.json_lists import JsonLists
 
-NO_ID = -1  # of problems with what has no id
+NO_ID = -1  # in the problems of images without an id, or of all images
 
 
 class CocoSource:
@@ -155,7 +155,7 @@ class CocoSource:
         moved = [i for i, file in enumerate(self._files) if not file.stated and not file.reason]
         if moved:
             where = f"{self._names[moved[0]]} is {self._files[moved[0]].path}"
-            reason = f"{len(moved)} images were found by the last part of their names: {where}"
+            reason = f"{len(moved)} images were found by the last parts of their names: {where}"
             yield Problem(NO_ID, self.location, "found by name", reason)
 
     def _object_problems(

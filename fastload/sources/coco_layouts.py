@@ -29,7 +29,7 @@ def coco_files(root: Path, keypoints: bool = False) -> list[Path]:
     for task in ("person_keypoints", "instances") if keypoints else ("instances",):
         if found := sorted((root / "annotations").glob(f"{task}_*.json")):
             return found
-    subfolders = [path for path in sorted(root.glob("*/")) if path.name != CACHE_FOLDER]
+    subfolders = [path for path in sorted(root.glob("*/")) if path.name != CACHE_FOLDER and path.name[0] != "."]
     for folders in ([root / "annotations", root], subfolders if len(subfolders) <= MANY else []):
         if found := [path for folder in folders for path in _json_files(folder) if _is_coco(path)]:
             return found

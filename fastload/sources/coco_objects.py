@@ -106,9 +106,8 @@ class CocoObjects:
         found = {}
         counts = self._joined("polygon_counts")
         if counts.any():
-            points = np.concatenate(self._parts["points"])
             offsets = (offsets_of(counts), offsets_of(self._joined("polygon_lengths")))
-            found[POLYGONS] = Ragged(POLYGONS, points, offsets)
+            found[POLYGONS] = Ragged(POLYGONS, self._joined("points"), offsets)
         data = [b""] * self._count
         for row, mask in self._masks.items():
             if mask.size == tuple(sizes[row].tolist()):
@@ -167,11 +166,13 @@ class CocoObjects:
         for i, value in enumerate(masks):
             if isinstance(value, dict):
                 try:
-                    mask = self._masks[self._count + i] = read_mask(value)
+                    mask = read_mask(value)
                 except ValueError as error:
                     reasons.append((i, str(error)))
-                else:
-                    found[i] = mask.box if without[i] else found[i]
+                    continue
+                found[i] = mask.box if without[i] else found[i]
+                if self._extras.masks:
+                    self._masks[self._count + i] = mask
             elif value is not None and not isinstance(value, (str, list)):
                 reasons.append((i, f"its segmentation {shown(value)} is neither polygons nor run lengths"))
         self.problems += [(self._count + i, MASK_DROPPED, reason) for i, reason in reasons]

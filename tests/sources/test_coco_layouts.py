@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -348,6 +349,20 @@ def test_batches_and_windows_change_nothing(tmp_path, monkeypatch, encoding, ind
         assert one.name == other.name == "é.jpg"
         for name, values in one.columns.items():
             np.testing.assert_equal(values, other.columns[name])
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch):
+    """The text and the objects of a file are in memory in parts: what remains of a box is its columns."""
+    boxes = [box(i, 1, [1, 2, 3.5, 4], segmentation=[SQUARE, RING * 9], note="x" * 300) for i in range(10_000)]
+    path = write(tmp_path / "x.json", ["a.jpg"], boxes)
+    del boxes
+    monkeypatch.setattr(json_lists, "BATCH", 500)
+    monkeypatch.setattr(json_lists, "WINDOW", 1 << 16)
+    tracemalloc.start()
+    CocoSource(path, tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < path.stat().st_size / 3
 
 
 @pytest.mark.parametrize(
