@@ -189,30 +189,27 @@ class ShownObjects:
     """Where the n objects of a batch lie in their sources and on its canvases of one size.
 
     Args:
-        plan: the plan of the batch, perhaps of others too.
-        rows: (n) the row of `plan` that shows each object.
-        source_sizes: (n, 2) width, height of the annotated image of each.
+        matrix: (n, 2, 3) from pixels of the annotated image to canvas pixels.
+        clip: (n, 4) x, y, w, h of the part of the canvas that shows its source.
+        source_sizes: (n, 2) width, height of the annotated image.
         canvas: width, height.
     """
 
-    plan: BatchPlan
-    rows: NDArray[np.int64]
+    matrix: NDArray[np.float64]
+    clip: NDArray[np.int32]
     source_sizes: NDArray[np.int32]
     canvas: tuple[int, int]
 
     def draw(self, mask: NDArray[np.uint8], number: int, rings: list[NDArray[Any]], run_lengths: bytes) -> None:
         """Draw an object in `mask` (H, W): `rings` on the canvas or, without any, `run_lengths` of its source."""
-        row = self.rows[number]
         if rings:
             drawn = fill_rings(rings, self.canvas)
         elif run_lengths:
             width, height = self.source_sizes[number].tolist()
-            matrix = self.plan.matrix[row].astype(np.float64)  # from pixels of the stored image
-            matrix[:, :2] *= self.plan.source[row] / self.source_sizes[number]
-            drawn = warp_mask(decode(run_lengths, height, width), matrix, self.canvas)
+            drawn = warp_mask(decode(run_lengths, height, width), self.matrix[number], self.canvas)
         else:
             return
-        x, y, w, h = self.plan.clip[row].tolist()
+        x, y, w, h = self.clip[number].tolist()
         part = slice(max(y, 0), y + h), slice(max(x, 0), x + w)
         mask[part] = drawn[part]
 
@@ -268,12 +265,19 @@ def targets_of(
         if annotations.has_objects and annotations.ragged:
             targets.lists = _lists(plan, annotations, objects[padded], rows[padded], targets.num_boxes)
         if end > begin and any(name in targets.lists for name in MASKS):
-            there = rows[padded][rows[padded] >= 0]
-            width, height = plan.canvases[begin].tolist()
-            source_sizes = annotations.source_sizes.take(plan.index[there], 0)
-            targets.shown, targets.with_masks = ShownObjects(plan, there, source_sizes, (width, height)), masks
+            shown = rows[padded][rows[padded] >= 0]
+            targets.shown = _shown_objects(plan.part(begin, end), shown - plan.slot.searchsorted(begin), annotations)
+            targets.with_masks = masks
         batches.append(targets)
     return batches
+
+
+def _shown_objects(plan: BatchPlan, rows: NDArray[np.int64], annotations: Annotations) -> ShownObjects:
+    """Where the objects of the rows `rows` (n) of the plan of a batch lie."""
+    source_sizes = annotations.source_sizes.take(plan.index[rows], 0)
+    matrix = plan.matrix.take(rows, 0).astype(np.float64)  # from pixels of the stored image
+    matrix[:, :, :2] *= (plan.source[rows] / source_sizes)[:, None]
+    return ShownObjects(matrix, plan.clip.take(rows, 0), source_sizes, plan.canvas)
 
 
 def _extra_columns(

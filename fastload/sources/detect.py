@@ -75,7 +75,9 @@ def find_datasets(
         )
     if (masks or keypoints) and format not in _WITH_SHAPES:
         wanted_shapes = " and ".join(name for name, on in (("masks", masks), ("keypoints", keypoints)) if on)
-        raise SourceError(f"{root} is a {format.value} dataset: {wanted_shapes} are read from COCO and YOLO datasets only.")
+        raise SourceError(
+            f"{root} is a {format.value} dataset: {wanted_shapes} are read from COCO and YOLO datasets only."
+        )
     found = _FINDERS[format](root, Extras(columns, masks, keypoints))
     if not found:
         raise SourceError(
