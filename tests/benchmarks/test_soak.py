@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -48,9 +49,17 @@ def test_whatever_grows_is_named(late: Sample, complaint: str | None) -> None:
     assert complaints(samples) == ([complaint] if complaint else [])
 
 
-def test_a_leak_is_found(small_cache) -> None:
+@pytest.fixture
+def soak(small_cache) -> Iterator[Soak]:
+    soak = Soak(small_cache, 0)
+    yield soak
+    if soak.slow is not None:
+        soak.slow.close()
+
+
+def test_a_leak_is_found(soak, small_cache) -> None:
     """A file left open in some lives makes the run a failure."""
-    soak, leaked = Soak(small_cache, 0), []
+    leaked = []
     soak.endings = {"left_early": lambda: leaked.append(small_cache.open("rb"))}
     samples = []
     for _ in range(8):  # counted, not timed: collecting a large heap may take as long as a short run
@@ -61,9 +70,8 @@ def test_a_leak_is_found(small_cache) -> None:
         file.close()
 
 
-def test_batches_that_differ_are_found(small_cache) -> None:
+def test_batches_that_differ_are_found(soak) -> None:
     """A loader that gives other batches than an undisturbed one stops the run."""
-    soak = Soak(small_cache, 0)
     soak._loader()
     with pytest.raises(RuntimeError, match="not what they should be"):
         soak._same([1, 2], [1, 3])
