@@ -11,20 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastload.annotations import Column, Ragged, offsets_of
+from fastload.annotations import POLYGONS, RLE, Column, Ragged, keypoints_column, offsets_of
 from fastload.sources.base import Extras
 from fastload.sources.coco_values import Mask, areas, boxes, flags, outlines, read_mask, whole_numbers
 from fastload.sources.columns import Request
 
-POLYGONS = Column("polygons", "float32", shape=(2,), moves="polygon", ragged=2)
-RLE = Column("rle", "uint8", moves="none", ragged=1)
-
 DROPPED, MASK_DROPPED, KEYPOINTS_DROPPED = "box dropped", "mask dropped", "keypoints dropped"  # kinds of problems
-
-
-def keypoints_column(count: int) -> Column:
-    """Return the column of `count` keypoints of each object: x, y, visibility."""
-    return Column("keypoints", "float32", shape=(count, 3), moves="points")
 
 
 class KeptFields:

@@ -362,7 +362,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch):
     CocoSource(path, tmp_path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < path.stat().st_size / 3
+    assert peak < path.stat().st_size / 2  # the text alone would take all of it
 
 
 @pytest.mark.parametrize(
