@@ -237,7 +237,8 @@ def targets_of(
     of_slots, (boxes, labels, crowd, area, objects, rows, starts), num_boxes, num_sources = annotations.boxes.place(
         plan, index, ends, failed, annotations.has_objects
     )
-    extra = _extra_columns(plan, annotations, objects, rows) if annotations.objects else {}
+    maps = plan.matrix.take(rows, 0, mode="clip") if annotations.has_objects else np.empty((0, 2, 3), np.float32)
+    extra = _extra_columns(annotations, objects, maps) if annotations.objects else {}
     batches = []
     for (begin, end), (first, last) in zip(pairwise([0, *ends]), pairwise(starts.tolist()), strict=True):
         slots, padded, shape = slice(begin, end), slice(first, last), (end - begin, (last - first) // (end - begin))
@@ -263,53 +264,58 @@ def targets_of(
         if annotations.images:
             targets.image_columns = _as_tensors(annotations.of_images(index[slots]))
         if annotations.has_objects and annotations.ragged:
-            targets.lists = _lists(plan, annotations, objects[padded], rows[padded], targets.num_boxes)
-        if end > begin and any(name in targets.lists for name in MASKS):
-            shown = rows[padded][rows[padded] >= 0]
-            targets.shown = _shown_objects(plan.part(begin, end), shown - plan.slot.searchsorted(begin), annotations)
-            targets.with_masks = masks
+            there = objects[padded] >= 0
+            shown, maps_of_shown = rows[padded][there], maps[padded][there]
+            targets.lists = _lists(annotations, objects[padded][there], maps_of_shown, targets.num_boxes)
+            if end > begin and any(name in targets.lists for name in MASKS):
+                width, height = plan.canvases[begin].tolist()
+                targets.shown = _shown_objects(plan, shown, maps_of_shown, annotations, (width, height))
+                targets.with_masks = masks
         batches.append(targets)
     return batches
 
 
-def _shown_objects(plan: BatchPlan, rows: NDArray[np.int64], annotations: Annotations) -> ShownObjects:
-    """Where the objects of the rows `rows` (n) of the plan of a batch lie."""
+def _shown_objects(
+    plan: BatchPlan,
+    rows: NDArray[np.int64],
+    maps: NDArray[np.float32],
+    annotations: Annotations,
+    canvas: tuple[int, int],
+) -> ShownObjects:
+    """Where the objects of a batch in the plan's `rows` (n), with the matrices `maps` (n, 2, 3), lie."""
     source_sizes = annotations.source_sizes.take(plan.index[rows], 0)
-    matrix = plan.matrix.take(rows, 0).astype(np.float64)  # from pixels of the stored image
+    matrix = maps.astype(np.float64)  # from pixels of the stored image
     matrix[:, :, :2] *= (plan.source[rows] / source_sizes)[:, None]
-    return ShownObjects(matrix, plan.clip.take(rows, 0), source_sizes, plan.canvas)
+    return ShownObjects(matrix, plan.clip.take(rows, 0), source_sizes, canvas)
 
 
 def _extra_columns(
-    plan: BatchPlan, annotations: Annotations, objects: NDArray[np.int64], rows: NDArray[np.int64]
+    annotations: Annotations, objects: NDArray[np.int64], maps: NDArray[np.float32]
 ) -> dict[str, NDArray[Any]]:
-    """The extra columns of the boxes of `objects` (n) in the plan's `rows` (n); 0 for padding."""
+    """The extra columns of `objects` (n) that go through the matrices `maps` (n, 2, 3); 0 for padding."""
     columns = annotations.of_objects(objects)
-    moving = [name for name in columns if annotations.moves[name] != "none"]
-    matrix = plan.matrix.take(rows, 0, mode="clip") if moving else np.empty((0, 2, 3), np.float32)
-    for name in moving:
-        columns[name] = move(annotations.moves[name], matrix, columns[name])
-        columns[name][rows < 0] = 0
+    for name, values in columns.items():
+        if annotations.moves[name] != "none":
+            columns[name] = move(annotations.moves[name], maps, values)
+            columns[name][objects < 0] = 0
     return columns
 
 
 def _lists(
-    plan: BatchPlan,
     annotations: Annotations,
     objects: NDArray[np.int64],
-    rows: NDArray[np.int64],
+    maps: NDArray[np.float32],
     num_boxes: Sequence[int],
 ) -> dict[str, list[list[Any]]]:
-    """The ragged columns of a batch, as `Targets.lists` has them."""
-    objects, rows = objects[objects >= 0], rows[rows >= 0]
+    """The ragged columns of a batch's `objects` (n) that go through the matrices `maps` (n, 2, 3)."""
     lists: dict[str, list[list[Any]]] = {}
     for name, ragged in annotations.lists_of_objects(objects).items():
         ends = ragged.offsets[0]
         for inner in ragged.offsets[1:]:
             ends = inner[ends]
         if annotations.moves[name] != "none":
-            matrix = plan.matrix.take(rows, 0).repeat(np.diff(ends), 0)
-            ragged = replace(ragged, values=move(annotations.moves[name], matrix, ragged.values))
+            values = move(annotations.moves[name], maps.repeat(np.diff(ends), 0), ragged.values)
+            ragged = replace(ragged, values=values)
         boxes = iter(_each_tensor(torch.from_numpy, ragged.lists()))
         lists[name] = [list(islice(boxes, n)) for n in num_boxes]
     return lists

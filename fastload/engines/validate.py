@@ -11,6 +11,7 @@ from fastload.errors import PlanError
 from fastload.plan.batch_plan import FILL, BatchPlan
 
 COLOR_LIMIT, OFFSET_LIMIT, CROP_LIMIT = 8, 2048, 1e6
+REMEDY = 'Only engine="reference" draws that: use it, or remove the transform.'
 
 
 def check_plan(plan: BatchPlan, records: int) -> None:
@@ -69,9 +70,6 @@ def check_apart(plan: BatchPlan) -> None:
         common = (np.maximum(low[one], low[other]) < np.minimum(high[one], high[other])).all(1)
         if (common & (plan.slot[one] == plan.slot[other])).any():
             raise PlanError(f"this plan draws an image over another. {REMEDY}")
-
-
-REMEDY = 'Only engine="reference" draws that: use it, or remove the transform.'
 
 
 def _within(values: NDArray[Any], end: int) -> bool:
