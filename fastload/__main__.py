@@ -1,5 +1,5 @@
 """`python -m fastload` is the `fastload` command."""
 
-from fastload.cli.app import main
+from fastload.cli import main
 
 main()
