@@ -73,6 +73,7 @@ class Targets(Sequence[dict[str, Any]]):
         num_boxes: (B) on the host.
         num_sources: (B) on the host, the number of images that a canvas shows.
         columns: extra columns of the boxes: (B, G, ...), padded with 0. Coordinates are canvas pixels, not clipped.
+            Transforms that mix images add `mix_weight`, by which to multiply the loss of a box.
         lists: ragged columns of the boxes: for each image, for each box a tensor (k, ...), or with two levels a list
             of tensors. Coordinates are canvas pixels, not clipped.
         image_columns: extra columns of the images: (B, ...), as they are in the cache.
@@ -235,10 +236,12 @@ def targets_of(
         masks: whether dicts have masks.
     """
     of_slots, (boxes, labels, crowd, area, objects, rows, starts), num_boxes, num_sources = annotations.boxes.place(
-        plan, index, ends, failed, annotations.has_objects
+        plan, index, ends, failed, annotations.has_objects or plan.weight is not None
     )
     maps = plan.matrix.take(rows, 0, mode="clip") if annotations.has_objects else np.empty((0, 2, 3), np.float32)
     extra = _extra_columns(annotations, objects, maps) if annotations.objects else {}
+    if plan.weight is not None:
+        extra["mix_weight"] = np.where(rows < 0, np.float32(0), plan.weight.take(rows, mode="clip"))
     batches = []
     for (begin, end), (first, last) in zip(pairwise([0, *ends]), pairwise(starts.tolist()), strict=True):
         slots, padded, shape = slice(begin, end), slice(first, last), (end - begin, (last - first) // (end - begin))

@@ -226,7 +226,7 @@ def test_the_core_refuses_arrays_that_do_not_fit():
     core_place()
     for changes in (
         {"index": np.array([24])},
-        {"index": np.array([-2])},
+        {"index": np.array([-3])},
         {"index": np.zeros(0, np.int64)},
         {"slot_index": np.array([24])},
         {"slot_index": np.array([-1])},
@@ -237,6 +237,7 @@ def test_the_core_refuses_arrays_that_do_not_fit():
         {"clip": np.zeros((0, 4), np.int32)},
         {"flip": np.zeros(0, np.bool_)},
         {"warp": np.zeros((0, 2, 3), np.float32)},
+        {"centers": np.zeros((0, 4), np.float32)},
         {"size": np.zeros((0, 2), np.int32)},
         {"crop": np.zeros((1, 4))},
         {"crop": np.zeros((4, 2), np.float32)[:, :1]},
@@ -301,3 +302,52 @@ def test_several_batches_planned_at_once_are_each_as_by_itself(recipe, batches, 
             assert torch.equal(getattr(alone, name), getattr(targets, name)), name
         for name in ("scale", "offset"):
             torch.testing.assert_close(getattr(alone, name), getattr(targets, name), rtol=0, atol=0, equal_nan=True)
+
+
+def test_small_and_narrow_boxes_are_dropped_when_a_plan_says_so():
+    """`min_size` and `max_aspect` hold for all boxes, cut or not."""
+    index = np.arange(24)
+    plan, _ = planned([], index)
+    before = only_targets(plan, index)
+    sides = torch.cat([(before.boxes[i, :n, 2:] - before.boxes[i, :n, :2]) for i, n in enumerate(before.num_boxes)])
+    plan.min_size = float(sides.median())
+    assert sum(only_targets(plan, index).num_boxes) == int((sides.amin(1) >= plan.min_size).sum())
+    plan.min_size, aspect = 0, sides.amax(1) / sides.amin(1)
+    plan.max_aspect = float(aspect.median()) + 1e-4
+    assert sum(only_targets(plan, index).num_boxes) == int((aspect <= plan.max_aspect).sum()) < len(sides)
+
+
+def test_boxes_with_centers_elsewhere_are_dropped():
+    """`keep_centered` drops those whose center a crop removes, in the slots it names; later crops do not matter."""
+    index = np.arange(24)
+    plan, _ = planned([], index)
+    chosen = index % 2 == 0
+    half = np.concatenate([np.zeros_like(plan.size), np.maximum(plan.size // 2, 1)], 1)
+    plan.crop_to(half)
+    plan.keep_centered(chosen)
+    plan.crop_to(np.concatenate([np.zeros_like(plan.size), np.maximum(plan.size // 2, 1)], 1))
+    RandomAlign().place(plan, np.random.default_rng(0))
+    every = [row for i in index for row in expected_boxes(plan, i)]
+    inside = []
+    for i in index:
+        offset = plan.offset[i].tolist() * 2
+        for k in range(CACHE.box_offsets[i], CACHE.box_offsets[i + 1]):
+            center = (CACHE.boxes[k, :2] + CACHE.boxes[k, 2:]) / 2
+            box = plan.map_boxes(CACHE.boxes[k : k + 1], np.array([i]))[0] - offset
+            whole = (box[:2] >= 0).all() and (box[2:] <= plan.size[i]).all()
+            shown = (np.minimum(box[2:], plan.size[i]) - np.maximum(box[:2], 0) >= 1).all() or whole
+            inside.append(shown and (not chosen[i] or (center <= half[i, 2:]).all()))
+    assert sum(only_targets(plan, index).num_boxes) == sum(inside) < len(every)
+
+
+def test_weights_of_mixed_images_are_a_column():
+    """`mix_weight` has the weight of the row that shows the box, and 0 in the padding; without weights there is none."""
+    index = np.arange(6)
+    plan, _ = planned([], index)
+    assert "mix_weight" not in only_targets(plan, index).columns
+    plan.weigh(np.linspace(0.5, 1, 6))
+    plan.weigh(np.full(6, 0.5))
+    targets = only_targets(plan, index)
+    for i, n in enumerate(targets.num_boxes):
+        assert targets[i]["mix_weight"].tolist() == pytest.approx([np.linspace(0.25, 0.5, 6)[i]] * n)
+        assert not targets.columns["mix_weight"][i, n:].any()

@@ -112,6 +112,7 @@ class BatchPlanner:
         rng = random.step(step)
         positions, ends = self._checked(np.concatenate(batches)), list(accumulate(map(len, batches)))
         plan = self.images.plan(positions)
+        plan.epoch, plan.batch = random.epoch, np.arange(len(batches), dtype=np.int32).repeat([*map(len, batches)])
         for edit in self.edits:
             if edit(plan, rng, self.images) is not None:  # type: ignore[func-returns-value]  # an easy mistake
                 raise PlanError(f"{edit!r} returned a value: a transform changes the plan it is given")

@@ -115,6 +115,7 @@ class EpochRandom:
     """
 
     def __init__(self, seed: int, epoch: int, rank: int = 0) -> None:
+        self.epoch = epoch
         self._rank = rank
         key = np.array([seed, epoch], np.uint64)
         self._bits = np.random.Philox(key=key)

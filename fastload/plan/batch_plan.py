@@ -12,7 +12,7 @@ as long for arrays of pairs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -23,9 +23,20 @@ from fastload.errors import PlanError
 from fastload.plan import geometry
 
 ROW_COLUMNS = ("index", "slot", "source", "crop", "clip", "flip", "color")
-OPTIONAL_ROW_COLUMNS = ("warp", "alpha")  # None in most plans
+OPTIONAL_ROW_COLUMNS: dict[str, NDArray[Any]] = {  # None in most plans; the value in rows that do not use the column
+    "warp": np.full((2, 3), np.nan, np.float32),
+    "alpha": np.array(1, np.float32),
+    "layer": np.array(0, np.int32),
+    "hsv": np.array([0, 1, 0, 1, 0], np.float32),
+    "table": np.array(-1, np.int32),
+    "filter": np.array(0, np.uint8),
+    "centers": np.array([-np.inf, -np.inf, np.inf, np.inf], np.float32),
+    "weight": np.array(1, np.float32),
+}
 IDENTITY_COLOR = np.eye(3, 4, dtype=np.float32)
-FILL = -1  # the index of a row without a source
+FILL, ADJUST = -1, -2  # the index of rows without a source
+NO_TABLE, AUTOCONTRAST, EQUALIZE = -1, -2, -3  # values of `table` that are not numbers of tables
+FILTERS = ("bilinear", "bilinear-no-antialias", "nearest", "bicubic")  # in the order of the core's enum
 CLIP_LIMIT = 1 << 20  # pixels; bounds the clips of transformed rows, which are int32
 
 
@@ -37,8 +48,16 @@ class BatchPlan:
 
     An axis-aligned row shows `crop` of its source in `clip` of its slot: the center of the clip's pixel (u, v) samples
     the source at crop.x + (u + .5) * crop.w / clip.w - .5, mirrored if `flip` is set, and likewise in y. A row with a
-    `warp` shows the part of `crop` that this matrix maps into `clip`. `matrix` is the map of both kinds of rows. A row
-    whose index is FILL has no source: it fills its clip with black, changed by `color`.
+    `warp` shows the part of `crop` that this matrix maps into `clip`. `matrix` is the map of both kinds of rows.
+
+    Two kinds of rows have no record, only the geometry of a source of their size. A FILL row shows black. An ADJUST row
+    shows what is already drawn under it, with other colors. Colors change in this order, and are rounded to whole
+    levels of 0 to 255 after each step: `color`, then in ADJUST rows `hsv` and `table`. The result is blended over what
+    is under it with opacity `alpha`.
+
+    Consecutive rows of a slot with the same `layer` above 0 are drawn on a layer of their own. The first of them is a
+    FILL row: its visible part bounds the layer, its color is the ground, and its `alpha` is the opacity of the whole
+    layer.
     """
 
     index: NDArray[np.int64]  # (N) record in the cache, or FILL
@@ -53,8 +72,19 @@ class BatchPlan:
     canvases: NDArray[np.int32]  # (B, 2) width, height of the slot's canvas, equal within a batch
     fill: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(3, np.uint8))  # RGB where there is no row
     min_visible: float = 0.0  # a clipped box with less than this share of its area left is dropped
+    min_size: float = 0.0  # a box with a side below this many pixels of the slot's image is dropped
+    max_aspect: float = np.inf  # a box with a longer side of more than this times the shorter one is dropped
     warp: NDArray[np.float32] | None = None  # (N, 2, 3) from the source to the slot's image; NaN in axis-aligned rows
-    alpha: NDArray[np.float32] | None = None  # (N) opacity, 0 to 1; None: all rows are opaque
+    alpha: NDArray[np.float32] | None = None  # (N) opacity, 0 to 1
+    layer: NDArray[np.int32] | None = None  # (N) 0: the canvas itself
+    hsv: NDArray[np.float32] | None = None  # (N, 5) see `adjust`
+    table: NDArray[np.int32] | None = None  # (N) row of `tables`, or NO_TABLE, AUTOCONTRAST or EQUALIZE
+    filter: NDArray[np.uint8] | None = None  # (N) position in FILTERS
+    centers: NDArray[np.float32] | None = None  # (N, 4) source pixels; a box whose center is outside is dropped
+    weight: NDArray[np.float32] | None = None  # (N) the weight of boxes, for `Targets`
+    tables: NDArray[np.uint8] | None = None  # (T, 3, 256) new levels of R, G and B
+    batch: NDArray[np.int32] | None = None  # (B) the number of the slot's batch, ascending; None: one batch
+    epoch: int = 0
 
     @classmethod
     def of(cls, index: NDArray[np.int64], source: NDArray[np.int32]) -> BatchPlan:
@@ -177,11 +207,65 @@ class BatchPlan:
 
         Args:
             color: (B, 3, 4) RGB in levels of 0 to 255 becomes color[:, :3] @ rgb + color[:, 3]. Values are clipped once
-                after all changes.
+                after all changes, or after those before and after an `adjust`.
         """
+        adjusts = self.index == ADJUST
+        adjusted = np.zeros(len(self.size), np.bool_)
+        adjusted[self.slot[adjusts]] = True
         after = color[self.slot]
-        self.color = after[:, :, :3] @ self.color
-        self.color[:, :, 3] += after[:, :, 3]
+        changed = after[:, :, :3] @ self.color
+        changed[:, :, 3] += after[:, :, 3]
+        self.color = np.where(adjusted[self.slot, None, None], self.color, changed) if adjusts.any() else changed
+        again = np.flatnonzero(adjusted & (color != IDENTITY_COLOR).any((1, 2)))
+        if len(again):
+            self.adjust(again, color=color[again])
+
+    def adjust(
+        self,
+        slots: NDArray[np.integer[Any]],
+        hsv: NDArray[np.floating[Any]] | None = None,
+        table: NDArray[np.uint8] | int | None = None,
+        color: NDArray[np.float32] | None = None,
+        alpha: NDArray[np.floating[Any]] | None = None,
+    ) -> None:
+        """Change the colors of all that is drawn on S slots so far, and of what is not covered: adds ADJUST rows.
+
+        The changes are applied in the order `color`, `hsv`, `table`.
+
+        Args:
+            slots: (S) the slots.
+            hsv: (S, 5) hue shift in turns; saturation gain and shift, of a saturation of 0 to 1; value gain and shift,
+                of a value of 0 to 255. Saturation and value are clipped.
+            table: (S, 3, 256) new levels of R, G and B; or AUTOCONTRAST or EQUALIZE, for the tables of Pillow's
+                `ImageOps.autocontrast` and `equalize`.
+            color: (S, 3, 4) as in `recolor`.
+            alpha: (S) opacity of the changed image over the unchanged one. Default: 1.
+        """
+        more = self._whole(ADJUST, slots)
+        if color is not None:
+            more.color = np.asarray(color, np.float32)
+        if hsv is not None:
+            more.hsv = np.asarray(hsv, np.float32)
+        if isinstance(table, int):
+            more.table = np.full(len(slots), table, np.int32)
+        elif table is not None:
+            more.table, more.tables = np.arange(len(slots), dtype=np.int32), np.asarray(table, np.uint8)
+        if alpha is not None:
+            more.alpha = np.asarray(alpha, np.float32)
+        self._append(more)
+        self._keep(np.argsort(self.slot, kind="stable"))
+
+    def use_filter(self, name: str, slots: NDArray[np.bool_] | None = None) -> None:
+        """Resample the sources of slots by one of FILTERS. An image is resampled once, so the last call counts.
+
+        Args:
+            name: the filter.
+            slots: (B) mask. Default: all.
+        """
+        number = FILTERS.index(name)
+        if number or self.filter is not None:
+            rows = True if slots is None else slots[self.slot]
+            self.filter = np.where(rows, number, self._column("filter")).astype(np.uint8)
 
     def fade(self, alpha: NDArray[np.float32]) -> None:
         """Multiply the opacity of all rows of each slot.
@@ -189,8 +273,26 @@ class BatchPlan:
         Args:
             alpha: (B) factors, 0 to 1.
         """
-        opacity = np.ones(len(self.index), np.float32) if self.alpha is None else self.alpha
-        self.alpha = opacity * np.asarray(alpha, np.float32).take(self.slot)
+        self.alpha = self._column("alpha") * np.asarray(alpha, np.float32).take(self.slot)
+
+    def weigh(self, weight: NDArray[np.floating[Any]]) -> None:
+        """Multiply the weights of all boxes of each slot by `weight` (B). `Targets` has them as column
+        `mix_weight`."""
+        self.weight = self._column("weight") * np.asarray(weight, np.float32).take(self.slot)
+
+    def keep_centered(self, slots: NDArray[np.bool_]) -> None:
+        """Drop boxes whose centers are not within the present image of their slot, as crops of SSD do.
+
+        Args:
+            slots: (B) mask of the slots. A box in a rotated image is kept if its center is within the smallest upright
+                box, in source pixels, around what is shown.
+        """
+        image = np.zeros((len(self.index), 4), np.float32)
+        image[:, 2:] = self.size.take(self.slot, 0)
+        limits = geometry.unmap_boxes(self.matrix, image)
+        former = self._column("centers")
+        inner = np.concatenate([np.maximum(former[:, :2], limits[:, :2]), np.minimum(former[:, 2:], limits[:, 2:])], 1)
+        self.centers = np.where(slots.take(self.slot)[:, None], inner, former)
 
     def cover(self, slot: NDArray[np.int32], box: NDArray[np.int32], rgb: NDArray[np.float32]) -> None:
         """Draw S filled rectangles over images.
@@ -200,42 +302,93 @@ class BatchPlan:
             box: (S, 4) x, y, w, h in pixels of the slot's image.
             rgb: (S, 3) color in levels of 0 to 255.
         """
-        count = len(slot)
-        more = BatchPlan.of(np.full(count, FILL), np.ones((count, 2), np.int32))
-        more.slot, more.clip = np.asarray(slot, np.int32), np.array(box, np.int32)
+        more = self._whole(FILL, slot)
+        more.clip = np.array(box, np.int32)
+        more.source = np.array(more.clip[:, 2:])
+        more.crop[:, 2:] = more.source
         more.color[:, :, 3] = rgb
         self._append(more)
         self._keep(np.argsort(self.slot, kind="stable"))
 
-    def extend(self, index: NDArray[np.int64], source: NDArray[np.int32]) -> None:
+    def extend(
+        self, index: NDArray[np.int64], source: NDArray[np.int32], batch: NDArray[np.int32] | None = None
+    ) -> None:
         """Add S slots, each of which shows a whole source at its own size.
 
         Args:
             index: (S) records in the cache.
             source: (S, 2) width, height in pixels.
+            batch: (S) the number of the batch of each slot. Default: 0.
         """
         more = BatchPlan.of(index, source)
         more.slot += np.int32(len(self.size))
         self._append(more)
         for name in ("size", "offset"):
             setattr(self, name, np.concatenate([getattr(self, name), getattr(more, name)]))
+        if self.batch is not None:
+            added = np.zeros(len(index), np.int32) if batch is None else np.asarray(batch, np.int32)
+            self.batch = np.concatenate([self.batch, added])
 
-    def compose(self, into: NDArray[np.int32], corner: NDArray[np.int32], size: NDArray[np.int32]) -> None:
+    def compose(
+        self,
+        into: NDArray[np.int32],
+        corner: NDArray[np.int32],
+        size: NDArray[np.int32],
+        alpha: NDArray[np.floating[Any]] | None = None,
+        ground: tuple[float, float, float] = (0, 0, 0),
+    ) -> None:
         """Combine the S slots of the plan into B new ones. Later slots are drawn over earlier ones.
 
         Args:
-            into: (S) the new slot of each slot.
+            into: (S) the new slot of each slot. The first one decides the batch of the new slot.
             corner: (S, 2) x, y of the slot's upper left corner in the new slot, within which it must lie.
             size: (B, 2) width, height of the new slots in pixels.
+            alpha: (S) the opacity of each slot, which is blended as a whole, with what it does not cover. Default: 1.
+            ground: RGB of what a blended slot does not cover, in levels of 0 to 255.
 
         Raises:
-            PlanError: a size is below one pixel.
+            PlanError: a size is below one pixel, or a slot with an alpha below 1 has layers itself.
         """
+        into = np.asarray(into, np.int32)
+        if alpha is not None:
+            self._add_layers(np.flatnonzero(np.asarray(alpha) < 1), np.asarray(alpha, np.float32), ground)
         self._move(corner)
-        self.slot = np.asarray(into, np.int32).take(self.slot)
+        former = self.slot
+        self.slot = into.take(former)
         self.size = _at_least_one_pixel(size)
         self.offset = np.zeros_like(self.size)
+        if self.batch is not None:
+            batch = np.zeros(len(self.size), np.int32)
+            batch[into[::-1]] = self.batch[::-1]
+            self.batch = batch
+        self._keep(np.lexsort((former, self.slot)))
+
+    def take(self, slots: NDArray[np.integer[Any]]) -> BatchPlan:
+        """Return a copy of the `slots` (S), in this order, as a plan of S slots. No slot may be repeated."""
+        number = np.full(len(self.size), -1, np.int32)
+        number[slots] = np.arange(len(slots))
+        part = replace(self, slot=number.take(self.slot))
+        part._keep(np.flatnonzero(part.slot >= 0))
+        part._keep(np.argsort(part.slot, kind="stable"))
+        for name in ("size", "offset", "canvases", "batch"):
+            if (values := getattr(self, name)) is not None:
+                setattr(part, name, values[slots])
+        part._drop_unused_tables()
+        return part
+
+    def put(self, slots: NDArray[np.integer[Any]], part: BatchPlan) -> None:
+        """Replace the `slots` (S) by those of `part`, which is what `take(slots)` returned, edited."""
+        replaced = np.zeros(len(self.size), np.bool_)
+        replaced[slots] = True
+        self._keep(np.flatnonzero(~replaced.take(self.slot)))
+        self._drop_unused_tables()
+        self._append(replace(part, slot=np.asarray(slots, np.int32).take(part.slot)))
         self._keep(np.argsort(self.slot, kind="stable"))
+        self.size = self.size.copy()
+        self.size[slots] = part.size
+        self.min_visible = max(self.min_visible, part.min_visible)
+        self.min_size = max(self.min_size, part.min_size)
+        self.max_aspect = min(self.max_aspect, part.max_aspect)
 
     def place(
         self, canvas: tuple[int, int] | NDArray[np.int32], offset: NDArray[np.int32], fill: NDArray[np.uint8]
@@ -268,22 +421,12 @@ class BatchPlan:
     def part(self, begin: int, end: int) -> BatchPlan:
         """Return the slots from `begin` to `end` of a placed plan as a plan that shares its memory."""
         rows, slots = slice(*self.slot.searchsorted([begin, end]).tolist()), slice(begin, end)
-        return BatchPlan(
-            self.index[rows],
-            self.slot[rows] - np.int32(begin),
-            self.source[rows],
-            self.crop[rows],
-            self.clip[rows],
-            self.flip[rows],
-            self.color[rows],
-            self.size[slots],
-            self.offset[slots],
-            self.canvases[slots],
-            self.fill,
-            self.min_visible,
-            None if self.warp is None else self.warp[rows],
-            None if self.alpha is None else self.alpha[rows],
-        )
+        columns = {name: getattr(self, name) for name in (*ROW_COLUMNS, *OPTIONAL_ROW_COLUMNS)}
+        part = {name: column[rows] for name, column in columns.items() if column is not None}
+        part["slot"] = part["slot"] - np.int32(begin)
+        for name in ("size", "offset", "canvases"):
+            part[name] = getattr(self, name)[slots]
+        return replace(self, **part, batch=None)
 
     @property
     def canvas(self) -> tuple[int, int]:
@@ -318,15 +461,54 @@ class BatchPlan:
         """Map canvas boxes (M, 4) of rows `row` (M) back to their sources: the inverse of `map_boxes`."""
         return geometry.unmap_boxes(self.matrix.take(row, 0), boxes)
 
+    def _whole(self, kind: int, slots: NDArray[np.integer[Any]]) -> BatchPlan:
+        """Rows (S) without a record, each over the whole of one of the `slots`."""
+        more = BatchPlan.of(np.full(len(slots), kind), self.size.take(slots, 0))
+        more.slot = np.asarray(slots, np.int32)
+        return more
+
+    def _column(self, name: str) -> NDArray[Any]:
+        """An optional column; if the plan has none, that of rows which do not use it."""
+        column: NDArray[Any] | None = getattr(self, name)
+        unused = OPTIONAL_ROW_COLUMNS[name]
+        return np.broadcast_to(unused, (len(self.index), *unused.shape)) if column is None else column
+
     def _append(self, more: BatchPlan) -> None:
-        """Add the rows of another plan, which must be opaque and axis-aligned."""
-        count = len(more.index)
+        """Add the rows of another plan."""
+        if more.table is not None and self.table is not None and self.tables is not None:
+            more.table = np.where(more.table < 0, more.table, more.table + len(self.tables)).astype(np.int32)
+        if more.tables is not None:
+            self.tables = more.tables if self.tables is None else np.concatenate([self.tables, more.tables])
+        for name in OPTIONAL_ROW_COLUMNS:
+            if getattr(self, name) is not None or getattr(more, name) is not None:
+                setattr(self, name, np.concatenate([self._column(name), more._column(name)]))
         for name in ROW_COLUMNS:
             setattr(self, name, np.concatenate([getattr(self, name), getattr(more, name)]))
-        if self.warp is not None:
-            self.warp = np.concatenate([self.warp, np.full((count, 2, 3), np.nan, np.float32)])
-        if self.alpha is not None:
-            self.alpha = np.concatenate([self.alpha, np.ones(count, np.float32)])
+
+    def _add_layers(self, slots: NDArray[np.int64], alpha: NDArray[np.float32], ground: tuple[float, ...]) -> None:
+        """Put each of the `slots` (S) on a layer of opacity `alpha` (all slots)."""
+        if not len(slots):
+            return
+        number = np.zeros(len(self.size), np.int32)
+        number[slots] = 1 + np.arange(len(slots)) + self._column("layer").max(initial=0)
+        layer, blended = number.take(self.slot), np.isin(self.slot, slots)
+        if (self._column("layer")[blended] > 0).any():
+            raise PlanError("an image that is already blended cannot be blended as a part of another")
+        self.layer = np.where(blended, layer, self._column("layer")).astype(np.int32)
+        more = self._whole(FILL, slots)
+        more.color[:, :, 3] = ground
+        more.alpha, more.layer = alpha[slots], number[slots]
+        self._append(more)
+        order = np.arange(len(self.index))
+        order[-len(slots) :] -= len(order)  # a layer begins with its ground
+        self._keep(np.lexsort((order, self.slot)))
+
+    def _drop_unused_tables(self) -> None:
+        if self.table is not None and self.tables is not None:
+            used, number = np.unique(self.table[self.table >= 0], return_inverse=True)
+            self.table = self.table.copy()
+            self.table[self.table >= 0] = number
+            self.tables = self.tables[used]
 
     def _move(self, by: NDArray[np.int32]) -> None:
         """Move the rows of each slot by (B, 2) x, y pixels."""

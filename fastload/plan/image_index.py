@@ -7,7 +7,25 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fastload.plan import geometry
 from fastload.plan.batch_plan import BatchPlan
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedBoxes:
+    """The M boxes that the rows of a plan show, in the order of the rows.
+
+    Args:
+        box: (M, 4) x0, y0, x1, y1 in pixels of the slot's image, clipped to the visible part of its row.
+        slot: (M) the slot that shows the box.
+        row: (M) the row that shows it.
+        number: (M) the box in the cache.
+    """
+
+    box: NDArray[np.float32]
+    slot: NDArray[np.int32]
+    row: NDArray[np.int64]
+    number: NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,10 +35,14 @@ class ImageIndex:
     Args:
         index: (n) record in the cache.
         size: (n, 2) width, height in pixels.
+        box_offsets: record i of the cache has the boxes box_offsets[i] to box_offsets[i + 1]. None: no boxes are known.
+        source_boxes: x0, y0, x1, y1 of all boxes of the cache in pixels of the stored images.
     """
 
     index: NDArray[np.int64]
     size: NDArray[np.int32]
+    box_offsets: NDArray[np.int64] | None = None
+    source_boxes: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -34,3 +56,29 @@ class ImageIndex:
     def plan(self, positions: NDArray[np.int64]) -> BatchPlan:
         """Return a plan of the images at `positions` (B) of this index, each whole and at its own size."""
         return BatchPlan.of(self.index.take(positions), self.size.take(positions, 0))
+
+    def boxes(self, plan: BatchPlan) -> PlannedBoxes:
+        """Return the boxes that a plan shows at this point. Boxes that are not visible are left out.
+
+        The rules that drop boxes (see `fastload.plan.transforms`) are applied later, when the plan is finished.
+        """
+        if self.box_offsets is None or self.source_boxes is None:
+            return PlannedBoxes(
+                np.empty((0, 4), np.float32), np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.int64)
+            )
+        rows = np.flatnonzero(plan.index >= 0)
+        first = self.box_offsets.take(plan.index[rows])
+        counts = self.box_offsets.take(plan.index[rows] + 1) - first
+        ends = counts.cumsum()
+        row = rows.repeat(counts)
+        number = np.arange(len(row)) + (first - ends + counts).repeat(counts)
+        limits = plan.clip.take(row, 0)
+        low, high = limits[:, :2], limits[:, :2] + limits[:, 2:]
+        box = geometry.map_boxes(plan.matrix.take(row, 0), self.source_boxes.take(number, 0))
+        box = np.concatenate([np.clip(box[:, :2], low, high), np.clip(box[:, 2:], low, high)], 1).astype(np.float32)
+        seen = (box[:, 2] > box[:, 0]) & (box[:, 3] > box[:, 1])
+        if plan.centers is not None:
+            source, inner = self.source_boxes.take(number, 0), plan.centers.take(row, 0)
+            center = (source[:, :2] + source[:, 2:]) / 2
+            seen &= ((center >= inner[:, :2]) & (center <= inner[:, 2:])).all(1)
+        return PlannedBoxes(box[seen], plan.slot.take(row[seen]), row[seen], number[seen])

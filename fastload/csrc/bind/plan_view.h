@@ -11,6 +11,8 @@
 
 namespace fastload {
 
+constexpr int64_t fill_row = -1, adjust_row = -2;  // indexes of rows without a source
+
 // Holds the plan's arrays. Construction and destruction need the GIL, reading does not.
 class PlanView {
 public:
@@ -19,11 +21,13 @@ public:
           source(column<int32_t>(plan, "source")), crop(column<float>(plan, "crop")),
           clip(column<int32_t>(plan, "clip")), flip(column<bool>(plan, "flip")), color(column<float>(plan, "color")),
           size(column<int32_t>(plan, "size")), canvases(column<int32_t>(plan, "canvases")),
-          fill(column<uint8_t>(plan, "fill")), min_visible(plan.attr("min_visible").cast<float>()), rows(index.size()),
-          slots(size.size() / 2) {
-        if (!plan.attr("warp").is_none()) warp = column<float>(plan, "warp");
+          fill(column<uint8_t>(plan, "fill")), min_visible(plan.attr("min_visible").cast<float>()),
+          min_size(plan.attr("min_size").cast<float>()), max_aspect(plan.attr("max_aspect").cast<float>()),
+          rows(index.size()), slots(size.size() / 2) {
+        warp = optional_column<float>(plan, "warp", 6);
+        centers = optional_column<float>(plan, "centers", 4);
         require(slot.size() == rows && source.size() == 2 * rows && crop.size() == 4 * rows && clip.size() == 4 * rows &&
-                    flip.size() == rows && color.size() == 12 * rows && (!warp || warp->size() == 6 * rows) &&
+                    flip.size() == rows && color.size() == 12 * rows &&
                     size.size() == 2 * slots && canvases.size() == 2 * slots && fill.size() == 3,
                 "the plan's arrays have inconsistent lengths");
     }
@@ -40,13 +44,22 @@ public:
         Box crop, clip;
         bool aligned, flip;
 
+        const float* centers;  // null, or the box of the source in which the centers of boxes must lie
+
+        // Whether the center of a source box is where it must be.
+        bool holds_center(const Box& box) const {
+            if (!centers) return true;
+            const float x = (box.x0 + box.x1) / 2, y = (box.y0 + box.y1) / 2;
+            return x >= centers[0] && y >= centers[1] && x <= centers[2] && y <= centers[3];
+        }
         // The visible part of a source box, on the canvas. In an axis-aligned row, the crop maps to exactly the clip.
         Box shown(const Box& box) const { return map.map(aligned ? box : box.clipped_to(crop)).clipped_to(clip); }
     };
     Row row(py::ssize_t i) const {
         const float *const c = crop.data() + 4 * i, *const w = warp ? warp->data() + 6 * i : nullptr;
         const int32_t* const k = clip.data() + 4 * i;
-        Row row{Affine::aligned(c, k, flip.data()[i]), box_of(c), box_of(k), !w || std::isnan(*w), flip.data()[i]};
+        Row row{Affine::aligned(c, k, flip.data()[i]), box_of(c), box_of(k), !w || std::isnan(*w), flip.data()[i],
+                centers ? centers->data() + 4 * i : nullptr};
         if (!row.aligned) std::copy_n(w, 6, row.map.m[0]);
         return row;
     }
@@ -70,8 +83,8 @@ public:
     Array<float> color;
     Array<int32_t> size, canvases;
     Array<uint8_t> fill;
-    std::optional<Array<float>> warp;
-    float min_visible;
+    std::optional<Array<float>> warp, centers;
+    float min_visible, min_size, max_aspect;
     py::ssize_t rows, slots;
 
 private:
@@ -82,6 +95,15 @@ private:
             throw std::invalid_argument(std::string("the plan's ") + name +
                                         " is not a contiguous array of the type that BatchPlan documents");
         return py::reinterpret_steal<Array<T>>(values.release());
+    }
+
+    // `values` for each row, or none.
+    template <class T>
+    std::optional<Array<T>> optional_column(py::handle plan, const char* name, py::ssize_t values) const {
+        if (plan.attr(name).is_none()) return std::nullopt;
+        Array<T> found = column<T>(plan, name);
+        require(found.size() == values * rows, "the plan's arrays have inconsistent lengths");
+        return found;
     }
 };
 

@@ -189,11 +189,11 @@ private:
             if (s != last) slot.first_box = shown.size();
             last = s;
             const int64_t index = plan.index.data()[i];
-            if (index == -1) continue;  // a row without a source
+            if (index == fill_row || index == adjust_row) continue;
             const PlanView::Row row = plan.row(i);
             locate(plan, i, row, slot_index.data()[s], slot);
             if (std::find(failed.begin(), failed.end(), size_t(s)) == failed.end())
-                show(row, i, image(index), plan.min_visible, shown);
+                show(plan, row, i, image(index), shown);
             slot.boxes = shown.size() - slot.first_box;
         }
     }
@@ -220,7 +220,8 @@ private:
     }
 
     // The box rules are documented in fastload/plan/transforms/__init__.py.
-    void show(const PlanView::Row& row, int64_t number, int64_t index, float min_visible, std::vector<Shown>& shown) const {
+    void show(const PlanView& plan, const PlanView::Row& row, int64_t number, int64_t index,
+              std::vector<Shown>& shown) const {
         const int64_t begin = offsets_.data()[index], end = offsets_.data()[index + 1];
         require(0 <= begin && begin <= end && end <= count_, "box offsets reach beyond the boxes");
         for (int64_t k = begin; k < end; ++k) {
@@ -228,7 +229,9 @@ private:
             const Box whole = row.map.map(source), box = row.shown(source);
             const bool cut = whole.differs_from(box, uncut);
             const float visible = cut ? box.area() / whole.area() : 1;
-            if (cut && !(visible >= min_visible && box.width() >= 1 && box.height() >= 1)) continue;
+            if (cut && !(visible >= plan.min_visible && box.width() >= 1 && box.height() >= 1)) continue;
+            const auto [shorter, longer] = std::minmax({box.width(), box.height()});
+            if (shorter < plan.min_size || longer > plan.max_aspect * shorter || !row.holds_center(source)) continue;
             shown.push_back({box, area_.data()[k] * std::abs(row.map.determinant()) * visible, k, number});
         }
     }
