@@ -320,12 +320,12 @@ def test_small_and_narrow_boxes_are_dropped_when_a_plan_says_so():
 def test_boxes_with_centers_elsewhere_are_dropped():
     """`keep_centered` drops those whose center a crop removes, in the slots it names; later crops do not matter."""
     index = np.arange(24)
-    plan, _ = planned([], index)
+    plan = RECORDS.plan(index)
     chosen = index % 2 == 0
-    half = np.concatenate([np.zeros_like(plan.size), np.maximum(plan.size // 2, 1)], 1)
-    plan.crop_to(half)
+    part = np.concatenate([np.zeros_like(plan.size), plan.size * 2 // 3], 1)
+    plan.crop_to(part)
     plan.keep_centered(chosen)
-    plan.crop_to(np.concatenate([np.zeros_like(plan.size), np.maximum(plan.size // 2, 1)], 1))
+    plan.crop_to(np.concatenate([np.zeros_like(plan.size), plan.size - 1], 1))
     RandomAlign().place(plan, np.random.default_rng(0))
     every = [row for i in index for row in expected_boxes(plan, i)]
     inside = []
@@ -336,12 +336,12 @@ def test_boxes_with_centers_elsewhere_are_dropped():
             box = plan.map_boxes(CACHE.boxes[k : k + 1], np.array([i]))[0] - offset
             whole = (box[:2] >= 0).all() and (box[2:] <= plan.size[i]).all()
             shown = (np.minimum(box[2:], plan.size[i]) - np.maximum(box[:2], 0) >= 1).all() or whole
-            inside.append(shown and (not chosen[i] or (center <= half[i, 2:]).all()))
+            inside.append(shown and (not chosen[i] or (center <= part[i, 2:]).all()))
     assert sum(only_targets(plan, index).num_boxes) == sum(inside) < len(every)
 
 
 def test_weights_of_mixed_images_are_a_column():
-    """`mix_weight` has the weight of the row that shows the box, and 0 in the padding; without weights there is none."""
+    """`mix_weight` has the weight of the row that shows the box, and 0 in the padding; it may be absent."""
     index = np.arange(6)
     plan, _ = planned([], index)
     assert "mix_weight" not in only_targets(plan, index).columns
