@@ -176,9 +176,11 @@ class BatchPlan:
             self.warp[rows, 0, 2] += width[rows]
 
     def transform(self, matrix: NDArray[np.floating[Any]], size: NDArray[np.int32]) -> None:
-        """Map the image of each slot by an affine matrix. Slots with the identity matrix stay axis-aligned.
+        """Map the image of each slot by an affine matrix.
 
-        Parts that an earlier `transform` moved out of the image become visible again if this one moves them back.
+        Rows that a matrix only scales and moves stay axis-aligned: their clips are rounded to whole pixels, and their
+        crops follow, so that `matrix` is exact. Parts that an earlier `transform` moved out of the image become visible
+        again if this one moves them back.
 
         Args:
             matrix: (B, 2, 3) (x, y) is mapped to matrix[:, :2] @ (x, y) + matrix[:, 2], in pixels.
@@ -188,18 +190,12 @@ class BatchPlan:
             PlanError: a size is below one pixel.
         """
         matrix = np.asarray(matrix, np.float64).take(self.slot, 0)
-        moved = (matrix != np.eye(2, 3)).any((1, 2))
-        warp = geometry.compose(matrix, self.matrix)
-        reach = geometry.map_boxes(warp, np.concatenate([self.crop[:, :2], self.crop[:, :2] + self.crop[:, 2:]], 1))
-        reach = reach.clip(-CLIP_LIMIT, CLIP_LIMIT)
-        corner = np.floor(reach[:, :2])
-        bounds = np.concatenate([corner, np.ceil(reach[:, 2:]) - corner], 1).astype(np.int32)
-        if self.warp is None and moved.any():
-            self.warp = np.full(warp.shape, np.nan, np.float32)
-        if self.warp is not None:
-            np.copyto(self.warp, warp, where=moved[:, None, None])
-        np.copyto(self.clip, bounds, where=moved[:, None])
-        self.flip &= ~moved
+        upright = (matrix[:, [0, 1], [1, 0]] == 0).all(1) & (matrix[:, [0, 1], [0, 1]] > 0).all(1) & self.is_aligned
+        if not upright.all():
+            self._turn(matrix, ~upright)
+        if upright.any():
+            self._scale(matrix, upright)
+            self._drop_hidden()
         self.crop_to(np.concatenate([np.zeros_like(size), size], 1))
 
     def recolor(self, color: NDArray[np.float32]) -> None:
@@ -294,7 +290,7 @@ class BatchPlan:
         inner = np.concatenate([np.maximum(former[:, :2], limits[:, :2]), np.minimum(former[:, 2:], limits[:, 2:])], 1)
         self.centers = np.where(slots.take(self.slot)[:, None], inner, former)
 
-    def cover(self, slot: NDArray[np.int32], box: NDArray[np.int32], rgb: NDArray[np.float32]) -> None:
+    def cover(self, slot: NDArray[np.integer[Any]], box: NDArray[np.int32], rgb: NDArray[np.number[Any]]) -> None:
         """Draw S filled rectangles over images.
 
         Args:
@@ -310,24 +306,30 @@ class BatchPlan:
         self._append(more)
         self._keep(np.argsort(self.slot, kind="stable"))
 
-    def extend(
-        self, index: NDArray[np.int64], source: NDArray[np.int32], batch: NDArray[np.int32] | None = None
-    ) -> None:
-        """Add S slots, each of which shows a whole source at its own size.
+    def underlay(self, slots: NDArray[np.integer[Any]], rgb: NDArray[np.floating[Any]]) -> None:
+        """Fill what the images of S slots do not cover.
 
         Args:
-            index: (S) records in the cache.
-            source: (S, 2) width, height in pixels.
-            batch: (S) the number of the batch of each slot. Default: 0.
+            slots: (S) the slots.
+            rgb: (3), or (S, 3) color in levels of 0 to 255. Without this edit, the padding's color is used.
         """
-        more = BatchPlan.of(index, source)
-        more.slot += np.int32(len(self.size))
+        more = self._whole(FILL, slots)
+        more.color[:, :, 3] = rgb
         self._append(more)
-        for name in ("size", "offset"):
-            setattr(self, name, np.concatenate([getattr(self, name), getattr(more, name)]))
+        order = np.arange(len(self.index))
+        order[-len(slots) or len(order) :] -= len(order)
+        self._keep(np.lexsort((order, self.slot)))
+
+    def join(self, other: BatchPlan) -> None:
+        """Add the slots of another plan, with their rows, after those of this one. `compose` then arranges them."""
+        added = replace(other, slot=other.slot + np.int32(len(self.size)))
+        self._append(added)
         if self.batch is not None:
-            added = np.zeros(len(index), np.int32) if batch is None else np.asarray(batch, np.int32)
-            self.batch = np.concatenate([self.batch, added])
+            batch = np.zeros(len(other.size), np.int32) if other.batch is None else other.batch
+            self.batch = np.concatenate([self.batch, batch])
+        for name in ("size", "offset"):
+            setattr(self, name, np.concatenate([getattr(self, name), getattr(other, name)]))
+        self._merge_rules(other)
 
     def compose(
         self,
@@ -386,9 +388,7 @@ class BatchPlan:
         self._keep(np.argsort(self.slot, kind="stable"))
         self.size = self.size.copy()
         self.size[slots] = part.size
-        self.min_visible = max(self.min_visible, part.min_visible)
-        self.min_size = max(self.min_size, part.min_size)
-        self.max_aspect = min(self.max_aspect, part.max_aspect)
+        self._merge_rules(part)
 
     def place(
         self, canvas: tuple[int, int] | NDArray[np.int32], offset: NDArray[np.int32], fill: NDArray[np.uint8]
@@ -461,6 +461,31 @@ class BatchPlan:
         """Map canvas boxes (M, 4) of rows `row` (M) back to their sources: the inverse of `map_boxes`."""
         return geometry.unmap_boxes(self.matrix.take(row, 0), boxes)
 
+    def _scale(self, matrix: NDArray[np.float64], rows: NDArray[np.bool_]) -> None:
+        """Map `rows`, a mask, which are aligned, by matrices that scale and move."""
+        for axis in (0, 1):
+            scale, shift = matrix[:, axis, axis], matrix[:, axis, 2]
+            start, length = self.clip[:, axis], self.clip[:, axis + 2]
+            near, far = start * scale + shift, (start + length) * scale + shift
+            first, last = (np.rint(edge).clip(-CLIP_LIMIT, CLIP_LIMIT) for edge in (near, far))
+            step = self.crop[:, axis + 2] / (far - near)  # source pixels per new pixel
+            lead = np.where(self.flip, far - last, first - near) if axis == 0 else first - near
+            np.add(self.crop[:, axis], lead * step, out=self.crop[:, axis], where=rows, casting="same_kind")
+            np.copyto(self.crop[:, axis + 2], (last - first) * step, where=rows, casting="same_kind")
+            np.copyto(start, first, where=rows, casting="unsafe")
+            np.copyto(length, last - first, where=rows, casting="unsafe")
+
+    def _turn(self, matrix: NDArray[np.float64], rows: NDArray[np.bool_]) -> None:
+        """Map `rows`, a mask, by any matrices."""
+        warp = geometry.compose(matrix, self.matrix)
+        reach = geometry.map_boxes(warp, np.concatenate([self.crop[:, :2], self.crop[:, :2] + self.crop[:, 2:]], 1))
+        reach = reach.clip(-CLIP_LIMIT, CLIP_LIMIT)
+        corner = np.floor(reach[:, :2])
+        bounds = np.concatenate([corner, np.ceil(reach[:, 2:]) - corner], 1).astype(np.int32)
+        self.warp = np.where(rows[:, None, None], warp, self._column("warp"))
+        np.copyto(self.clip, bounds, where=rows[:, None])
+        self.flip &= ~rows
+
     def _whole(self, kind: int, slots: NDArray[np.integer[Any]]) -> BatchPlan:
         """Rows (S) without a record, each over the whole of one of the `slots`."""
         more = BatchPlan.of(np.full(len(slots), kind), self.size.take(slots, 0))
@@ -509,6 +534,11 @@ class BatchPlan:
             self.table = self.table.copy()
             self.table[self.table >= 0] = number
             self.tables = self.tables[used]
+
+    def _merge_rules(self, other: BatchPlan) -> None:
+        self.min_visible = max(self.min_visible, other.min_visible)
+        self.min_size = max(self.min_size, other.min_size)
+        self.max_aspect = min(self.max_aspect, other.max_aspect)
 
     def _move(self, by: NDArray[np.int32]) -> None:
         """Move the rows of each slot by (B, 2) x, y pixels."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,12 +38,14 @@ class ImageIndex:
         size: (n, 2) width, height in pixels.
         box_offsets: record i of the cache has the boxes box_offsets[i] to box_offsets[i + 1]. None: no boxes are known.
         source_boxes: x0, y0, x1, y1 of all boxes of the cache in pixels of the stored images.
+        means: (records, 3) mean RGB of each record of the cache. None: they are unknown.
     """
 
     index: NDArray[np.int64]
     size: NDArray[np.int32]
     box_offsets: NDArray[np.int64] | None = None
     source_boxes: NDArray[np.float32] | None = None
+    means: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -53,9 +56,22 @@ class ImageIndex:
         ratio: NDArray[np.float64] = self.size[:, 0] / self.size[:, 1]
         return ratio
 
+    @cached_property
+    def with_boxes(self) -> NDArray[np.int64]:
+        """Positions of the images that have boxes; none if boxes are not known."""
+        if self.box_offsets is None:
+            return np.empty(0, np.int64)
+        return np.flatnonzero(self.box_offsets[self.index + 1] > self.box_offsets[self.index])
+
     def plan(self, positions: NDArray[np.int64]) -> BatchPlan:
         """Return a plan of the images at `positions` (B) of this index, each whole and at its own size."""
         return BatchPlan.of(self.index.take(positions), self.size.take(positions, 0))
+
+    def mean(self, plan: BatchPlan) -> NDArray[np.float32] | None:
+        """Return the mean RGB (N, 3) of the whole source of each row, 0 for rows without one; None if unknown."""
+        if self.means is None:
+            return None
+        return np.where((plan.index >= 0)[:, None], self.means.take(plan.index, 0, mode="clip"), np.float32(0))
 
     def boxes(self, plan: BatchPlan) -> PlannedBoxes:
         """Return the boxes that a plan shows at this point. Boxes that are not visible are left out.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fastload import Cache, FastLoader, Mosaic, RandomFlip, ScaleJitterCrop, _core
+from fastload import Cache, FastLoader, RandomFlip, ScaleJitterCrop, Transform, _core
 from fastload.cache.format.index import build_index
 from fastload.cache.format.layout import Encoding
 from fastload.cache.format.manifest import Manifest, describe_arrays
@@ -19,6 +19,8 @@ from fastload.cache.write.fitting import scale_columns
 from fastload.cache.write.ingest import encode, make_entry
 from fastload.cache.write.resize import Reduction
 from fastload.cache.write.writer import CacheWriter, Part
+from fastload.plan.batch_plan import BatchPlan
+from fastload.plan.image_index import ImageIndex
 from fastload.sources.base import Category
 
 DATA = Path(__file__).parent
@@ -57,9 +59,31 @@ def main() -> None:
     GOLDEN.with_suffix(".json").write_text(json.dumps(known) + "\n")
 
 
+class Quarters(Transform):
+    """Each image and three random ones around a random point, each scaled to fit into the whole square."""
+
+    spans_batches = True
+
+    def __init__(self, size: int) -> None:
+        self._size = np.array([size, size], np.int32)
+
+    def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
+        count = len(plan.size)
+        plan.join(images.plan(rng.integers(len(images), size=3 * count)))
+        scale = (self._size / plan.size).min(1)
+        plan.resize(np.maximum(np.floor(plan.size * scale[:, None] + 0.5), 1).astype(np.int32))
+        into = np.tile(np.arange(count, dtype=np.int32), 4)
+        point = np.rint(self._size * rng.uniform(0.25, 0.75, (count, 2))).astype(np.int32)[into]
+        quadrant = np.repeat([[0, 0], [1, 0], [0, 1], [1, 1]], count, 0) == 1
+        shown = np.minimum(plan.size, np.where(quadrant, self._size - point, point))
+        plan.crop_to(np.concatenate([np.where(quadrant, 0, plan.size - shown), shown], 1))
+        plan.compose(into, np.where(quadrant, point, point - shown), np.tile(self._size, (count, 1)))
+        plan.min_visible = 0.1
+
+
 def batches() -> list[dict[str, Any]]:
     """What a loader makes of the cache: checksums of images, and annotations, of each batch of three recipes."""
-    recipes: list[list[Any]] = [[], [ScaleJitterCrop(40), RandomFlip()], [Mosaic(48)]]
+    recipes: list[list[Any]] = [[], [ScaleJitterCrop(40), RandomFlip()], [Quarters(48)]]
     names = ("boxes", "labels", "crowd", "area", "image_id", "offset", "flip", "size", "original_size")
     return [
         {"images": f"{_core.xxh64(images.permute(0, 2, 3, 1).numpy().reshape(-1)):016x}"}

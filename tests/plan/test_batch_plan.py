@@ -107,7 +107,7 @@ def test_a_row_outside_the_window_is_dropped_and_its_slot_stays():
 def test_merge_assembles_slots_in_order():
     """Merged slots keep their size at the given corners, and rows are sorted by the new slots."""
     plan = plan_of([(10, 10), (20, 20)])
-    plan.extend(np.array([7, 8]), np.array([[5, 6], [7, 8]], np.int32))
+    plan.join(BatchPlan.of(np.array([7, 8]), np.array([[5, 6], [7, 8]], np.int32)))
     corner = np.array([[0, 0], [0, 0], [10, 0], [20, 0]], np.int32)
     plan.compose(np.array([0, 1, 0, 1]), corner, np.array([[30, 30], [40, 40]]))
     assert plan.index.tolist() == [0, 7, 1, 8] and plan.slot.tolist() == [0, 0, 1, 1]

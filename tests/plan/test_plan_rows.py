@@ -75,7 +75,7 @@ def test_a_blended_slot_becomes_a_layer_with_a_ground():
     assert plan.clip[1].tolist() == [2, 1, 6, 8]
     assert plan.color[1, :, 3].tolist() == [9, 8, 7]
     assert plan.batch.tolist() == [3, 4]
-    plan.extend(np.array([5]), np.array([[4, 4]], np.int32))
+    plan.join(BatchPlan.of(np.array([5]), np.array([[4, 4]], np.int32)))
     plan.compose(np.array([0, 1, 0]), np.zeros((3, 2), int), plan.size[:2], alpha=np.array([1, 1, 0.5]))
     assert plan.layer.tolist() == [0, 1, 1, 2, 2, 3, 3, 0]
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fastload import ColorJitter, Mosaic, RandomFlip, Resize, ScaleJitterCrop, ShortestEdge, Transform
 from fastload.errors import ArgumentError
-from fastload.plan.batch_plan import BatchPlan
+from fastload.plan.batch_plan import FILL, BatchPlan
 from fastload.plan.image_index import ImageIndex
 
 RECORDS = ImageIndex(np.arange(50) + 1000, np.tile(np.array([[640, 480], [300, 500]], np.int32), (25, 1)))
@@ -83,25 +83,26 @@ def test_scale_jitter_crop_stays_within_its_size_and_covers_its_range():
 
 @pytest.mark.parametrize("size", [256, (200, 300)])
 def test_mosaic_shows_four_images_around_a_point(size):
-    """Four rows a slot, the asked-for one among them, meeting at a point, none overlapping, none beyond the image."""
-    height, width = (size, size) if isinstance(size, int) else size
+    """Four images over a ground, the asked-for one first, meeting at a point, none overlapping, none beyond the edge."""
+    height, width = (2 * size, 2 * size) if isinstance(size, int) else (2 * size[0], 2 * size[1])
     plan = planned(Mosaic(size), 6)
-    assert (plan.size == (width, height)).all() and np.bincount(plan.slot).tolist() == [4] * 6
-    assert plan.index[::4].tolist() == list(range(6)) and (plan.index[1::4] >= 1000).all()
+    assert (plan.size == (width, height)).all() and np.bincount(plan.slot).tolist() == [5] * 6
+    assert (plan.index[::5] == FILL).all() and (plan.clip[::5] == (0, 0, width, height)).all()
+    assert plan.index[1::5].tolist() == list(range(6)) and (plan.index[2::5] >= 1000).all()
     for slot in range(6):
         covered = np.zeros((height, width), int)
-        for x, y, w, h in plan.clip[plan.slot == slot]:
+        for x, y, w, h in plan.clip[5 * slot + 1 : 5 * slot + 5]:
             covered[y : y + h, x : x + w] += 1
             assert x >= 0 and y >= 0 and x + w <= width and y + h <= height
         assert covered.max() == 1
-        upper_left, lower_right = plan.clip[slot * 4], plan.clip[slot * 4 + 3]
+        upper_left, lower_right = plan.clip[slot * 5 + 1], plan.clip[slot * 5 + 4]
         assert (upper_left[:2] + upper_left[2:] == lower_right[:2]).all()
         assert (np.abs(lower_right[:2] / (width, height) - 0.5) <= 0.26).all()
 
 
 def test_mosaic_follows_other_edits():
     """Flip and crop of a mosaic move its parts together."""
-    plan = planned(Mosaic(128), 3)
+    plan = planned(Mosaic(64), 3)
     mirrored = copy.deepcopy(plan)
     mirrored.flip_horizontally(np.ones(3, bool))
     assert (mirrored.clip[:, 0] == 128 - plan.clip[:, 0] - plan.clip[:, 2]).all() and mirrored.flip.all()
@@ -157,7 +158,7 @@ def test_no_jitter_is_the_identity():
         lambda: ScaleJitterCrop(512, (2.0, 0.1)),
         lambda: ColorJitter(hue=0.6),
         lambda: ColorJitter(brightness=-1),
-        lambda: Mosaic(2),
+        lambda: Mosaic(0),
     ],
 )
 def test_wrong_settings_are_refused(make):

@@ -1,14 +1,80 @@
 """Transforms: they change the geometry and color of images in a batch's plan. No pixel is read here.
 
 **Boxes** follow the same rules under all transforms. A box moves with its image and is clipped to the visible part of
-the image. A clipped box is dropped if less than `min_visible` of its area is left, or if the rest is narrower or lower
-than one canvas pixel. A box that is not clipped is never dropped, however small. Crowd boxes follow the same rules and
-remain crowds. If several transforms have a `min_visible`, the largest applies.
+the image; a turned box becomes the smallest upright box around it. A clipped box is dropped if less than `min_visible`
+of its area is left, or if the rest is narrower or lower than one canvas pixel. A box that is not clipped is never
+dropped, however small, unless a transform has a `min_size`. Crowd boxes follow the same rules and remain crowds. If
+several transforms have a `min_visible`, the largest applies.
 """
 
-from fastload.plan.transforms.color import ColorJitter
-from fastload.plan.transforms.geometric import RandomFlip, Resize, ScaleJitterCrop, ShortestEdge
-from fastload.plan.transforms.mix import Mosaic
+from fastload.plan.transforms.affine import (
+    MosaicAffine,
+    RandomAffine,
+    RandomFlip,
+    RandomPerspective,
+    RandomRotate90,
+    RandomScaleTranslate,
+    RandomVerticalFlip,
+)
+from fastload.plan.transforms.choose import During, OneOf, RandomApply
+from fastload.plan.transforms.color import (
+    ChannelPermutation,
+    ColorJitter,
+    Grayscale,
+    RandomHSV,
+    RandomPhotometricDistort,
+)
+from fastload.plan.transforms.crop import (
+    CenterCrop,
+    RandomIoUCrop,
+    RandomResizedCrop,
+    RandomSizeCrop,
+    RandomZoomOut,
+    ScaleJitterCrop,
+)
+from fastload.plan.transforms.mix import BatchMixUp, CutMix, MixUp, Mosaic, RandomErasing
+from fastload.plan.transforms.rand_augment import AutoContrast, Equalize, Posterize, RandAugment, Solarize
+from fastload.plan.transforms.resize import LetterBox, LongestEdge, RandomResize, Resize, ShortestEdge
+from fastload.plan.transforms.rules import SanitizeBoxes
 from fastload.plan.transforms.transform import Transform
 
-__all__ = ["ColorJitter", "Mosaic", "RandomFlip", "Resize", "ScaleJitterCrop", "ShortestEdge", "Transform"]
+__all__ = [
+    "AutoContrast",
+    "BatchMixUp",
+    "CenterCrop",
+    "ChannelPermutation",
+    "ColorJitter",
+    "CutMix",
+    "During",
+    "Equalize",
+    "Grayscale",
+    "LetterBox",
+    "LongestEdge",
+    "MixUp",
+    "Mosaic",
+    "MosaicAffine",
+    "OneOf",
+    "Posterize",
+    "RandAugment",
+    "RandomAffine",
+    "RandomApply",
+    "RandomErasing",
+    "RandomFlip",
+    "RandomHSV",
+    "RandomIoUCrop",
+    "RandomPerspective",
+    "RandomPhotometricDistort",
+    "RandomResize",
+    "RandomResizedCrop",
+    "RandomRotate90",
+    "RandomScaleTranslate",
+    "RandomSizeCrop",
+    "RandomVerticalFlip",
+    "RandomZoomOut",
+    "Resize",
+    "SanitizeBoxes",
+    "ScaleJitterCrop",
+    "ShortestEdge",
+    "Solarize",
+    "Transform",
+]

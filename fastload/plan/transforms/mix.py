@@ -1,57 +1,312 @@
-"""Transforms that combine several images into one."""
+"""Transforms that combine several images into one, or cover parts of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastload.errors import ArgumentError
 from fastload.plan.batch_plan import BatchPlan
 from fastload.plan.image_index import ImageIndex
-from fastload.plan.transforms.transform import Transform, scaled, width_height
+from fastload.plan.transforms.crop import part_of_area
+from fastload.plan.transforms.transform import (
+    Fill,
+    Transform,
+    check_probability,
+    check_range,
+    each_batch,
+    fill_color,
+    fitting,
+    scale_exactly,
+    underlay,
+    width_height,
+)
+
+QUADRANTS = np.array([[0, 0], [1, 0], [0, 1], [1, 1]], np.bool_)  # right, lower: of a mosaic's images in their order
 
 
 @dataclass
 class Mosaic(Transform):
     """Arrange each image and three random ones around a random point (Bochkovskiy et al., "YOLOv4", 2020).
 
-    The point is uniform in the middle half of each axis, rounded to pixels. The three images are uniform over all
-    images of the loader, with replacement. All four are scaled to the largest size within `size` that keeps their
-    aspect ratio, and placed with one corner on the point: the original image at the upper left, the others at the upper
-    right, lower left and lower right. Each is cropped to its quadrant. Uncovered parts have the collator's `fill`.
+    This is YOLOX's mosaic, which others share. The result is twice as wide and high as `size`. The point is uniform in
+    the middle half of each axis, in whole pixels. The three images are uniform over all images of the loader, with
+    replacement. All four are scaled to the largest size within `size` that keeps their aspect ratio, and placed with
+    one corner on the point: the original image at the upper left, the others at the upper right, lower left and lower
+    right. What lies beyond the edges is cut off. Then a transform usually cuts the mosaic to `size`: `MosaicAffine`,
+    `RandomPerspective` or `RandomAffine` and `CenterCrop`.
 
     Put it first in `transforms`: transforms before it do not apply to the three images. `Targets.to_original` does not
     support mosaics, since they have several sources.
 
     Args:
-        size: (height, width) of the result in pixels, or the edge of a square; at least 4.
+        size: (height, width) of each image in pixels, or the edge of a square.
+        fill: the color of parts without an image. Default: 114. None: that of the collator.
         min_visible: drop a clipped box with less than this share of its area left, 0 to 1; see
-            `fastload.plan.transforms`. Default: 0.1.
+            `fastload.plan.transforms`. Default: 0.
+        p: the probability. Other images stay as they are. Default: 1.
 
     Raises:
-        ArgumentError: `size` is not one or two whole numbers of at least 4.
+        ArgumentError: an argument is out of range.
     """
 
     spans_batches = True
 
     size: int | tuple[int, int]
-    min_visible: float = 0.1
+    fill: Fill = 114
+    min_visible: float = 0.0
+    p: float = 1.0
 
     def __post_init__(self) -> None:
         self._extent = width_height(self.size, self)
-        if self._extent.min() < 4:
-            raise ArgumentError(f"Mosaic needs a size of at least 4 pixels, not {self.size}")
+        check_probability(self.p, self)
+        if self.fill is not None:
+            fill_color(self.fill)
 
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
         count = len(plan.size)
-        others = rng.integers(len(images), size=3 * count)
-        plan.extend(images.index[others], images.size[others])
-        plan.resize(scaled(plan.size, (self._extent / plan.size).min(1)))
-        into = np.tile(np.arange(count, dtype=np.int32), 4)
-        point = np.rint(self._extent * rng.uniform(0.25, 0.75, (count, 2))).astype(np.int32)[into]
-        quadrant = np.repeat([[0, 0], [1, 0], [0, 1], [1, 1]], count, 0) == 1  # (4 B, 2) right, lower
-        shown = np.minimum(plan.size, np.where(quadrant, self._extent - point, point))
+        point = np.trunc(self._extent * rng.uniform(0.5, 1.5, (count, 2))).astype(np.int32)
+        others = rng.integers(len(images), size=(count, 3))
+        chosen = np.flatnonzero(rng.random(count) < self.p)
+        part = plan.take(chosen) if len(chosen) < count else plan
+        if len(chosen):
+            self.arrange(part, images, others[chosen], point[chosen])
+        if part is not plan:
+            plan.put(chosen, part)
+
+    def arrange(self, plan: BatchPlan, images: ImageIndex, others: NDArray[np.int64], point: NDArray[np.int32]) -> None:
+        """Arrange each image and the images at positions `others` (B, 3) around `point` (B, 2)."""
+        count = len(plan.size)
+        plan.join(images.plan(others.T.reshape(-1)))
+        scale_exactly(plan, fitting(plan, self._extent))
+        into, quadrant = np.tile(np.arange(count, dtype=np.int32), 4), QUADRANTS.repeat(count, 0)
+        point = point[into]
+        shown = np.minimum(plan.size, np.where(quadrant, 2 * self._extent - point, point))
         plan.crop_to(np.concatenate([np.where(quadrant, 0, plan.size - shown), shown], 1))
-        plan.compose(into, np.where(quadrant, point, point - shown), np.tile(self._extent, (count, 1)))
+        plan.compose(into, np.where(quadrant, point, point - shown), np.tile(2 * self._extent, (count, 1)))
+        underlay(plan, np.arange(count), self.fill)
         plan.min_visible = max(plan.min_visible, self.min_visible)
+
+
+@dataclass
+class MixUp(Transform):
+    """Blend each image with a random one that is scaled, mirrored and cropped at random: the MixUp of YOLOX.
+
+    The other image is uniform over all images of the loader that have boxes. It is scaled to the largest size within
+    that of the image, padded to it with 114, scaled by a factor that is uniform in `scale`, mirrored with probability
+    0.5, padded with black if it is then smaller, and cropped at a random place if it is larger. Both are blended with
+    opacity 0.5, and the boxes of both are kept. The two images count the same, so boxes have no weights.
+
+    Args:
+        scale: the smallest and the largest factor. Default: 0.5 to 1.5.
+        p: the probability. Images without boxes stay as they are, as in YOLOX. Default: 1.
+        fill: the first padding. Default: 114.
+
+    Raises:
+        ArgumentError: an argument is out of range.
+    """
+
+    spans_batches = True
+
+    scale: tuple[float, float] = (0.5, 1.5)
+    p: float = 1.0
+    fill: Fill = 114
+
+    def __post_init__(self) -> None:
+        check_range("scale", self.scale, 1e-3, self)
+        check_probability(self.p, self)
+        fill_color(self.fill)
+
+    def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
+        count = len(plan.size)
+        has_boxes = np.bincount(images.boxes(plan).slot, minlength=count) > 0
+        chosen = np.flatnonzero((rng.random(count) < self.p) & has_boxes)
+        others = rng.choice(images.with_boxes, len(chosen)) if len(images.with_boxes) else np.empty(0, np.int64)
+        jitter, flip = rng.uniform(*self.scale, len(chosen)), rng.random(len(chosen)) < 0.5
+        place = rng.random((len(chosen), 2))
+        if len(others):
+            self.mix(plan, images, chosen, others, jitter, flip, place)
+
+    def mix(
+        self,
+        plan: BatchPlan,
+        images: ImageIndex,
+        slots: NDArray[np.int64],
+        others: NDArray[np.int64],
+        jitter: NDArray[np.float64],
+        flip: NDArray[np.bool_],
+        place: NDArray[np.float64],
+    ) -> None:
+        """Blend the `slots` (S) with the images at positions `others` (S).
+
+        Args:
+            plan: the plan.
+            images: all images.
+            slots: (S) the slots.
+            others: (S) positions of images.
+            jitter: (S) factors by which these are scaled.
+            flip: (S) whether they are mirrored.
+            place: (S, 2) where they are cropped, as a share of the whole-pixel positions in x and y.
+        """
+        target, count = plan.size[slots], len(plan.size)
+        other = images.plan(others)
+        scale_exactly(other, (target / other.size).min(1))
+        other.crop_to(np.concatenate([np.zeros_like(target), target], 1))
+        underlay(other, np.arange(len(slots)), self.fill)
+        scale_exactly(other, jitter)
+        other.flip_horizontally(flip)
+        corner = np.floor(place * np.maximum(other.size - target, 0)).astype(np.int32)
+        other.crop_to(np.concatenate([corner, target], 1))
+        plan.join(other)
+        into = np.concatenate([np.arange(count), slots])
+        alpha = np.concatenate([np.ones(count), np.full(len(slots), 0.5)])
+        plan.compose(into, np.zeros((len(into), 2), np.int32), plan.size[:count], alpha)
+
+
+@dataclass
+class BatchMixUp(Transform):
+    """Blend each image with the one before it in its batch (Zhang et al., "mixup", 2018), as DEIM does.
+
+    Images must have the same size, so scale them before. The share of the image itself is uniform in `share`, one
+    number for a batch, and that of the other image is the rest. Boxes of both are kept. `Targets` has the shares as the
+    column `mix_weight`, by which to multiply the loss of a box.
+
+    Args:
+        share: the smallest and the largest share. Default: 0.45 to 0.55.
+        p: the probability, for whole batches. Default: 0.5.
+
+    Raises:
+        ArgumentError: an argument is out of range.
+    """
+
+    spans_batches = True
+
+    share: tuple[float, float] = (0.45, 0.55)
+    p: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_range("share", self.share, 0, self)
+        check_probability(self.p, self)
+        if self.share[1] > 1:
+            raise ArgumentError(f"BatchMixUp needs shares of at most 1, not {self.share}")
+
+    def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
+        share = each_batch(plan, lambda batches: rng.uniform(*self.share, batches))
+        mixed = each_batch(plan, rng.random) < self.p
+        self.mix(plan, np.where(mixed, share, 1))
+
+    def mix(self, plan: BatchPlan, share: NDArray[np.float64]) -> None:
+        """Blend each image, of which `share` (B) stays, with the one before it in its batch."""
+        count = len(plan.size)
+        batch = np.zeros(count, np.int32) if plan.batch is None else plan.batch
+        first, last = batch.searchsorted(batch), batch.searchsorted(batch, "right") - 1
+        before = np.arange(count) - 1
+        before[first == before + 1] = last[first == before + 1]
+        mixed = np.flatnonzero((share < 1) & (first < last))
+        if not len(mixed):
+            return
+        if (plan.size[mixed] != plan.size[before[mixed]]).any():
+            raise ArgumentError("BatchMixUp needs images of one size: put Resize or LetterBox before it")
+        other = plan.take(before[mixed])
+        weight = np.ones(count)
+        weight[mixed] = share[mixed]
+        plan.weigh(weight)
+        other.weigh(1 - share[mixed])
+        plan.join(other)
+        alpha = np.concatenate([np.ones(count), 1 - share[mixed]])
+        into = np.concatenate([np.arange(count), mixed])
+        plan.compose(into, np.zeros((len(into), 2), np.int32), plan.size[:count], alpha)
+
+
+@dataclass
+class CutMix(Transform):
+    """Cover a random rectangle of each image by the same part of a random other one (Yun et al., "CutMix", 2019).
+
+    The other image is uniform over all images of the loader, and is scaled to the size of the image, without keeping
+    its aspect ratio. The rectangle has a share 1 - l of the area and the aspect ratio of the image, where l is drawn
+    from Beta(alpha, alpha); its center is uniform, and what lies beyond the image is cut off. Boxes of both images are
+    kept as far as they are visible in their own image: one that is hidden by the rectangle is not dropped.
+
+    Args:
+        alpha: the parameter of the distribution. Default: 1, uniform.
+        min_visible: drop a box of the other image with less than this share of its area left, 0 to 1. Default: 0.1.
+        p: the probability. Default: 0.5.
+
+    Raises:
+        ArgumentError: an argument is out of range.
+    """
+
+    spans_batches = True
+
+    alpha: float = 1.0
+    min_visible: float = 0.1
+    p: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_probability(self.p, self)
+        if not 0 < self.alpha < np.inf:
+            raise ArgumentError(f"CutMix needs an alpha above 0, not {self.alpha}")
+
+    def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
+        count = len(plan.size)
+        side = np.sqrt(1 - rng.beta(self.alpha, self.alpha, count))
+        half = np.trunc(plan.size * side[:, None] / 2)
+        center = np.floor(rng.random((count, 2)) * plan.size)
+        low, high = np.maximum(center - half, 0), np.minimum(center + half, plan.size)
+        chosen = np.flatnonzero((rng.random(count) < self.p) & (high > low).all(1))
+        other = images.plan(rng.integers(len(images), size=count)[chosen])
+        if not len(chosen):
+            return
+        corner, extent = low[chosen].astype(np.int32), (high - low)[chosen].astype(np.int32)
+        other.resize(plan.size[chosen])
+        other.crop_to(np.concatenate([corner, extent], 1))
+        other.min_visible = self.min_visible
+        plan.join(other)
+        corners = np.concatenate([np.zeros((count, 2), np.int32), corner])
+        plan.compose(np.concatenate([np.arange(count), chosen]), corners, plan.size[:count])
+
+
+@dataclass
+class RandomErasing(Transform):
+    """Cover a random rectangle of each image with a color, as torchvision's `RandomErasing` (Zhong et al., 2020).
+
+    The area and the ratio of the sides are drawn as in `RandomResizedCrop`, from other ranges. Boxes are not
+    dropped.
+
+    Args:
+        p: the probability. Default: 0.5.
+        scale: the smallest and the largest share of the area. Default: 0.02 to 0.33.
+        ratio: the smallest and the largest ratio of height to width. Default: 0.3 to 3.3.
+        value: the color, gray or (red, green, blue), or "random" for a color drawn for each rectangle; torchvision's
+            "random" draws each pixel. Default: 0.
+
+    Raises:
+        ArgumentError: an argument is out of range.
+    """
+
+    spans_batches = True
+
+    p: float = 0.5
+    scale: tuple[float, float] = (0.02, 0.33)
+    ratio: tuple[float, float] = (0.3, 3.3)
+    value: int | tuple[int, int, int] | Literal["random"] = 0
+
+    def __post_init__(self) -> None:
+        check_probability(self.p, self)
+        check_range("scale", self.scale, 0, self)
+        check_range("ratio", self.ratio, 1e-6, self)
+        self._color = fill_color(0 if self.value == "random" else self.value)
+
+    def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
+        high_to_wide = 1 / self.ratio[1], 1 / self.ratio[0]
+        part, fitted = part_of_area(plan.size, self.scale, high_to_wide, rng)
+        color = (
+            rng.integers(256, size=(len(part), 3)) if self.value == "random" else np.tile(self._color, (len(part), 1))
+        )
+        fitted &= (part[:, 2:] < plan.size).all(1)
+        chosen = np.flatnonzero((rng.random(len(part)) < self.p) & fitted)
+        if len(chosen):
+            plan.cover(chosen, part[chosen], color[chosen])

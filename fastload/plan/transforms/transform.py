@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from fastload.errors import ArgumentError
 from fastload.plan.batch_plan import BatchPlan
 from fastload.plan.image_index import ImageIndex
+
+Fill = int | tuple[int, int, int] | None  # gray or RGB, 0 to 255; None: the padding's color, which the collator has
 
 
 class Transform:
@@ -19,8 +24,8 @@ class Transform:
             def __call__(self, plan, rng, images):
                 plan.resize((plan.size + 1) // 2)
 
-    Set `spans_batches = True` if the transform treats each image independently. If all transforms of a loader do so,
-    they are called once for several batches, which is faster.
+    Set `spans_batches = True` if the transform treats each image independently, or batches by `plan.batch`. If all
+    transforms of a loader do so, they are called once for several batches, which is faster.
     """
 
     spans_batches = False
@@ -29,11 +34,11 @@ class Transform:
         """Edit a plan in place.
 
         Args:
-            plan: a plan of B images. `plan.size` (B, 2) is their current width and height in pixels. Its edits are
-                `resize`, `crop_to`, `flip_horizontally`, `transform`, `recolor`, `fade`, `cover`, `extend` and
-                `compose`.
+            plan: a plan of B images. `plan.size` (B, 2) is their current width and height in pixels, `plan.batch` (B)
+                the number of each one's batch, and `plan.epoch` the number of the epoch. See `BatchPlan` for its edits.
             rng: the source of all random numbers, seeded by (seed, epoch, step) so that runs are reproducible.
-            images: all images of the loader, for transforms that add others.
+            images: all images of the loader, for transforms that add others. `images.boxes(plan)` are the boxes that
+                the plan shows.
         """
         raise NotImplementedError(f"{type(self).__name__} does not override __call__(plan, rng, images)")
 
@@ -50,6 +55,63 @@ def width_height(size: int | tuple[int, int], user: Transform) -> NDArray[np.int
     return pair[::-1].astype(np.int32)
 
 
+def check_probability(p: float, user: Transform) -> None:
+    """Raise ArgumentError unless `p` is from 0 to 1."""
+    if not 0 <= p <= 1:
+        raise ArgumentError(f"{type(user).__name__} needs a probability from 0 to 1, not {p}")
+
+
+def check_range(name: str, low_high: tuple[float, float], least: float, user: Transform) -> None:
+    """Raise ArgumentError unless `low_high` is ascending and both are finite and at least `least`."""
+    low, high = low_high
+    if not (np.isfinite([low, high]).all() and least <= low <= high):
+        raise ArgumentError(
+            f"{type(user).__name__} needs {name} (low, high), ascending and at least {least}, not {low_high}"
+        )
+
+
+def fill_color(fill: Fill) -> NDArray[np.float32]:
+    """Return RGB (3) of a fill that is not None.
+
+    Raises:
+        ArgumentError: it is not one value or three from 0 to 255.
+    """
+    values = np.asarray(fill, np.float32)
+    if values.shape not in ((), (3,)) or not ((values >= 0) & (values <= 255)).all():
+        raise ArgumentError(f"fill must be one value or three (red, green, blue) from 0 to 255, not {fill!r}")
+    return np.broadcast_to(values, 3)
+
+
+def underlay(plan: BatchPlan, slots: NDArray[np.integer[Any]], fill: Fill) -> None:
+    """Fill what the images of `slots` do not cover, unless `fill` is None."""
+    if fill is not None and len(slots):
+        plan.underlay(slots, fill_color(fill))
+
+
 def scaled(size: NDArray[np.int32], scale: NDArray[np.float64]) -> NDArray[np.int32]:
     """Return `size` (B, 2) times `scale` (B), rounded half up, and at least 1."""
     return np.maximum(np.floor(size * scale[:, None] + 0.5), 1).astype(np.int32)
+
+
+def scale_exactly(plan: BatchPlan, scale: NDArray[np.float64]) -> None:
+    """Scale images by `scale` (B). Their sizes are rounded down, to at least 1; boxes are scaled by exactly `scale`.
+
+    Published loaders that resize by OpenCV do so: the size is rounded, but boxes are multiplied by the scale.
+    """
+    matrix = np.zeros((len(scale), 2, 3))
+    matrix[:, [0, 1], [0, 1]] = scale[:, None]
+    plan.transform(matrix, np.maximum(np.floor(plan.size * scale[:, None] + 1e-9), 1).astype(np.int32))
+
+
+def fitting(plan: BatchPlan, extent: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Return the scales (B) at which images are as large as possible within `extent`, (width, height)."""
+    scale: NDArray[np.float64] = (extent / plan.size).min(1)
+    return scale
+
+
+def each_batch(plan: BatchPlan, draw: Callable[[int], NDArray[Any]]) -> NDArray[Any]:
+    """Return `draw(n)` (n, ...), which has a value for each of the plan's n batches, for each of its slots (B, ...)."""
+    if plan.batch is None:
+        return draw(1).repeat(len(plan.size), 0)
+    numbers, batch = np.unique(plan.batch, return_inverse=True)
+    return draw(len(numbers))[batch]

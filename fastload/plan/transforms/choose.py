@@ -1,0 +1,123 @@
+"""Transforms that decide which images, and in which epochs, other transforms apply to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastload.errors import ArgumentError
+from fastload.plan.batch_plan import BatchPlan
+from fastload.plan.image_index import ImageIndex
+from fastload.plan.transforms.transform import Transform, check_probability, each_batch
+
+Transforms = Transform | Sequence[Transform]
+
+
+def as_list(transforms: Transforms) -> list[Transform]:
+    """Return one or several transforms as a list."""
+    return [transforms] if isinstance(transforms, Transform) else list(transforms)
+
+
+@dataclass
+class RandomApply(Transform):
+    """Apply transforms to each image with probability `p`, as torchvision's `RandomApply`.
+
+    Args:
+        transforms: one or several, applied together, in order.
+        p: the probability. Default: 0.5.
+        per_batch: decide for whole batches instead of images.
+
+    Raises:
+        ArgumentError: `p` is not within 0 to 1.
+    """
+
+    transforms: Transforms
+    p: float = 0.5
+    per_batch: bool = False
+
+    def __post_init__(self) -> None:
+        check_probability(self.p, self)
+        self._all = as_list(self.transforms)
+        self.spans_batches = all(each.spans_batches for each in self._all)
+
+    def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
+        draws = each_batch(plan, rng.random) if self.per_batch else rng.random(len(plan.size))
+        apply(self._all, draws < self.p, plan, rng, images)
+
+
+@dataclass
+class OneOf(Transform):
+    """Apply one of several choices to each image, as torchvision's `RandomChoice`.
+
+    Args:
+        choices: each is one or several transforms, or an empty list for none.
+        p: the probability of each choice; they are divided by their sum. Default: all the same.
+
+    Raises:
+        ArgumentError: there are no choices, or `p` does not have a probability for each.
+    """
+
+    choices: Sequence[Transforms]
+    p: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        self._choices = [as_list(choice) for choice in self.choices]
+        weights = np.ones(len(self._choices)) if self.p is None else np.asarray(self.p, np.float64)
+        if not len(weights) or weights.shape != (len(self._choices),) or not (weights >= 0).all() or not weights.sum():
+            raise ArgumentError(f"OneOf needs a probability for each of its {len(self._choices)} choices, not {self.p}")
+        self._p = weights / weights.sum()
+        self.spans_batches = all(each.spans_batches for choice in self._choices for each in choice)
+
+    def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
+        chosen = rng.choice(len(self._choices), len(plan.size), p=self._p)
+        for k, choice in enumerate(self._choices):
+            apply(choice, chosen == k, plan, rng, images)
+
+
+@dataclass
+class During(Transform):
+    """Apply transforms in some epochs only: policies in stages, or a last phase without augmentation.
+
+    Args:
+        transforms: one or several.
+        start: the first epoch, counted from 0. Default: 0.
+        end: the epoch after the last one. Default: none.
+    """
+
+    transforms: Transforms
+    start: int = 0
+    end: int | None = None
+
+    def __post_init__(self) -> None:
+        self._all = as_list(self.transforms)
+        self.spans_batches = all(each.spans_batches for each in self._all)
+
+    def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
+        if self.start <= plan.epoch and (self.end is None or plan.epoch < self.end):
+            for transform in self._all:
+                transform(plan, rng, images)
+
+
+def apply(
+    transforms: Sequence[Transform],
+    chosen: NDArray[np.bool_],
+    plan: BatchPlan,
+    rng: np.random.Generator,
+    images: ImageIndex,
+) -> None:
+    """Apply `transforms` to the slots that are `chosen`, a mask (B)."""
+    if not transforms or not chosen.any():
+        return
+    if chosen.all():
+        part: BatchPlan = plan
+    else:
+        slots: NDArray[np.integer[Any]] = np.flatnonzero(chosen)
+        part = plan.take(slots)
+    for transform in transforms:
+        transform(part, rng, images)
+    if part is not plan:
+        plan.put(slots, part)
