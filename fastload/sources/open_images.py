@@ -64,7 +64,7 @@ def _source(root: Path, path: Path, split: str) -> ListedSource:
     order = np.argsort(positions, kind="stable")
     offsets = np.searchsorted(positions[order], np.arange(len(listed) + 1))
     boxes, labels = np.array(sides).reshape(-1, 4)[order], np.array(label)[order]
-    values = np.array(flagged, np.bool_).reshape(-1, len(flags))[order]
+    values = np.array(flagged, np.bool_).reshape(len(image), len(flags))[order]
 
     def sample(i: int) -> Sample:
         own = slice(offsets[i], offsets[i + 1])

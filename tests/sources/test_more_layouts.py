@@ -139,6 +139,15 @@ def test_open_images(tmp_path, boxes, names, images):
     assert reasons == ["1 images of the file are not in its folder", "1 images have no boxes in the file"]
 
 
+def test_open_images_without_flags(tmp_path):
+    """A file may have none of the columns IsGroupOf, IsOccluded and IsTruncated."""
+    write(tmp_path / "val" / "a.jpg")
+    write(tmp_path / "val-annotations-bbox.csv", "ImageID,LabelName,XMin,XMax,YMin,YMax\na,/m/0,0,1,0,1\n")
+    write(tmp_path / "class-descriptions-boxable.csv", "/m/0,Tortoise\n")
+    cache = built(tmp_path, "open-images")["val"]
+    assert cache.boxes.tolist() == [[0, 0, 64, 48]] and not cache.columns.keys() & {"occluded", "truncated"}
+
+
 def test_open_images_that_cannot_be_read(tmp_path):
     """Missing class names, a missing image folder and a broken row each say what to do."""
     write(tmp_path / "val-annotations-bbox.csv", HEADER + "a,1\n")
