@@ -16,7 +16,8 @@ from fastload.cache.write.build import BuildOptions, build_cache
 from fastload.cache.write.reencode import ReencodeOptions, transcode_cache
 from fastload.cache.write.resize import Reduction
 from fastload.sources.base import SKIPPED, Dataset, Extras
-from fastload.sources.detect import Format, coco_dataset, find_datasets
+from fastload.sources.detect import Format, find_datasets
+from fastload.sources.pairs import paired_dataset
 from fastload.tools.progress import show_progress
 from fastload.tools.tables import console, print_table
 
@@ -53,8 +54,14 @@ def build_cache_command(
         typer.Option(help="Output folder, or a file X.lmdb for a single split. Default: DATASET/fastload."),
     ] = None,
     split: Annotated[list[str] | None, typer.Option(help="Build only this split; repeatable.")] = None,
-    annotations: Annotated[Path | None, typer.Option(help="COCO annotation file; requires --images.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Image folder of --annotations.")] = None,
+    annotations: Annotated[
+        Path | None, typer.Option(metavar="FILE|DIR", help="Annotations of any format, instead of DATASET.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Image folder of --annotations.")] = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Class names of --annotations, one a line (YOLO: or its YAML file)."),
+    ] = None,
     format: Annotated[Format | None, typer.Option(help="Dataset format (detected by default).")] = None,
     encoding: Annotated[
         EncodingName,
@@ -78,14 +85,14 @@ def build_cache_command(
         typer.Option("--exif-rotate", help="Apply EXIF rotation, for boxes annotated on rotated images."),
     ] = False,
 ) -> None:
-    """Build a cache for each split of a dataset (COCO, Pascal VOC, YOLO, or a folder of images).
+    """Build a cache for each split of a dataset, or of --annotations with --images.
 
     Run it again to resume an interrupted build. Converted and skipped images are listed in X.problems.jsonl.
     """
     reduction = _reduction(short, max_size, quality, subsampling)
     options = BuildOptions(Encoding[encoding.name], reduction, exif_rotate, workers, overwrite, strict)
     extras = Extras(column or [], masks, keypoints)
-    datasets = _chosen_datasets(dataset, annotations, images, format, split or [], extras)
+    datasets = _chosen_datasets(dataset, annotations, images, classes, format, split or [], extras)
     for each, path in zip(datasets, _cache_paths(datasets, out), strict=True):
         if each.missing:
             console.print(f"[yellow]{each.split} is skipped:[/] {escape(each.missing)}", soft_wrap=True)
@@ -126,16 +133,17 @@ def _chosen_datasets(
     root: Path | None,
     annotations: Path | None,
     images: Path | None,
+    classes: Path | None,
     format: Format | None,
     splits: list[str],
     extras: Extras,
 ) -> list[Dataset]:
-    if (annotations is None) != (images is None):
-        raise typer.BadParameter("--annotations and --images must be given together")
-    if annotations is not None and images is not None:
-        if root is not None or splits or format not in (None, Format.COCO):
-            raise typer.BadParameter("--annotations replaces DATASET, --split and --format: give one or the other")
-        return [coco_dataset(annotations, images, *extras)]
+    if annotations is not None or images is not None:
+        if root is not None or splits:
+            raise typer.BadParameter("--annotations and --images replace DATASET and --split: give one or the other")
+        return [paired_dataset(annotations, images, format, classes, *extras)]
+    if classes is not None:
+        raise typer.BadParameter("--classes needs --annotations or --images")
     if root is None:
         raise typer.BadParameter("give DATASET, or --annotations with --images")
     return find_datasets(root, format, splits, *extras)

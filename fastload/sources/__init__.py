@@ -7,6 +7,7 @@ from fastload.sources.coco import CocoSource
 from fastload.sources.detect import find_datasets
 from fastload.sources.files import digest_of, number_categories
 from fastload.sources.folder import FolderSource
+from fastload.sources.pairs import paired_dataset
 from fastload.sources.voc import VocSource
 from fastload.sources.yolo import YoloSource
 
@@ -23,4 +24,5 @@ __all__ = [
     "digest_of",
     "find_datasets",
     "number_categories",
+    "paired_dataset",
 ]

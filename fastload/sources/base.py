@@ -152,3 +152,19 @@ class Extras(NamedTuple):
     columns: Sequence[str] = ()
     masks: bool = False
     keypoints: bool = False
+
+
+class Pair(NamedTuple):
+    """Annotations and images that are given apart, as the function `pair` of each format takes them.
+
+    Args:
+        annotations: the file or folder of annotations; the image folder if there is none.
+        images: the image folder; the file or folder of annotations if that holds the images.
+        classes: a file of class names.
+        extras: what to read besides boxes.
+    """
+
+    annotations: Path
+    images: Path
+    classes: Path | None = None
+    extras: Extras = Extras()

@@ -10,11 +10,12 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-from fastload.sources.base import Dataset, Extras
+from fastload.sources.base import Dataset, Extras, Pair
 from fastload.sources.coco import CocoSource, file_name
 from fastload.sources.files import CACHE_FOLDER, images_below
+from fastload.sources.listed import split_beside
 
-SIGNS = "annotations/instances_*.json, or a JSON file with `images` and `categories`"
+SIGNS = "*.json or annotations/*.json with `images` and `categories`"
 MANY = 64  # files or folders: of a folder that has more, none is searched
 HEAD = 1 << 20  # bytes at either end of a file that are looked at
 _NAME = re.compile(r'"(file_name|coco_url)"\s*:\s*("(?:[^"\\]|\\.)*")')
@@ -59,6 +60,12 @@ def find(root: Path, extras: Extras) -> list[Dataset]:
         missing = f"{path} has no image folder: looked for {searched}. Use --annotations with --images."
         datasets.append(Dataset(name, root, partial(CocoSource, path, candidates[0], *extras), missing))
     return datasets
+
+
+def pair(given: Pair) -> Dataset:
+    """Return the dataset of one COCO file and one image folder."""
+    load = partial(CocoSource, given.annotations, given.images, *given.extras)
+    return split_beside(given.annotations, load, given.annotations.stem.removeprefix("instances_"))
 
 
 def _split(path: Path, root: Path, files: int) -> str:

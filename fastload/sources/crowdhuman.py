@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fastload.errors import SourceError
-from fastload.sources.base import Category, Dataset, Sample, box_columns
+from fastload.sources.base import Category, Dataset, Pair, Sample, box_columns
 from fastload.sources.files import digest_of, images_below, inside, read_bytes
-from fastload.sources.listed import ListedSource, first_folder, split_of
+from fastload.sources.listed import ListedSource, first_folder, split_beside, split_of
 
+PREFIX = "annotation_"
 PERSON = Category(1, "person")
 
 
@@ -19,18 +21,27 @@ def find(root: Path) -> list[Dataset]:
     """Return a split for each .odgt file in `root` or its `annotations` folder."""
     files = [*sorted(root.glob("*.odgt")), *sorted(root.glob("annotations/*.odgt"))]
     return [
-        split_of(root, split, partial(_source, root, path, split))
+        split_of(root, split, partial(_source, path, [root / name for name in _image_folders(split)]))
         for path in files
-        for split in [path.stem.removeprefix("annotation_")]
+        for split in [path.stem.removeprefix(PREFIX)]
     ]
 
 
-def _source(root: Path, path: Path, split: str) -> ListedSource:
+def pair(given: Pair) -> Dataset:
+    """Return the dataset of one .odgt file and one image folder."""
+    load = partial(_source, given.annotations, [given.images])
+    return split_beside(given.annotations, load, given.annotations.stem.removeprefix(PREFIX))
+
+
+def _image_folders(split: str) -> tuple[str, ...]:
+    return (split, f"CrowdHuman_{split}/Images", f"CrowdHuman_{split}", "Images", "images", f"images/{split}")
+
+
+def _source(path: Path, folders: Sequence[Path]) -> ListedSource:
     """Full-body boxes. Ignored persons and regions without single persons (`mask`) are crowds."""
     content = read_bytes(path)
     lines = [line for line in content.decode("utf-8-sig", "surrogateescape").split("\n") if line.strip()]
-    names = (split, f"CrowdHuman_{split}/Images", f"CrowdHuman_{split}", "Images", "images", f"images/{split}")
-    folder = first_folder([root / name for name in names], path)
+    folder = first_folder(folders, path)
     files = {file.stem: file for file in images_below(folder)}
     images = [_parsed(path, number, line) for number, line in enumerate(lines, 1)]
     first, total = [], 1

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from collections import Counter
 from collections.abc import Callable, Sequence
 from enum import Enum
 from functools import partial
 from pathlib import Path
 
 from fastload.errors import SourceError
-from fastload.sources import classes, coco_layouts, crowdhuman, open_images, webdataset
+from fastload.sources import classes, coco_layouts, crowdhuman, folder, open_images, webdataset
+from fastload.sources.advice import describe, for_file, for_folder
 from fastload.sources.base import Dataset, Extras
-from fastload.sources.coco import CocoSource
-from fastload.sources.files import CACHE_FOLDER, images_below
-from fastload.sources.folder import FolderSource
+from fastload.sources.files import CACHE_FOLDER
 from fastload.sources.voc import VocSource, voc_folders, voc_splits
 from fastload.sources.yolo import YoloSource, yolo_splits
 from fastload.sources.yolo_layout import looks_like_yolo
@@ -62,26 +59,18 @@ def find_datasets(
     Raises:
         SourceError: the folder holds no dataset, datasets of several formats, or not the requested splits or columns.
     """
-    root = Path(root)
+    root, extras = Path(root), Extras(columns, masks, keypoints)
     if root.is_file() and format in (None, Format.YOLO) and looks_like_yolo(root):
         format = Format.YOLO
     elif not root.is_dir():
-        advice = " For a single annotation file, use --annotations with --images." if root.is_file() else ""
-        raise SourceError(f"{root} is not a folder: name the folder of a dataset.{advice}")
-    format = detect_format(root) if format is None else _format(format)
-    if columns and format in _WITHOUT_FIELDS:
-        raise SourceError(
-            f"{root} is a {format.value} dataset, which cannot have extra columns ({', '.join(columns)}): request none."
-        )
-    if (masks or keypoints) and format not in _WITH_SHAPES:
-        wanted_shapes = " and ".join(name for name, on in (("masks", masks), ("keypoints", keypoints)) if on)
-        raise SourceError(
-            f"{root} is a {format.value} dataset: {wanted_shapes} are read from COCO and YOLO datasets only."
-        )
-    found = _FINDERS[format](root, Extras(columns, masks, keypoints))
+        raise SourceError(for_file(root))
+    format = detect_format(root) if format is None else format_named(format)
+    check_extras(format, root, extras)
+    found = _FINDERS[format](root, extras)
     if not found:
         raise SourceError(
-            f"no {format.value} dataset found in {root}: looked for {_SIGNS[format]}. Choose another folder or format."
+            f"no dataset of the format {format.value} in {root}, which holds {describe(root)}: looked for "
+            f"{_SIGNS[format]}. Choose another folder or format, or use --annotations with --images."
         )
     if unknown := set(splits) - {dataset.split for dataset in found}:
         names = ", ".join(dataset.split for dataset in found)
@@ -93,36 +82,25 @@ def find_datasets(
     return wanted
 
 
-def _format(name: Format | str) -> Format:
+def check_extras(format: Format, where: Path, extras: Extras) -> None:
+    """Raise a SourceError if datasets of a format have not what is requested of the one at `where`."""
+    if extras.columns and format in _WITHOUT_FIELDS:
+        names = ", ".join(extras.columns)
+        raise SourceError(
+            f"{where} is a {format.value} dataset, which cannot have extra columns ({names}): request none."
+        )
+    shapes = " and ".join(name for name in ("masks", "keypoints") if getattr(extras, name))
+    if shapes and format not in _WITH_SHAPES:
+        raise SourceError(f"{where} is a {format.value} dataset: {shapes} are read from COCO and YOLO datasets only.")
+
+
+def format_named(name: Format | str) -> Format:
+    """Return the format of a name. SourceError if there is none."""
     try:
         return Format(name)
     except ValueError:
         names = ", ".join(format.value for format in Format)
         raise SourceError(f"unknown dataset format {name!r}: use one of {names}.") from None
-
-
-def coco_dataset(
-    annotations: Path, images: Path, columns: Sequence[str] = (), masks: bool = False, keypoints: bool = False
-) -> Dataset:
-    """Return the dataset of one COCO annotation file and one image folder.
-
-    Args:
-        annotations: the annotation file.
-        images: the image folder.
-        columns: extra columns to read (see `Request`).
-        masks: whether to read the polygons and masks of objects.
-        keypoints: whether to read the keypoints of objects.
-
-    Raises:
-        SourceError: the file or the folder does not exist.
-    """
-    for kind, path, exists in (("file", annotations, annotations.is_file()), ("folder", images, images.is_dir())):
-        if not exists:
-            raise SourceError(f"there is no {kind} {path}: check --annotations and --images.")
-    split = annotations.stem.removeprefix("instances_")
-    home = annotations.parent.parent if annotations.parent.name == "annotations" else annotations.parent
-    load = partial(CocoSource, annotations, images, columns, masks, keypoints)
-    return Dataset(split, home / CACHE_FOLDER / f"{split}.lmdb", load)
 
 
 def detect_format(root: Path) -> Format:
@@ -139,25 +117,9 @@ def detect_format(root: Path) -> Format:
     if formats:
         names = " and ".join(format.value for format in formats)
         raise SourceError(f"{root} looks like {names}: choose one with --format.")
-    signs = ", ".join(f"{_SIGNS[format]} ({format.value})" for format in matches)
-    raise SourceError(f"no dataset found in {root}, which holds {_content(root)}: looked for {signs}. {_advice(root)}")
-
-
-def _content(root: Path) -> str:
-    """Describe what is in a folder: its first subfolders, and the number of files by suffix."""
-    entries = sorted(root.iterdir())
-    folders = [f"{entry.name}{os.sep}" for entry in entries if entry.is_dir()]
-    files = Counter(entry.suffix or "other" for entry in entries if not entry.is_dir())
-    counts = [f"{count:,} {suffix} file{'s' * (count > 1)}" for suffix, count in files.most_common(3)]
-    return ", ".join([*folders[:5], *(["..."] if len(folders) > 5 else []), *counts]) or "nothing"
-
-
-def _advice(root: Path) -> str:
-    if not images_below(root):
-        return "It holds no images either: check the path."
-    return (
-        "Use --annotations with --images for a COCO file, --format folder for images without boxes, or in Python "
-        "fastload.build_cache(samples, path, classes=names) for anything else."
+    signs = ", ".join(f"{sign} ({format.value})" for format, sign in _SIGNS.items() if format is not Format.FOLDER)
+    raise SourceError(
+        f"no dataset found in {root}, which holds {describe(root)}: looked for {signs}. {for_folder(root)}"
     )
 
 
@@ -192,13 +154,6 @@ def _find_yolo(root: Path, extras: Extras) -> list[Dataset]:
     ]
 
 
-def _find_folder(root: Path, extras: Extras) -> list[Dataset]:
-    if not images_below(root):
-        return []
-    name = root.resolve().name
-    return [Dataset(name, root / CACHE_FOLDER / f"{name}.lmdb", partial(FolderSource, root))]
-
-
 def _without_extras(find: Callable[[Path], list[Dataset]], root: Path, extras: Extras) -> list[Dataset]:
     return find(root)
 
@@ -215,7 +170,7 @@ _FINDERS: dict[Format, Callable[[Path, Extras], list[Dataset]]] = {
     Format.COCO: coco_layouts.find,
     Format.VOC: _find_voc,
     Format.YOLO: _find_yolo,
-    Format.FOLDER: _find_folder,
+    Format.FOLDER: partial(_without_extras, folder.find),
     **{format: partial(_without_extras, find) for format, find in _OTHERS.items()},
 }
 _WITHOUT_FIELDS = {Format.YOLO, Format.FOLDER, *_OTHERS}
@@ -223,12 +178,12 @@ _WITH_SHAPES = {Format.COCO, Format.YOLO}  # YOLO's are always read
 # The files that identify each format, for messages.
 _SIGNS = {
     Format.COCO: coco_layouts.SIGNS,
-    Format.VOC: "Annotations/*.xml",
-    Format.YOLO: "images/ with labels/",
+    Format.VOC: "*.xml in Annotations/ or beside the images",
+    Format.YOLO: "images/ with labels/ and data.yaml or classes.txt",
     Format.FOLDER: "image files",
     Format.OPEN_IMAGES: "*-annotations-bbox.csv",
     Format.CROWDHUMAN: "annotation_*.odgt",
     Format.WEBDATASET: "*.tar",
-    Format.CSV: "a CSV file with the columns path and label",
-    Format.CLASSES: "SPLIT/CLASS/*.jpg or CLASS/*.jpg without annotation files",
+    Format.CSV: "*.csv with path,label",
+    Format.CLASSES: "images in CLASS/ or SPLIT/CLASS/ without annotation files",
 }

@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from fastload.annotations import Column
-from fastload.sources.base import Category, Problem, Sample, box_columns
+from fastload.errors import SourceError
+from fastload.sources.base import Category, Dataset, Pair, Problem, Sample, box_columns
 from fastload.sources.files import digest_of, images_below, number_images
+from fastload.sources.listed import split_of
+
+
+def find(root: Path) -> list[Dataset]:
+    """Return the images in a folder as one split."""
+    name = root.resolve().name
+    return [split_of(root, name, partial(FolderSource, root))] if images_below(root) else []
+
+
+def pair(given: Pair) -> Dataset:
+    """Return the images in a folder as one split."""
+    found = find(given.images)
+    if not found:
+        raise SourceError(f"{given.images} holds no images: check the path.")
+    return found[0]
 
 
 class FolderSource:

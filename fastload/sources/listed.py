@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,9 @@ from fastload.annotations import Column
 from fastload.errors import SourceError
 from fastload.sources.base import Category, Dataset, Problem, Sample, Source
 from fastload.sources.files import CACHE_FOLDER
+
+# Folders of annotations that are not named after a split.
+GROUPS = {"annotations", "annotation", "annots", "labels", "xmls", "xml"}
 
 
 @dataclass(eq=False)
@@ -79,3 +83,18 @@ def first_folder(candidates: Sequence[Path], where: Path) -> Path:
 def split_of(root: Path, name: str, load: Callable[[], Source]) -> Dataset:
     """Return a split of the dataset in `root`, with the default path of its cache."""
     return Dataset(name, root / CACHE_FOLDER / f"{name}.lmdb", load)
+
+
+def split_beside(annotations: Path, load: Callable[[], Source], name: str | None = None) -> Dataset:
+    """Return the split of annotations that are given without a dataset's folder.
+
+    Its cache is beside the annotations, or in X for `X/annotations/FILE` and `X/labels/train`. Its name is `name`, by
+    default that of the file or the folder: `X/labels/train` is `train`, and `X/labels` is `X`.
+    """
+    path = Path(os.path.abspath(annotations))
+    home = path.parent
+    if not path.is_dir():
+        return split_of(home.parent if home.name == "annotations" else home, name or path.stem, load)
+    if path.name.lower() in GROUPS:
+        return split_of(home, home.name or "all", load)
+    return split_of(home.parent if home.name.lower() in GROUPS else home, path.name, load)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -11,9 +12,9 @@ import numpy as np
 
 from fastload.annotations import Column
 from fastload.errors import SourceError
-from fastload.sources.base import SKIPPED, Dataset, Problem, Sample
+from fastload.sources.base import SKIPPED, Dataset, Pair, Problem, Sample
 from fastload.sources.files import digest_of, images_below, number_categories
-from fastload.sources.listed import ListedSource, first_folder, header_of, read_rows, split_of
+from fastload.sources.listed import ListedSource, first_folder, header_of, read_rows, split_beside, split_of
 
 _FIELDS = ("ImageID", "LabelName", "XMin", "YMin", "XMax", "YMax")
 _FLAGS = {"IsGroupOf": "crowd", "IsOccluded": "occluded", "IsTruncated": "truncated"}
@@ -23,8 +24,26 @@ _COLUMNS = (Column("occluded", "bool"), Column("truncated", "bool"))
 def find(root: Path) -> list[Dataset]:
     """Return a split for each CSV file with Open Images' header, in `root` or up to two folders below."""
     files = [path for depth in ("", "*/", "*/*/") for path in sorted(root.glob(f"{depth}*.csv"))]
-    boxes = [path for path in files if {*_FIELDS} <= {*header_of(path)}]
-    return [split_of(root, split, partial(_source, root, path, split)) for path in boxes for split in [_split(path)]]
+    boxes = [path for path in files if is_boxes(path)]
+    homes = [(path, _split(path), [root, path.parent]) for path in boxes]
+    return [
+        split_of(root, split, partial(_source, path, _image_folders(path, split, folders), folders))
+        for path, split, folders in homes
+    ]
+
+
+def pair(given: Pair) -> Dataset:
+    """Return the dataset of one CSV file of boxes and one image folder."""
+    path = given.annotations
+    if not is_boxes(path):
+        raise SourceError(f"{path} is no file of Open Images: its first line must have {', '.join(_FIELDS)}.")
+    load = partial(_source, path, [given.images], [path.parent, path.parent.parent], given.classes)
+    return split_beside(path, load, _split(path))
+
+
+def is_boxes(path: Path) -> bool:
+    """Return whether a CSV file has Open Images' header."""
+    return {*_FIELDS} <= {*header_of(path)}
 
 
 def _split(path: Path) -> str:
@@ -33,10 +52,15 @@ def _split(path: Path) -> str:
     return path.parent.parent.name if path.parent.name == "labels" else name
 
 
-def _source(root: Path, path: Path, split: str) -> ListedSource:
-    names = _class_names(root, path)
-    candidates = [home / name for home in (root, path.parent) for name in (split, f"images/{split}", "images")]
-    files = {file.stem: file for file in images_below(first_folder([path.parent.parent / "data", *candidates], path))}
+def _image_folders(path: Path, split: str, homes: Sequence[Path]) -> list[Path]:
+    folders = [home / name for home in homes for name in (split, f"images/{split}", "images")]
+    return [path.parent.parent / "data", *folders]
+
+
+def _source(path: Path, folders: Sequence[Path], homes: Sequence[Path], classes: Path | None = None) -> ListedSource:
+    """Read a file of boxes, with the images in the first of `folders`, and the class names in `classes` or `homes`."""
+    names = _class_names(path, [classes] if classes else _class_files(path, homes))
+    files = {file.stem: file for file in images_below(first_folder(folders, path))}
     rows = read_rows(path)
     header = next(rows)
     flags = [name for name in _FLAGS if name in header]
@@ -81,10 +105,19 @@ def _source(root: Path, path: Path, split: str) -> ListedSource:
     return ListedSource("open-images", str(path), digest, len(listed), sample, categories, columns, problems)
 
 
-def _class_names(root: Path, path: Path) -> dict[str, str]:
+def _class_files(path: Path, homes: Sequence[Path]) -> list[Path]:
+    folders = dict.fromkeys((*homes, path.parent.parent / "metadata", homes[0] / "metadata"))
+    names = ("*class-descriptions*.csv", "classes.csv")
+    return sorted(file for folder in folders for name in names for file in folder.glob(name))
+
+
+def _class_names(path: Path, files: Sequence[Path]) -> dict[str, str]:
     """Return the class names by their codes, such as /m/011k07."""
-    homes = dict.fromkeys((root, path.parent, path.parent.parent / "metadata", root / "metadata"))
-    files = [file for home in homes for name in ("*class-descriptions*.csv", "classes.csv") for file in home.glob(name)]
     if not files:
-        raise SourceError(f"{path} has no class names: put class-descriptions-boxable.csv beside it.")
-    return {row[0]: row[1] for row in read_rows(sorted(files)[0]) if len(row) > 1 and row[0].startswith("/")}
+        raise SourceError(
+            f"{path} has no class names: put class-descriptions-boxable.csv beside it, or give it by --classes."
+        )
+    names = {row[0]: row[1] for row in read_rows(files[0]) if len(row) > 1 and row[0].startswith("/")}
+    if not names:
+        raise SourceError(f"{files[0]} names no classes: its lines must be like /m/011k07,Tortoise.")
+    return names

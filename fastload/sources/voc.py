@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fastload.annotations import Column, Per
 from fastload.errors import SourceError
-from fastload.sources.base import Problem, Sample, box_columns
+from fastload.sources.base import Dataset, Pair, Problem, Sample, box_columns
 from fastload.sources.columns import Fields, Request, read_columns
 from fastload.sources.files import (
     CACHE_FOLDER,
@@ -30,6 +30,7 @@ from fastload.sources.files import (
     number_images,
     read_lines,
 )
+from fastload.sources.listed import split_beside
 
 OUTSIDE = "its name in the list points outside the image folder"
 FLAGS = ("difficult", "truncated", "occluded")
@@ -87,13 +88,24 @@ def voc_folders(root: Path) -> dict[str, Folders]:
     images = next((child for child in children if child.name.lower() in _IMAGE_FOLDERS), None)
     homes = (child for child in children if child.name.lower() in _ANNOTATION_FOLDERS)
     parts = (part for home in homes for part in _subfolders(home) if images and (images / part.name).is_dir())
-    return {part.name: Folders(part, images / part.name) for part in parts if images and _has_xml(part)}
+    return {part.name: Folders(part, images / part.name) for part in parts if images and has_xml(part)}
 
 
 def voc_splits(root: Path) -> list[str]:
     """Return the names of the splits: lists of images, except those of one class, or folders, or `all`."""
     folders = voc_folders(root)
     return sorted(_lists(root, folders)) or ([name for name in folders if name] or ["all"])
+
+
+def pair(given: Pair) -> Dataset:
+    """Return the dataset of one folder of XML files and one image folder."""
+    home = Folders(given.annotations, given.images)
+    if not has_xml(home.annotations):
+        raise SourceError(f"{home.annotations} holds no VOC annotations (*.xml): give the folder that holds them.")
+    names = read_lines(given.classes) if given.classes else ()
+    return split_beside(
+        home.annotations, partial(VocSource, home.annotations, "all", given.extras.columns, home, names)
+    )
 
 
 class VocSource:
@@ -108,6 +120,8 @@ class VocSource:
         root: the folder.
         split: the name of the split, one of `voc_splits(root)`.
         columns: extra fields of objects or images to keep, such as `pose` (see `Request`).
+        folders: the folders of XML files and images, of which `all` is the only split. Default: those found in `root`.
+        classes: the names of the classes, in order. Default: those of the objects, sorted.
 
     Raises:
         SourceError: the list cannot be read, there is no such split, or no such field.
@@ -115,17 +129,24 @@ class VocSource:
 
     format = "voc"
 
-    def __init__(self, root: Path, split: str, columns: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        root: Path,
+        split: str,
+        columns: Sequence[str] = (),
+        folders: Folders | None = None,
+        classes: Sequence[str] = (),
+    ) -> None:
         self.location = f"{root} ({split})"
-        folders = voc_folders(root)
-        lists = _lists(root, folders)
-        if split not in (lists or folders) and (split != "all" or "" not in folders):
+        pairs = {"": folders} if folders else voc_folders(root)
+        lists = {} if folders else _lists(root, pairs)
+        if split not in (lists or pairs) and (split != "all" or "" not in pairs):
             raise SourceError(f"{root} has no split {split}: choose from {', '.join(voc_splits(root))}.")
-        home = folders.get(split) or folders[""]
-        contents = {each: _read(each) for pair in folders.values() for each in _xml_files(pair.annotations)}
+        home = pairs.get(split) or pairs[""]
+        contents = {each: _read(each) for pair in pairs.values() for each in _xml_files(pair.annotations)}
         parsed = {path: _parse(content) for path, content in contents.items()}
         files = {path.stem: file for path, file in parsed.items() if path.parent == home.annotations}
-        names = sorted({each.name for file in parsed.values() for each in file.objects if each.name})
+        names = classes or sorted({each.name for file in parsed.values() for each in file.objects if each.name})
         self.categories = number_categories(names)
         self._category_id = {category.name: category.id for category in self.categories}
         images = _Images(home)
@@ -234,8 +255,8 @@ def _subfolders(folder: Path) -> list[Path]:
 def _pair(root: Path) -> Folders | None:
     """Return the one folder of XML files and the one folder of images in `root`, each of which may be `root`."""
     children = _subfolders(root)
-    annotations = _only([child for child in children if _has_xml(child)], _ANNOTATION_FOLDERS)
-    if annotations is None and not _has_xml(root):
+    annotations = _only([child for child in children if has_xml(child)], _ANNOTATION_FOLDERS)
+    if annotations is None and not has_xml(root):
         return None
     here = _has_image(root)
     others = [] if here and annotations is None else [each for each in children if each != annotations]
@@ -254,7 +275,7 @@ def _xml_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.[xX][mM][lL]") if not path.name.startswith("."))
 
 
-def _has_xml(folder: Path) -> bool:
+def has_xml(folder: Path) -> bool:
     """Return whether one of the first XML files in `folder` is an annotation."""
     for path in islice(folder.glob("*.[xX][mM][lL]"), 20):
         with suppress(OSError), open(path, "rb") as stream:

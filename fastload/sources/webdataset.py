@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tarfile
 from collections.abc import Sequence
 from functools import partial
@@ -10,9 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastload.errors import SourceError
-from fastload.sources.base import SKIPPED, Dataset, Problem
-from fastload.sources.files import IMAGE_SUFFIXES, read_bytes
-from fastload.sources.listed import split_of, subfolders
+from fastload.sources.base import SKIPPED, Dataset, Pair, Problem
+from fastload.sources.classes import SPLITS
+from fastload.sources.files import IMAGE_SUFFIXES, read_lines
+from fastload.sources.listed import split_beside, split_of, subfolders
 from fastload.sources.python import PythonSource
 
 KEYS = ("boxes", "labels", "iscrowd", "area", "keypoints", "polygons", "image_id", "annotation_id", "class_id")
@@ -20,9 +22,41 @@ _NAMES = ("classes.txt", "classnames.txt")
 
 
 def find(root: Path) -> list[Dataset]:
-    """Return a split for the tar files in `root` and in each of its subfolders."""
-    homes = [(home, sorted(home.glob("*.tar"))) for home in (root, *subfolders(root))]
-    return [split_of(root, home.resolve().name, partial(_source, root, home, tars)) for home, tars in homes if tars]
+    """Return a split for the tar files in `root` and in each of its subfolders.
+
+    If the names of the files in a folder name several splits, as `x-train-0.tar` and `x-val-0.tar` do, each is one.
+    """
+    found = []
+    for home in (root, *subfolders(root)):
+        shards, own = _shards_in(home), home.resolve().name
+        for split, tars in shards.items():
+            name = split if home == root else f"{own}-{split}"
+            name = name if split and len(shards) > 1 else own
+            found.append(split_of(root, name, partial(_source, home, tars, _class_files(home, root))))
+    return found
+
+
+def _shards_in(home: Path) -> dict[str, list[Path]]:
+    """Return the tar files in a folder by the split that their names have as one of their words, "" if none."""
+    shards: dict[str, list[Path]] = {}
+    for tar in sorted(home.glob("*.tar")):
+        words = re.split(r"[^a-z]+", tar.stem.lower())
+        shards.setdefault(next((word for word in words if word in SPLITS), ""), []).append(tar)
+    return shards
+
+
+def pair(given: Pair) -> Dataset:
+    """Return the dataset of one tar file, or of those in one folder."""
+    path = given.annotations
+    shards = list(_shards_in(path).values()) if path.is_dir() else [[path]]
+    if not shards:
+        raise SourceError(f"{path} holds no tar files (*.tar): give a tar file, or a folder of them.")
+    if len(shards) > 1:
+        raise SourceError(
+            f"{path} holds tar files of several splits: give it as DATASET, with --split for one of them."
+        )
+    load = partial(_source, path, shards[0], [given.classes] if given.classes else _class_files(path, path.parent))
+    return split_beside(path, load)
 
 
 class _Member(NamedTuple):
@@ -50,7 +84,12 @@ class _Shards(Sequence[dict[str, Any]]):
             return {"image": file.read(member.size), "name": member.name, **annotations}
 
 
-def _source(root: Path, home: Path, tars: Sequence[Path]) -> PythonSource:
+def _class_files(*homes: Path) -> list[Path]:
+    return [path for home in homes for name in _NAMES if (path := home / name).is_file()]
+
+
+def _source(home: Path, tars: Sequence[Path], named: Sequence[Path]) -> PythonSource:
+    """Read tar files, with the names of the classes in the first of the files `named`, if there are any."""
     members: list[tuple[_Member, dict[str, Any]]] = []
     problems: list[Problem] = []
     for tar in tars:
@@ -64,8 +103,7 @@ def _source(root: Path, home: Path, tars: Sequence[Path]) -> PythonSource:
             f"{tars[0]}: no image has a .cls member, or a .json member with `boxes` or `class_id`. Write "
             "build_cache(({'image': ..., 'boxes': ..., 'labels': ...} for ... in ...), 'X.lmdb', classes=[...])."
         )
-    named = [each / name for each in (home, root) for name in _NAMES if (each / name).is_file()]
-    names = [line for line in read_bytes(named[0]).decode("utf-8-sig").splitlines() if line.strip()] if named else None
+    names = read_lines(named[0], "replace") if named else None
     stamps = [(tar.name, tar.stat().st_size, tar.stat().st_mtime_ns) for tar in tars]
     source = PythonSource(_Shards(members), names or _classes_in(members), fingerprint=repr(stamps))
     source.location, source.problems = str(home), tuple(problems)

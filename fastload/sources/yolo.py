@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from numpy.typing import NDArray
 
 from fastload.annotations import POLYGONS, ROTATED, Column, keypoints_column
 from fastload.errors import SourceError
-from fastload.sources.base import SKIPPED, Problem, Sample
+from fastload.sources.base import SKIPPED, Dataset, Pair, Problem, Sample
 from fastload.sources.files import digest_of, number_categories, number_images
-from fastload.sources.yolo_layout import NAME_FILES, YoloLayout, label_paths, list_images, read_layout
+from fastload.sources.listed import split_beside
+from fastload.sources.yolo_layout import NAME_FILES, YoloLayout, list_images, pair_layout, read_layout
 
 LIMIT = 1e6  # of coordinates, which are fractions of the image's size
 
@@ -49,6 +51,13 @@ def yolo_splits(root: Path) -> dict[str, str | None]:
     return {split: layout.missing.get(split) for split in layout.splits}
 
 
+def pair(given: Pair) -> Dataset:
+    """Return the dataset of one folder of label files and one image folder."""
+    layout = pair_layout(given.annotations, given.images, given.classes)
+    layout.class_names()  # so that the error comes before a build begins
+    return split_beside(given.annotations, partial(YoloSource, given.images, "all", layout))
+
+
 class YoloSource:
     """One split of a YOLO dataset.
 
@@ -61,6 +70,7 @@ class YoloSource:
     Args:
         root: the folder, or its YAML file.
         split: the name of the split, one of `yolo_splits(root)`.
+        layout: where the files are. Default: as read from `root`.
 
     Raises:
         SourceError: the YAML file or a list file cannot be read or is invalid, or there are no class names.
@@ -68,8 +78,8 @@ class YoloSource:
 
     format = "yolo"
 
-    def __init__(self, root: Path, split: str) -> None:
-        layout = read_layout(root)
+    def __init__(self, root: Path, split: str, layout: YoloLayout | None = None) -> None:
+        layout = layout or read_layout(root)
         if split in layout.missing:
             raise SourceError(layout.missing[split])
         images = list_images(layout, split)
@@ -78,12 +88,19 @@ class YoloSource:
         self.files, self._reasons = list(images.reasons), dict(images.reasons)
         self.names = [_name_in(images.base, path) for path in self.files]
         self.image_ids = number_images(self.files)
-        contents, used = self._read_contents()
+        contents, used = self._read_contents(layout)
+        if layout.labels and self.files and not used:
+            where = layout.label_paths(self.files[0])[0]
+            raise SourceError(f"no image of {root} has a label file: the first would be {where}. Check both folders.")
         labels = [_parse(content) for content in contents]
         self._keypoints = _keypoint_shape(layout)
         self.flip_idx = self._flipped(layout)
         self._kind = self._find_kind(layout, split, labels)
-        self.problems = (*images.problems, *self._problems(labels, used), *_orphans(images.folders, used))
+        self.problems = (
+            *images.problems,
+            *self._problems(layout, labels, used),
+            *_orphans(layout, images.folders, used),
+        )
         self._rows = [[row for row in each.rows if self._fits(len(row))] for each in labels]
         self.columns = self._declared()
         names = "\n".join([*(category.name for category in self.categories), *self.names])
@@ -102,11 +119,13 @@ class YoloSource:
             first_id += len(rows)
             yield Sample(self.image_ids[i], self.names[i], self.files[i], columns, skip_reason=reason, relative=True)
 
-    def _read_contents(self) -> tuple[list[bytes], set[Path]]:
+    def _read_contents(self, layout: YoloLayout) -> tuple[list[bytes], set[Path]]:
         """Read the label file of each image that is not skipped, and return the contents and paths of the files."""
         contents, used = [], set()
         for image, reason in self._reasons.items():
-            content, path, self._reasons[image] = (b"", None, reason) if reason else _read_label(image)
+            content, path, self._reasons[image] = (
+                (b"", None, reason) if reason else _read_label(layout.label_paths(image))
+            )
             contents.append(content)
             used |= {path} if path else set()
         return contents, used
@@ -120,7 +139,7 @@ class YoloSource:
             return Kind.SHAPES
         for other in layout.splits.keys() - layout.missing.keys() - {split}:  # so that all splits are read alike
             images = [image for image, reason in list_images(layout, other).reasons.items() if not reason]
-            if not all(_all_corners(_parse(_read_label(image)[0])) for image in images):
+            if not all(_all_corners(_parse(_read_label(layout.label_paths(image))[0])) for image in images):
                 return Kind.SHAPES
         return Kind.ROTATED
 
@@ -150,7 +169,7 @@ class YoloSource:
             return length == 9
         return length == 5 or (length >= 7 and length % 2 == 1)
 
-    def _problems(self, labels: list[Labels], used: set[Path]) -> Iterator[Problem]:
+    def _problems(self, layout: YoloLayout, labels: list[Labels], used: set[Path]) -> Iterator[Problem]:
         for i, each in enumerate(labels):
             bad = [
                 (line, f"{len(row) - 1} numbers follow the class, which are not {self._kind.value}")
@@ -160,7 +179,7 @@ class YoloSource:
             for line, reason in sorted(each.bad + bad):
                 yield Problem(self.image_ids[i], self.names[i], "box dropped", f"line {line} of its labels: {reason}")
         if self.files and not used:
-            where = label_paths(self.files[0])[0]
+            where = layout.label_paths(self.files[0])[0]
             yield Problem(-1, self.location, "no labels", f"no image has a label file: the first would be {where}")
 
     def _columns_of(self, rows: list[NDArray[np.float64]]) -> dict[str, Any]:
@@ -210,9 +229,9 @@ def _all_corners(labels: Labels) -> bool:
     return all(len(row) == 9 for row in labels.rows)
 
 
-def _read_label(image: Path) -> tuple[bytes, Path | None, str | None]:
+def _read_label(candidates: list[Path]) -> tuple[bytes, Path | None, str | None]:
     """Return the content and the path of an image's label file, and why the image must be skipped."""
-    for path in label_paths(image):
+    for path in candidates:
         try:
             return path.read_bytes(), path, None
         except (FileNotFoundError, NotADirectoryError):
@@ -238,10 +257,10 @@ def _keypoint_shape(layout: YoloLayout) -> tuple[int, int] | None:
     return k, d
 
 
-def _orphans(folders: list[Path], used: set[Path]) -> Iterator[Problem]:
+def _orphans(layout: YoloLayout, folders: list[Path], used: set[Path]) -> Iterator[Problem]:
     """Yield a problem for each label file of an image folder that belongs to no image."""
     for folder in folders:
-        labels = label_paths(folder / "x.jpg")[0].parent
+        labels = layout.label_paths(folder / "x.jpg")[0].parent
         for path in sorted(labels.rglob("*.txt")) if labels != folder else ():
             if path not in used and path.name not in NAME_FILES:
                 yield Problem(-1, path.relative_to(labels).as_posix(), SKIPPED, f"there is no image for {path}")

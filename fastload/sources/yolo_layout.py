@@ -15,6 +15,7 @@ from fastload.sources.base import Problem
 from fastload.sources.files import IMAGE_SUFFIXES, images_below, is_below, read_bytes, read_lines
 
 NAME_FILES = ("classes.txt", "obj.names", "names.txt")
+_SETTINGS_FILES = ("data.yaml", "data.yml", "dataset.yaml", "obj.data")
 SPLITS = ("train", "val", "valid", "test")
 OUTSIDE = "its path in the list points outside the dataset's folder"
 FOUND = "found elsewhere"  # the kind of problem of a path that is not where the dataset says
@@ -34,6 +35,7 @@ class YoloLayout:
         splits: the image folders, list files and images of each split.
         missing: why a stated split cannot be read, by its name.
         problems: the paths of a split that were found elsewhere.
+        labels: the folder of label files, if it is given. Default: see `label_paths`.
     """
 
     folder: Path
@@ -43,6 +45,14 @@ class YoloLayout:
     splits: Mapping[str, list[Path]]
     missing: Mapping[str, str]
     problems: Mapping[str, list[Problem]]
+    labels: Path | None = None
+
+    def label_paths(self, image: Path) -> list[Path]:
+        """Return where the labels of an image may be, the likeliest first."""
+        if self.labels is None:
+            return label_paths(image)
+        ((images,),) = self.splits.values()
+        return [(self.labels / image.relative_to(images)).with_suffix(".txt")]
 
     def allows(self, path: Path) -> bool:
         """Return whether images may be read from `path`."""
@@ -110,6 +120,38 @@ def read_layout(root: Path) -> YoloLayout:
     if given:
         allowed += [*homes, *(path if path.is_dir() else path.parent for paths in splits.values() for path in paths)]
     return YoloLayout(folder, settings, homes, tuple(allowed), splits, missing, problems)
+
+
+def pair_layout(labels: Path, images: Path, classes: Path | None) -> YoloLayout:
+    """Return the layout of a folder of labels and an image folder.
+
+    Args:
+        labels: the folder of label files, which have the names of their images, in the same subfolders.
+        images: the image folder.
+        classes: a YAML file with `names`, or a text file of class names. Default: one that is beside the folders.
+
+    Raises:
+        SourceError: there are no label files or no class names, or their file cannot be read.
+    """
+    if next(labels.rglob("*.txt"), None) is None:
+        raise SourceError(f"{labels} holds no label files (*.txt): give the folder that holds them.")
+    homes = dict.fromkeys([*_homes(labels), *_homes(images)])
+    names = (*_SETTINGS_FILES, *NAME_FILES)
+    file = classes or next((path for home in homes for name in names if (path := home / name).is_file()), None)
+    if file is None:
+        raise SourceError(
+            f"{labels} has no class names: looked for {', '.join(names)} in {', '.join(map(str, homes))}. Give a file "
+            "of names, one a line, or a YAML file with `names`, by --classes."
+        )
+    is_settings = file.suffix.lower() in (".yaml", ".yml", ".data")
+    settings = _read_settings(file) if is_settings else {"names": read_lines(file, "replace")}
+    return YoloLayout(file.parent, settings, (file.parent,), (file.parent, images), {"all": [images]}, {}, {}, labels)
+
+
+def _homes(folder: Path) -> list[Path]:
+    """Return the folders that may hold the class names of a folder of labels or images."""
+    inner = folder.parent.name in ("labels", "images") or folder.parent.name.startswith(SPLITS)
+    return [folder, folder.parent, *([folder.parent.parent] if inner else [])]
 
 
 def looks_like_yolo(root: Path) -> bool:

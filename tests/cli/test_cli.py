@@ -91,6 +91,20 @@ def test_out_split_and_single_files(tmp_path):
     assert not (root / "fastload").exists()
 
 
+def test_annotations_of_another_format(tmp_path):
+    """--annotations with --images builds from any format, with --classes, or says in one line what is missing."""
+    for name, data in (("photos/a.jpg", jpeg()), ("labels/a.txt", b"0 .5 .5 .25 .5"), ("names", b"dog")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    given = ("build-cache", "--annotations", tmp_path / "labels", "--images", tmp_path / "photos")
+    done = fastload_command(*given)
+    assert done.returncode == 1 and "by --classes" in done.stderr
+    assert fastload_command(*given, "--classes", tmp_path / "names", "--out", tmp_path / "x.lmdb").returncode == 0
+    assert fastload.Cache(tmp_path / "x.lmdb").boxes.tolist() == [[24, 12, 40, 36]]
+    done = fastload_command(*given, "--format", "voc")
+    assert done.returncode == 1 and "holds no VOC annotations" in done.stderr
+
+
 def test_a_split_without_images_is_skipped_aloud(tmp_path):
     """When only some splits have their images, the others are built and the missing one is named."""
     root = write_coco(tmp_path, many_jpegs(2))
@@ -137,7 +151,7 @@ def no_room(root: Path) -> list:
         (no_room, "fastload"),
         (lambda root: ["info", root / "none.lmdb"], "there is no cache"),
         (lambda root: ["info", root], "is a folder, not a cache"),
-        (lambda root: ["build-cache", root / "none"], "is not a folder"),
+        (lambda root: ["build-cache", root / "none"], "does not exist"),
     ],
     ids=["nothing", "json", "strict", "no-cache", "no-room", "missing", "folder", "no-folder"],
 )
@@ -166,7 +180,8 @@ def test_as_a_process(tmp_path):
         ["build-cache"],
         ["build-cache", "x", "--format", "nonsense"],
         ["build-cache", "x", "--workers", "0"],
-        ["build-cache", "--annotations", "x"],
+        ["build-cache", "x", "--images", "y"],
+        ["build-cache", "x", "--classes", "y"],
         ["build-cache", "x", "--annotations", "a", "--images", "b"],
         ["verify"],
         ["info", "a", "b"],

@@ -13,6 +13,7 @@ import pytest
 
 from fastload import BuildOptions, Cache, Encoding, SourceError, build_cache, find_datasets
 from fastload.cache.format.problems import read_problems
+from fastload.sources.pairs import paired_dataset
 from tests.support.datasets import encoded, jpeg, pixels
 
 OPTIONS = BuildOptions(Encoding.ORIGINAL, workers=1)
@@ -202,6 +203,16 @@ def test_webdataset_of_classes(tmp_path):
     assert bytes(cache.record(1).data) == jpeg(seed=4)
     problems = {problem.file: problem.reason for problem in read_problems(tmp_path / "fastload/train.lmdb")}
     assert "no .cls" in problems["0.tar/2"] and "no image" in problems["0.tar/3"]
+
+
+def test_webdataset_of_several_splits(tmp_path):
+    """Tar files of one folder whose names name different splits are not mixed."""
+    for name in ("x-train-000000", "x-train-000001", "x_val_000000", "sub/test-0", "sub/val-0", "one/train-0"):
+        write_tar(tmp_path / f"{name}.tar", {"1.jpg": jpeg(), "1.cls": b"1"})
+    splits = {dataset.split: len(dataset.load()) for dataset in find_datasets(tmp_path)}
+    assert splits == {"train": 2, "val": 1, "one": 1, "sub-test": 1, "sub-val": 1}
+    with pytest.raises(SourceError, match="several splits: give it as DATASET, with --split"):
+        paired_dataset(tmp_path, None)
 
 
 def test_webdataset_of_boxes(tmp_path):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from fastload.errors import SourceError
-from fastload.sources.detect import Format, coco_dataset, detect_format, find_datasets
+from fastload.sources.detect import Format, detect_format, find_datasets
+from fastload.sources.pairs import paired_dataset
 from tests.support.datasets import box, jpeg, many_jpegs, write_coco
 
 
@@ -63,7 +64,7 @@ def test_coco_without_images(tmp_path):
     assert [bool(dataset.missing) for dataset in find_datasets(tmp_path)] == [False, True]
     with pytest.raises(SourceError, match="no image folder"):
         find_datasets(tmp_path, splits=["b"])
-    dataset = coco_dataset(tmp_path / "annotations" / "instances_b.json", tmp_path / "elsewhere")
+    dataset = paired_dataset(tmp_path / "annotations" / "instances_b.json", tmp_path / "elsewhere")
     assert dataset.cache == tmp_path / "fastload" / "b.lmdb"
     assert [sample.path.exists() for sample in dataset.load().samples()] == [True]
 
@@ -290,9 +291,9 @@ def test_formats_are_told_apart(tmp_path):
 
 def test_nothing_to_find(tmp_path):
     """Folders and splits that are not there are named, with those that are."""
-    with pytest.raises(SourceError, match="not a folder"):
+    with pytest.raises(SourceError, match="does not exist"):
         find_datasets(tmp_path / "nowhere")
-    with pytest.raises(SourceError, match="no voc dataset"):
+    with pytest.raises(SourceError, match=r"no dataset of the format voc .*, which holds nothing: looked for \*.xml"):
         find_datasets(tmp_path, Format.VOC)
     with pytest.raises(SourceError, match=r"no split test: choose from train"):
         find_datasets(write_coco(tmp_path, many_jpegs(1)), splits=["test"])

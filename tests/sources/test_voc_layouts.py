@@ -248,5 +248,5 @@ def test_images_in_subfolders(tmp_path):
 def test_ambiguous_folders(tmp_path):
     """Two folders of images of which none has a usual name are not guessed between."""
     files = {"annots/a.xml": "", "left/a.jpg": "", "right/a.jpg": ""}
-    with pytest.raises(SourceError, match="no voc dataset found"):
+    with pytest.raises(SourceError, match="no dataset of the format voc in"):
         find_datasets(write(tmp_path, files), Format.VOC)
