@@ -48,7 +48,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existin
 
 
 def build_cache_command(
-    dataset: Annotated[Path | None, typer.Argument(help="Dataset folder.")] = None,
+    dataset: Annotated[Path | None, typer.Argument(help="Dataset folder, or the YAML file of a YOLO dataset.")] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Output folder, or a file X.lmdb for a single split. Default: DATASET/fastload."),

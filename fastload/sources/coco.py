@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fastload.annotations import Column, Per, Ragged
 from fastload.errors import SourceError
+from fastload.sources.advice import PYTHON
 from fastload.sources.base import SKIPPED, Category, Extras, Problem, Sample
 from fastload.sources.coco_objects import DROPPED, CocoObjects, KeptFields, shown
 from fastload.sources.coco_values import NOT_AN_ID, quote_polygons, whole_number
@@ -116,7 +117,8 @@ class CocoSource:
                 add[key](entries)
         if not {"images", "categories"} <= lists.starts.keys():
             raise SourceError(
-                f"{self.path} is not a COCO instances file: it has no `images` or no `categories`. Use another."
+                f"{self.path} is not a COCO instances file: it has no `images` or no `categories`. Use another, or in "
+                f"Python {PYTHON}."
             )
         if lists.starts.get("annotations") == "n":  # null
             del lists.starts["annotations"]

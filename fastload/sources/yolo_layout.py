@@ -150,6 +150,7 @@ def pair_layout(labels: Path, images: Path, classes: Path | None) -> YoloLayout:
 
 def _homes(folder: Path) -> list[Path]:
     """Return the folders that may hold the class names of a folder of labels or images."""
+    folder = Path(os.path.abspath(folder))
     inner = folder.parent.name in ("labels", "images") or folder.parent.name.startswith(SPLITS)
     return [folder, folder.parent, *([folder.parent.parent] if inner else [])]
 

@@ -144,6 +144,14 @@ def test_class_names_of_yolo(root):
     assert manifest.source["flip_idx"] == [1, 0] and [each.name for each in manifest.columns] == ["keypoints"]
 
 
+def test_relative_folders(root, monkeypatch):
+    """Folders may be relative to the current one, which may be that of the labels."""
+    monkeypatch.chdir(root / "yolo/labels/train")
+    dataset = paired_dataset(Path("."), Path("../../../photos"))
+    assert (dataset.split, dataset.cache) == ("train", root / "yolo/fastload/train.lmdb")
+    assert len(built(dataset).boxes) == 2
+
+
 def test_labels_that_belong_to_no_image(root):
     """Two folders that have nothing to do with each other are an error, and not images without objects."""
     with pytest.raises(SourceError, match=r"no image of .*folders has a label file: the first would be"):
