@@ -30,7 +30,7 @@ def describe(folder: Path) -> str:
 
 def for_folder(root: Path) -> str:
     """Return what to do with a folder that is no dataset that is known."""
-    below = [path for path in islice(root.rglob("*"), _LOOKED_AT) if CACHE_FOLDER not in path.parts]
+    below = [path for path in islice(root.rglob("*"), _LOOKED_AT) if CACHE_FOLDER not in path.relative_to(root).parts]
     suffixes = Counter(path.suffix.lower() for path in below if path.is_file())
     if table := next((kind for suffix, kind in _TABLES.items() if suffixes[suffix]), None):
         return f"In Python: {_from_table(table, root / '**' / f'*.{table}')}."
