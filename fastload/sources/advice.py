@@ -13,6 +13,7 @@ from fastload.sources.files import CACHE_FOLDER, IMAGE_SUFFIXES, images_below
 
 PYTHON = 'fastload.build_cache([{"image": path, "boxes": [...], "labels": [...]}, ...], "X.lmdb", classes=[...])'
 _TABLES = {".parquet": "parquet", ".arrow": "arrow"}  # formats of Hugging Face, by suffix
+_FROM_MASKS = PYTHON.replace('"boxes"', '"masks": [...], "boxes"')
 _FROM_ARRAYS = PYTHON.replace("path", "numpy.load(path)")
 _ARRAYS = {".npy", ".npz"}
 _ARCHIVES = {".zip", ".tgz", ".7z", ".rar", ".gz", ".bz2", ".xz", ".zst"}
@@ -35,7 +36,7 @@ def for_folder(root: Path) -> str:
     if table := next((kind for suffix, kind in _TABLES.items() if suffixes[suffix]), None):
         return f"In Python: {_from_table(table, root / '**' / f'*.{table}')}."
     if any(path.is_dir() and _holds_masks(path) for path in below) and images_below(root):
-        return f"For masks without annotation files, in Python: {PYTHON.replace('boxes', 'masks')}."
+        return f"For masks without annotation files, in Python: {_FROM_MASKS}."
     if images_below(root):
         return (
             "If the annotations are elsewhere, use --annotations FILE|DIR --images DIR; for images without boxes, "
