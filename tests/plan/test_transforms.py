@@ -83,7 +83,7 @@ def test_scale_jitter_crop_stays_within_its_size_and_covers_its_range():
 
 @pytest.mark.parametrize("size", [256, (200, 300)])
 def test_mosaic_shows_four_images_around_a_point(size):
-    """Four images over a ground, the asked-for one first, meeting at a point, none overlapping, none beyond the edge."""
+    """Four images over a ground, the asked-for one first, meet at a point; none overlaps or reaches beyond the edge."""
     height, width = (2 * size, 2 * size) if isinstance(size, int) else (2 * size[0], 2 * size[1])
     plan = planned(Mosaic(size), 6)
     assert (plan.size == (width, height)).all() and np.bincount(plan.slot).tolist() == [5] * 6
