@@ -14,7 +14,7 @@ LAYERS = (  # a module imports only from its own and from lower layers
     ("sources",),
     ("cache",),
     ("plan",),
-    ("batch",),
+    ("batch", "recipes"),
     ("engines", "device"),
     ("loader",),
     ("tools",),

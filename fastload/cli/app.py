@@ -146,17 +146,25 @@ def view(
     seed: Annotated[int | None, typer.Option(min=0, help="Random seed of that choice.")] = None,
     batch: Annotated[bool, typer.Option("--batch/--raw", help="Show loader batches, or images as stored.")] = False,
     align: Annotated[Align, typer.Option(help="With --batch: position of images on the canvas.")] = Align.TOP_LEFT,
+    recipe: Annotated[str | None, typer.Option(help="Show what a published recipe makes of them: yolox, ...")] = None,
+    epoch: Annotated[int, typer.Option(min=0, help="With --recipe: epoch of its schedule.")] = 0,
+    epochs: Annotated[int | None, typer.Option(min=1, help="With --recipe: epochs of the whole training.")] = None,
     out: Annotated[Path, typer.Option(metavar="FILE.png", help="Output file.")] = Path("contact-sheet.png"),
 ) -> None:
     """Draw images of a cache with their boxes and class names on a contact sheet."""
     from fastload.cache.read.cache import Cache  # needs torch, which takes two seconds
     from fastload.plan.align import CenterAlign, RandomAlign, TopLeftAlign
-    from fastload.tools.contact_sheet import choose, save, view
+    from fastload.recipes import recipe_named
+    from fastload.tools.contact_sheet import choose, save, view, view_recipe
 
     collators = {Align.TOP_LEFT: TopLeftAlign, Align.CENTER: CenterAlign, Align.RANDOM: RandomAlign}
     opened = Cache(cache)
     chosen = choose(opened, index or [], image_id or [], name or [], images, seed)
-    save(view(opened, chosen, collators[align]() if batch else None), out)
+    if recipe is not None:
+        settings = {} if epochs is None else {"epochs": epochs}
+        save(view_recipe(opened, chosen, recipe_named(recipe, **settings), epoch, seed), out)
+    else:
+        save(view(opened, chosen, collators[align]() if batch else None), out)
     console.print(f"{out} shows {len(chosen)} images of {cache}.", soft_wrap=True, markup=False, highlight=False)
 
 

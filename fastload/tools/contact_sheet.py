@@ -19,6 +19,7 @@ from fastload.tools.text import escaped
 if TYPE_CHECKING:
     from fastload.cache.read.cache import Cache
     from fastload.plan.align import Collator
+    from fastload.recipes import Recipe
 
 SHEET_WIDTH = 1680  # pixels: about the width of a screen
 LARGEST_TILE = 736
@@ -98,6 +99,34 @@ def class_colors(categories: Sequence[NamedCategory]) -> dict[int, Color]:
         red, green, blue = colorsys.hsv_to_rgb(hue, saturation, 1.0)
         colors[category.id] = (round(255 * red), round(255 * green), round(255 * blue))
     return colors
+
+
+def view_recipe(
+    cache: Cache, indices: Sequence[int], recipe: Recipe, epoch: int = 0, seed: int | None = None
+) -> Image.Image:
+    """Draw images of a cache on a sheet as training sees them.
+
+    Args:
+        cache: the cache; recipes that mix images take the others from all of it.
+        indices: the images to draw, as one batch.
+        recipe: what happens to them.
+        epoch: the epoch, for recipes with a schedule.
+        seed: the seed of all random numbers. Default: random.
+    """
+    import torch
+
+    from fastload.loader.fast_loader import FastLoader
+
+    generator = torch.Generator()
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
+    settings = {**recipe.train, "skip_empty": False}  # positions are those of the cache
+    loader = FastLoader(cache, batch_sampler=[list(indices)], generator=generator, **settings)
+    loader.set_epoch(epoch)
+    ((images, targets),) = loader
+    return draw(images, targets, cache.categories, [_caption(cache, i) for i in indices])
 
 
 def view(cache: Cache, indices: Sequence[int], collator: Collator | None = None) -> Image.Image:

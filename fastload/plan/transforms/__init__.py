@@ -32,7 +32,9 @@ from fastload.plan.transforms.crop import (
     RandomZoomOut,
     ScaleJitterCrop,
 )
+from fastload.plan.transforms.grid_mosaic import GridMosaic
 from fastload.plan.transforms.mix import BatchMixUp, CutMix, MixUp, Mosaic, RandomErasing
+from fastload.plan.transforms.pad import Pad
 from fastload.plan.transforms.rand_augment import AutoContrast, Equalize, Posterize, RandAugment, Solarize
 from fastload.plan.transforms.resize import LetterBox, LongestEdge, RandomResize, Resize, ShortestEdge
 from fastload.plan.transforms.rules import SanitizeBoxes
@@ -48,12 +50,14 @@ __all__ = [
     "During",
     "Equalize",
     "Grayscale",
+    "GridMosaic",
     "LetterBox",
     "LongestEdge",
     "MixUp",
     "Mosaic",
     "MosaicAffine",
     "OneOf",
+    "Pad",
     "Posterize",
     "RandAugment",
     "RandomAffine",
