@@ -32,6 +32,7 @@ class Annotations:
         image_ids: NDArray[np.int64],
         sizes: NDArray[np.int32],
         source_sizes: NDArray[np.int32],
+        polygons: tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]] | None = None,
     ) -> None: ...
     def place(
         self,

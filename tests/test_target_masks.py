@@ -16,6 +16,7 @@ from fastload import (
     FastLoader,
     Mosaic,
     PlanError,
+    RandomAffine,
     RandomFlip,
     ShortestEdge,
     TopLeftAlign,
@@ -154,3 +155,22 @@ def test_masks_on_a_device_and_without_crowds(cache):
     ((_, targets),) = FastLoader(cache, 2, skip_crowd=True)
     moved = targets.to("cpu").pin_memory() if torch.cuda.is_available() else targets.to("cpu")
     assert (moved.masks(1) == targets.masks(1)).all() and moved.masks(1).device == moved.boxes.device
+
+
+def test_boxes_in_turned_images_are_those_of_the_polygons(tmp_path):
+    """A turned object with a polygon has the box of its turned points, others the box of their turned corners."""
+    cache = build(tmp_path, jpeg(pixels(np.random.default_rng(0), 48, 64)))
+    turn = RandomAffine(40)
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        loader = FastLoader(cache, 1, transforms=[turn], engine="reference", generator=generator)
+        for _, targets in loader:
+            matrix = targets.matrix[0].numpy().astype(np.float64)
+            width, height = targets.size[0].flip(0).tolist()
+            corners = np.array([[10, 8], [40, 8], [40, 40], [10, 40]])
+            expected = []
+            for points in (SHAPE, corners, corners):
+                moved = points @ matrix[:, :2].T + matrix[:, 2]
+                expected.append([*moved.min(0).clip(0, [width, height]), *moved.max(0).clip(0, [width, height])])
+            np.testing.assert_allclose(targets.boxes[0].numpy(), expected, atol=1e-3)
+            assert targets.boxes[0, 0].tolist() != targets.boxes[0, 1].tolist()

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fastload._core as _core
-from fastload.annotations import SCHEMA, Annotations, Column, Columns, Ragged
+from fastload.annotations import POLYGONS, SCHEMA, Annotations, Column, Columns, Ragged
 from fastload.cache.format.layout import Encoding
 from fastload.cache.format.manifest import Manifest
 from fastload.cache.format.problems import problems_path
@@ -354,6 +354,7 @@ class CacheFile:
             self.image_ids,
             self.sizes,
             self.source_sizes,
+            _outlines(extra["ragged"].get(POLYGONS.name)),
         )
         moves = {column.name: column.moves for column in self._mapping.columns}
         return Annotations(
@@ -467,6 +468,13 @@ def as_positions(indices: Any, count: int) -> NDArray[np.int64]:
     if low < -count or high >= count:
         raise IndexError(f"there is no image {low if low < -count else high}: there are {count} images")
     return positions if low >= 0 else np.where(positions < 0, positions + count, positions)
+
+
+def _outlines(polygons: Ragged | None) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.int64]] | None:
+    """The arrays of the column of polygons, if a cache has one."""
+    if polygons is None or polygons.column != POLYGONS:
+        return None
+    return polygons.values, *polygons.offsets  # type: ignore[return-value]  # a ragged column of two levels
 
 
 def _listed(paths: Sequence[Path]) -> str:

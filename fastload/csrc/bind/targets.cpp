@@ -1,6 +1,8 @@
 // The targets of placed plans: the boxes of a cache mapped onto the canvases and padded, and the position of each
 // source. In NumPy this would take longer than the rest of planning.
 #include <limits>
+#include <optional>
+#include <tuple>
 #include <vector>
 
 #include "bindings.h"
@@ -128,14 +130,52 @@ private:
     Array<int64_t> objects_, rows_;
 };
 
+// The polygons of objects: of object i the rings from rings[i] to rings[i + 1], of ring r the points from points[r] to
+// points[r + 1].
+class Outlines {
+public:
+    Outlines(Array<float> values, Array<int64_t> rings, Array<int64_t> points)
+        : values_(std::move(values)), rings_(std::move(rings)), points_(std::move(points)) {
+        require(rings_.size() >= 1 && points_.size() >= 1, "the offsets of polygons are empty");
+    }
+    py::ssize_t objects() const { return rings_.size() - 1; }
+
+    // The smallest box around the mapped points of an object, each moved into `limit` before unless that is null. None
+    // if it has no points.
+    std::optional<Box> bounds(int64_t object, const Affine& map, const Box* limit) const {
+        const int64_t first_ring = rings_.data()[object], end_ring = rings_.data()[object + 1];
+        require(0 <= first_ring && first_ring <= end_ring && end_ring < points_.size(), "polygons reach beyond the rings");
+        const int64_t first = points_.data()[first_ring], end = points_.data()[end_ring];
+        require(0 <= first && first <= end && 2 * end <= values_.size(), "rings reach beyond the points");
+        if (first == end) return std::nullopt;
+        constexpr float most = std::numeric_limits<float>::max();
+        Box box{most, most, -most, -most};
+        for (const float* p = values_.data() + 2 * first; p < values_.data() + 2 * end; p += 2) {
+            Box point{p[0], p[1], p[0], p[1]};
+            if (limit) point = point.clipped_to(*limit);
+            const Point mapped = map.map(Point{point.x0, point.y0});
+            box = {std::min(box.x0, mapped.x), std::min(box.y0, mapped.y), std::max(box.x1, mapped.x),
+                   std::max(box.y1, mapped.y)};
+        }
+        return box;
+    }
+
+private:
+    Array<float> values_;
+    Array<int64_t> rings_, points_;
+};
+
 // The annotations of a cache, as flat arrays.
 class Annotations {
 public:
     Annotations(Array<int64_t> box_offsets, Array<float> boxes, Array<int32_t> labels, Array<bool> crowd,
-                Array<float> area, Array<int64_t> image_ids, Array<int32_t> sizes, Array<int32_t> source_sizes)
+                Array<float> area, Array<int64_t> image_ids, Array<int32_t> sizes, Array<int32_t> source_sizes,
+                std::optional<Outlines> outlines)
         : offsets_(std::move(box_offsets)), boxes_(std::move(boxes)), labels_(std::move(labels)),
           crowd_(std::move(crowd)), area_(std::move(area)), image_ids_(std::move(image_ids)), sizes_(std::move(sizes)),
-          source_sizes_(std::move(source_sizes)), images_(image_ids_.size()), count_(labels_.size()) {
+          source_sizes_(std::move(source_sizes)), outlines_(std::move(outlines)), images_(image_ids_.size()),
+          count_(labels_.size()) {
+        require(!outlines_ || outlines_->objects() == count_, "there must be outlines for each object");
         require(offsets_.size() == images_ + 1 && sizes_.size() == 2 * images_ && source_sizes_.size() == 2 * images_ &&
                     boxes_.size() == 4 * count_ && crowd_.size() == count_ && area_.size() == count_,
                 "the arrays of the annotations have inconsistent lengths");
@@ -226,7 +266,10 @@ private:
         require(0 <= begin && begin <= end && end <= count_, "box offsets reach beyond the boxes");
         for (int64_t k = begin; k < end; ++k) {
             const Box& source = reinterpret_cast<const Box*>(boxes_.data())[k];
-            const Box whole = row.map.map(source), box = row.shown(source);
+            const std::optional<Box> outline =
+                row.aligned || !outlines_ || crowd_.data()[k] ? std::nullopt : outlines_->bounds(k, row.map, nullptr);
+            const Box whole = outline ? *outline : row.map.map(source);
+            const Box box = outline ? outlines_->bounds(k, row.map, &row.crop)->clipped_to(row.clip) : row.shown(source);
             const bool cut = whole.differs_from(box, uncut);
             const float visible = cut ? box.area() / whole.area() : 1;
             if (cut && !(visible >= plan.min_visible && box.width() >= 1 && box.height() >= 1)) continue;
@@ -261,6 +304,7 @@ private:
     Array<float> area_;
     Array<int64_t> image_ids_;
     Array<int32_t> sizes_, source_sizes_;
+    std::optional<Outlines> outlines_;
     py::ssize_t images_, count_;
 };
 
@@ -268,11 +312,22 @@ private:
 
 void bind_targets(py::module_& m) {
     py::class_<Annotations>(m, "Annotations", "The annotations of a cache's images, as flat arrays.")
-        .def(py::init<Array<int64_t>, Array<float>, Array<int32_t>, Array<bool>, Array<float>, Array<int64_t>,
-                      Array<int32_t>, Array<int32_t>>(),
+        .def(py::init([](Array<int64_t> box_offsets, Array<float> boxes, Array<int32_t> labels, Array<bool> crowd,
+                         Array<float> area, Array<int64_t> image_ids, Array<int32_t> sizes,
+                         Array<int32_t> source_sizes,
+                         std::optional<std::tuple<Array<float>, Array<int64_t>, Array<int64_t>>> polygons) {
+                 std::optional<Outlines> outlines;
+                 if (polygons) outlines = std::make_from_tuple<Outlines>(std::move(*polygons));
+                 return Annotations(std::move(box_offsets), std::move(boxes), std::move(labels), std::move(crowd),
+                                    std::move(area), std::move(image_ids), std::move(sizes), std::move(source_sizes),
+                                    std::move(outlines));
+             }),
              py::arg("box_offsets").noconvert(), py::arg("boxes").noconvert(), py::arg("labels").noconvert(),
              py::arg("crowd").noconvert(), py::arg("area").noconvert(), py::arg("image_ids").noconvert(),
-             py::arg("sizes").noconvert(), py::arg("source_sizes").noconvert())
+             py::arg("sizes").noconvert(), py::arg("source_sizes").noconvert(),
+             py::arg("polygons") = py::none(),
+             "`polygons` are the values, the offsets of objects and those of rings of the column: with them, boxes in "
+             "images that are turned are those of the turned polygons.")
         .def("place", &Annotations::place, py::arg("plan"), py::arg("slot_index").noconvert(), py::arg("ends"),
              py::arg("failed"), py::arg("objects") = false,
              "The targets of a placed plan whose slots show the images `slot_index`. Slots in `failed` get no boxes. "
