@@ -12,6 +12,7 @@ from PIL import Image
 from fastload import (
     ArgumentError,
     Cache,
+    CacheError,
     CenterAlign,
     FastLoader,
     Mosaic,
@@ -102,6 +103,27 @@ def test_masks_of_a_mosaic_stay_in_their_tiles(cache):
             assert xs.min() >= x0 - 1.5 and xs.max() < x1 + 1.5 and ys.min() >= y0 - 1.5 and ys.max() < y1 + 1.5
 
 
+@pytest.mark.parametrize("reduction", [Reduction(), Reduction(short=30)], ids=["as stored", "shrunk"])
+def test_a_cache_has_the_masks_of_its_images(tmp_path, reduction):
+    """`Cache.masks` are those of the loader without transforms, also of several caches; its items have none."""
+    cache = build(tmp_path, jpeg(), reduction=reduction)
+    ((_, targets),) = FastLoader(cache, 2, collate_fn=TopLeftAlign(1))
+    for each in (cache, Cache([cache, cache], renumber=True)):
+        assert torch.equal(each.masks(0), targets.masks(0)) and torch.equal(each.masks(-1), targets.masks(1))
+        assert each.masks(0)[1].any() and "masks" not in each[0][1]
+    with pytest.raises(IndexError):
+        cache.masks(2)
+
+
+def test_masks_that_do_not_fit_their_image(tmp_path):
+    """Run lengths of another size are a CacheError that names the image and the box."""
+    source = Masked(tmp_path / "a.jpg", None)
+    source.path.write_bytes(jpeg(32, 24))
+    build_cache(source, tmp_path / "x.lmdb")
+    with pytest.raises(CacheError, match=r"image 1 \(1.jpg\) of .*x.lmdb: box 1 has no mask: .* 32 x 24 pixels"):
+        Cache(tmp_path / "x.lmdb").masks(1)
+
+
 def test_dicts_have_masks_if_asked(cache):
     """With `masks=True`; functions get those of the unpadded image."""
     ((_, targets),) = FastLoader(cache, 2, masks=True)
@@ -126,6 +148,8 @@ def test_a_cache_without_masks(tmp_path):
     ((_, targets),) = FastLoader(tmp_path / "x.lmdb", 2)
     with pytest.raises(PlanError, match="polygons or rle"):
         targets.masks(0)
+    with pytest.raises(CacheError, match="polygons or rle"):
+        Cache(tmp_path / "x.lmdb").masks(0)
     with pytest.raises(ArgumentError, match="masks=True needs masks"):
         list(FastLoader(tmp_path / "x.lmdb", 2, masks=True))
 

@@ -17,6 +17,7 @@ from unittest.mock import patch
 import lmdb
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
@@ -273,6 +274,23 @@ def test_further_boxes_and_areas_move(image, tmp_path):
     assert set(cache.store.columns) == set(extra)
 
 
+def test_items_have_all_columns(image, tmp_path):
+    """`cache[i]` has each column as tensors of its own: lists for ragged ones, one for each object or for the image."""
+    more = {"tags": [[4, 5]], "words": [1, 2], "scene": 9}
+    first = build([moving(image, **more), moving(image, number=1, lanes=[])], tmp_path / "a.lmdb")
+    for cache in (first, Cache([first, first], renumber=True)):
+        for i in range(2):
+            target, expected = cache[i][1], cache.record(i).columns
+            assert {name: plain(target[name]) for name in expected} == {k: plain(v) for k, v in expected.items()}
+    target = first[0][1]
+    assert target["polygons"][0][1].shape == (3, 2) and target["tags"][0].dtype == torch.int16
+    target["polygons"][0][0] += 1
+    target["keypoints"] += 1
+    assert plain(first[0][1]["polygons"]) == [POLYGONS] and not torch.equal(
+        first[0][1]["keypoints"], target["keypoints"]
+    )
+
+
 def test_what_a_source_does_not_give_is_empty(image, tmp_path):
     """No column, no list for an object, or none for an image: no values; plain points are unlabeled."""
     made = [sample(image, [INSIDE, INSIDE], polygons=[None, POLYGONS]), sample(image, [], 1)]
@@ -331,13 +349,12 @@ def test_columns_that_cannot_be_are_refused(settings, message):
 
 
 def test_batches_and_examples_are_as_without_them(image, tmp_path):
-    """Loaders, subsets and `cache[i]` go on showing plain columns; `annotations.ragged` has rows as objects have."""
+    """Loaders and subsets go on showing plain columns; `annotations.ragged` has rows as objects have."""
     made = [moving(image, crowd=[i % 2]) for i in range(3)]
     made = [Sample(i, f"{i}.jpg", image, {**one.columns, "tags": [[i] * i]}) for i, one in enumerate(made)]
     cache = build(made, tmp_path / "c.lmdb")
     assert cache.columns.keys() == {"keypoints", "scene"}
     assert cache.ragged.keys() == {"polygons", "trace", "tags", "words", "lanes"}
-    assert cache[1][1].keys() == {"boxes", "labels", "image_id", "area", "iscrowd", "keypoints", "scene"}
     ((_, targets),) = FastLoader(cache.subset([2, 0]), 2)
     assert targets.columns["keypoints"].shape == (2, 1, 3, 3) and targets.image_id.tolist() == [2, 0]
     assert plain(cache.annotations.ragged["tags"].lists()) == [[], [1], [2, 2]]

@@ -14,8 +14,11 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
 import fastload._core as _core
+from fastload.annotations import MASKS
 from fastload.cache.read.cache_file import CacheFile, as_positions
-from fastload.errors import ArgumentError, DecodeError
+from fastload.errors import ArgumentError, CacheError, DecodeError
+from fastload.plan.masks import fill_rings, warp_mask
+from fastload.sources.run_lengths import decode
 
 Example = tuple[Tensor, dict[str, Any]]
 ROUNDING = 1e-3  # pixels: the float32 rounding error of a box side
@@ -28,9 +31,11 @@ class Cache(CacheFile, Dataset[Example]):
 
     `image` is the whole image, uint8 RGB (3, H, W), with the same pixels as in `FastLoader` at that size. `target` is a
     dict like those of `Targets`: `boxes` (n, 4) float32 xyxy in pixels of the image, `labels` (n) int64 category ids of
-    the dataset, `image_id` int, `area` (n) float32, `iscrowd` (n) int64, and the extra columns of the cache, if any.
-    It works with `DataLoader`, `Subset`, `random_split`, `cache + other` and torchvision's scripts; `FastLoader` reads
-    it faster. `record(i)` returns the stored image. A subclass may override `__getitem__`.
+    the dataset, `image_id` int, `area` (n) float32, `iscrowd` (n) int64, and the extra columns of the cache, if any:
+    `polygons`, for each box a list of rings (k, 2), `rle`, for each box its bytes (k), `keypoints` (n, K, 3),
+    `rotated` (n, 4, 2), `class_id`, and columns of your own. `masks(i)` returns the masks of an image. It works with
+    `DataLoader`, `Subset`, `random_split`, `cache + other` and torchvision's scripts; `FastLoader` reads it faster.
+    `record(i)` returns the stored image. A subclass may override `__getitem__`.
 
     Images are in the order of the annotation file, without skipped images. torchvision and pycocotools sort by image
     id instead, so translate their positions with `index_of`.
@@ -94,6 +99,43 @@ class Cache(CacheFile, Dataset[Example]):
         self.check_unchanged()
         return torch.from_numpy(pixels).permute(2, 0, 1), target
 
+    def masks(self, index: int) -> Tensor:
+        """Return the masks of image `index`: (n, H, W) uint8, 1 inside, for each of its n boxes.
+
+            image, target = cache[0]
+            target["masks"] = cache.masks(0)
+
+        They are made from the columns `polygons` and `rle` at each call, in about a millisecond a mask, and have the
+        size of the stored image. A box with neither has an empty mask.
+
+        Raises:
+            CacheError: the cache has no such columns, or the run lengths of a mask do not fit the annotated image.
+            IndexError: there is no image `index`.
+        """
+        columns = {column.name: column for column in self.store.columns if column.name in MASKS}
+        if not columns:
+            raise CacheError(f"{self.where} has no masks: build it from a dataset with {' or '.join(MASKS)}.")
+        shard, i = self.locate(index)
+        number = int(shard.box_offsets[i + 1] - shard.box_offsets[i])
+        none: list[Any] = [()] * number
+        polygons, run_lengths = (shard._shown(columns[name], i) if name in columns else none for name in MASKS)
+        (width, height), (source_width, source_height) = shard.sizes[i].tolist(), shard.source_sizes[i].tolist()
+        to_stored = np.array([[width / source_width, 0, 0], [0, height / source_height, 0]])
+        masks = np.zeros((number, height, width), np.uint8)
+        for k in range(number):
+            if len(polygons[k]):
+                masks[k] = fill_rings(polygons[k], (width, height))
+            elif len(run_lengths[k]):
+                try:
+                    mask = decode(bytes(run_lengths[k]), source_height, source_width)
+                except ValueError as error:
+                    self.check_unchanged()
+                    name = f"image {shard.image_ids[i]} ({shard.name(i)}) of {shard.path}"
+                    raise CacheError(f"{name}: box {k} has no mask: {error}. Correct its annotation.") from error
+                masks[k] = warp_mask(mask, to_stored, (width, height))
+        self.check_unchanged()
+        return torch.from_numpy(masks)
+
     def subset(self, indices: Sequence[int] | NDArray[np.integer[Any]] | Tensor) -> Subset[Example]:
         """Return some of the images as a `torch.utils.data.Subset` with an int64 array as `indices`.
 
@@ -143,7 +185,7 @@ class Cache(CacheFile, Dataset[Example]):
             "image_id": int(self.image_ids[i]),
             "area": torch.tensor(self.area[of_image]),
             "iscrowd": torch.from_numpy(self.crowd[of_image].astype(np.int64)),
-            **{each.name: torch.tensor(self._values(each, i)) for each in self._mapping.columns if not each.ragged},
+            **{column.name: self._shown(column, i, torch.tensor) for column in self._mapping.columns},
         }
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import index as as_int
 from pathlib import Path
@@ -432,12 +432,13 @@ class CacheFile:
             return values[objects if column.per == "object" else slice(i, i + 1)]
         return values[objects if column.per == "object" else i, ...]
 
-    def _shown(self, column: Column, i: int) -> Any:
-        """Return the values of a column for image i as `Record.columns` has them."""
+    def _shown(self, column: Column, i: int, convert: Callable[[NDArray[Any]], Any] = np.asarray) -> Any:
+        """Return the values of a column for image i as `Record.columns` has them, each array through `convert`."""
         values = self._values(column, i)
         if not column.ragged:
-            return values
-        return values.lists() if column.per == "object" else values.lists()[0]
+            return convert(values)
+        lists = replace(values, values=convert(values.values)).lists()
+        return lists if column.per == "object" else lists[0]
 
     def _position(self, index: int) -> int:
         n, position = len(self), as_int(index)
