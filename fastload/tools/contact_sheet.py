@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
+from fastload.annotations import RLE
 from fastload.errors import FastloadError
 from fastload.tools.text import escaped
 
@@ -28,7 +29,7 @@ BACKGROUND, TEXT = (22, 24, 29), (196, 200, 208)
 FONT_SIZE = 13
 DASH = 6
 POINT = 3  # radius of a keypoint
-_DRAWN = ("boxes", "labels", "iscrowd", "scores", "image_id", "polygons", "keypoints", "rotated")
+_DRAWN = ("boxes", "labels", "iscrowd", "scores", "image_id", "polygons", "masks", "keypoints", "rotated")
 Color = tuple[int, int, int]
 Rectangle = tuple[float, float, float, float]  # x0, y0, x1, y1
 
@@ -57,8 +58,9 @@ def draw(
         images: (B, 3, H, W) uint8, or B of (3, h, w) of any sizes; tensors on any device, or arrays.
         targets: `Targets`, or a dict for each image with `boxes` (n, 4) xyxy in pixels of the image and `labels` (n)
             category ids. Optional: `iscrowd` (n), whose boxes are dashed, `scores` (n), shown after the class name,
-            `polygons`, a list of rings (k, 2) for each box, `keypoints` (n, K, 3) x, y, visibility, where hidden ones
-            are hollow, `rotated` (n, 4, 2) corners, and `image_id`.
+            `polygons`, a list of rings (k, 2) for each box, `masks` (n, h, w), whose edges are drawn for boxes without
+            polygons, `keypoints` (n, K, 3) x, y, visibility, where hidden ones are hollow, `rotated` (n, 4, 2) corners,
+            and `image_id`.
         categories: objects with an `id` and a `name`, such as `Cache.categories`.
         captions: a line of text below each image. Default: its image id.
 
@@ -143,12 +145,17 @@ def view(cache: Cache, indices: Sequence[int], collator: Collator | None = None)
 
     subset = cache.subset(indices)
     captions = [_caption(cache, position) for position in subset.indices]
+    has_run_lengths = RLE in cache.store.columns
     if collator is None:
-        pairs = [subset[i] for i in range(len(subset))]
-        targets = [{**target, **cache.record(i).columns} for (_, target), i in zip(pairs, subset.indices, strict=True)]
-        return draw([image for image, _ in pairs], targets, cache.categories, captions)
-    loader = FastLoader(subset, len(subset), collate_fn=collator, transforms=[ShortestEdge(512, max_size=736)])
-    ((images, targets),) = loader
+        examples = [cache[i] for i in subset.indices]
+        for (_, target), i in zip(examples, subset.indices, strict=True):
+            if has_run_lengths:
+                target["masks"] = cache.masks(i)
+        return draw([image for image, _ in examples], [target for _, target in examples], cache.categories, captions)
+    transforms = [ShortestEdge(512, max_size=736)]
+    ((images, targets),) = FastLoader(
+        subset, len(subset), collate_fn=collator, transforms=transforms, masks=has_run_lengths
+    )
     return draw(images, targets, cache.categories, captions)
 
 
@@ -250,6 +257,8 @@ def _annotated(
             outlines.append(target["rotated"][i])
         for ring in outlines:
             _outline(pen, _array(ring) * scale, color)
+        if "masks" in target and not outlines:
+            _edge(scaled, target["masks"][i], color)
         if "keypoints" in target:
             _points(pen, target["keypoints"][i] * (scale, scale, 1), color)
     taken: list[Rectangle] = []
@@ -293,6 +302,13 @@ def _outline(pen: ImageDraw.ImageDraw, ring: NDArray[Any], color: Color) -> None
     closed = [*map(tuple, ring.tolist()), tuple(ring[0].tolist())] if len(ring) else []
     for line_color, width in (((0, 0, 0), 4), (color, 2)):
         pen.line(closed, line_color, width, joint="curve")
+
+
+def _edge(image: Image.Image, mask: NDArray[Any], color: Color) -> None:
+    """Draw the edge of a mask (h, w) of the image before it was scaled, as `_outline` draws a ring."""
+    inside = Image.fromarray(mask.astype(np.bool_).astype(np.uint8) * 255).resize(image.size, Image.Resampling.NEAREST)
+    image.paste((0, 0, 0), mask=ImageChops.subtract(inside.filter(ImageFilter.MaxFilter(3)), inside))
+    image.paste(color, mask=ImageChops.subtract(inside, inside.filter(ImageFilter.MinFilter(5))))
 
 
 def _points(pen: ImageDraw.ImageDraw, points: NDArray[Any], color: Color) -> None:

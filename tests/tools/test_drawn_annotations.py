@@ -15,9 +15,10 @@ import torch
 from PIL import Image
 
 from fastload import Cache, FastLoader, TopLeftAlign
-from fastload.annotations import POLYGONS, ROTATED, keypoints_column
+from fastload.annotations import POLYGONS, RLE, ROTATED, keypoints_column
 from fastload.cache.write.build import build_cache
 from fastload.sources.base import Category, Sample
+from fastload.sources.run_lengths import encode
 from fastload.tools.contact_sheet import GAP, class_colors, draw, view
 from tests.cli.test_cli import fastload_command
 from tests.support.datasets import jpeg, many_jpegs, write_coco
@@ -40,6 +41,16 @@ def test_polygons_are_outlined():
     drawn = shown({"polygons": [[square, square + 400, square[:0]]]})
     assert all(drawn[y, x] for x, y in ((100, 50), (150, 100), (100, 150), (50, 100))) and not drawn[100, 100]
     assert not shown({"polygons": [[]]})[:160, :160].any()
+
+
+def test_masks_are_outlined():
+    """The edge of a mask is drawn two pixels wide; not of one whose box has polygons, and not of an empty one."""
+    mask = torch.zeros((1, 368, 736), dtype=torch.uint8)
+    assert not shown({"masks": mask})[:180, :180].any()
+    mask[0, 50:150, 60:160] = 1
+    drawn, polygons = shown({"masks": mask}), [[torch.tensor([[300.0, 200], [340, 200], [340, 240]])]]
+    assert drawn[50:150, 60:62].all() and drawn[148:150, 60:160].all() and drawn[:180, :180].sum() == 100**2 - 96**2
+    assert not shown({"masks": mask, "polygons": polygons})[:180, :180].any()
 
 
 def test_rotated_boxes_are_outlined():
@@ -67,11 +78,11 @@ def test_names_of_any_characters_are_drawn():
 
 
 class Annotated:
-    """A source of one image with a polygon, keypoints and a rotated box."""
+    """A source of one image with an object of a polygon, keypoints and a rotated box, and one of run lengths."""
 
     format, location, digest, problems = "test", "here", "0", ()
     categories = (Category(1, "cat"),)
-    columns = (POLYGONS, keypoints_column(2), ROTATED)
+    columns = (POLYGONS, RLE, keypoints_column(2), ROTATED)
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -80,12 +91,15 @@ class Annotated:
         return 1
 
     def samples(self, start: int = 0):
+        mask = np.zeros((48, 64), np.bool_)
+        mask[20:40, 30:60] = True
         values = {
-            "boxes": [[10, 10, 30, 30]],
-            "label": [1],
-            "polygons": [[[[10, 10], [30, 10], [30, 30]]]],
-            "keypoints": [[[20, 20, 2], [25, 25, 1]]],
-            "rotated": [[[10, 20], [20, 10], [30, 20], [20, 30]]],
+            "boxes": [[10, 10, 30, 30], [30, 20, 60, 40]],
+            "label": [1, 1],
+            "polygons": [[[[10, 10], [30, 10], [30, 30]]], None],
+            "rle": [None, np.frombuffer(encode(mask), np.uint8)],
+            "keypoints": [[[20, 20, 2], [25, 25, 1]], [[0, 0, 0]] * 2],
+            "rotated": [[[10, 20], [20, 10], [30, 20], [20, 30]], [[0, 0]] * 4],
         }
         yield from [Sample(1, "a.jpg", self.path, values)][start:]
 
@@ -99,14 +113,14 @@ def cache(tmp_path) -> Cache:
 
 @pytest.mark.parametrize("collator", [None, TopLeftAlign()])
 def test_view_draws_what_a_cache_has(cache, collator, monkeypatch):
-    """As stored and as a batch, the sheet shows polygons, keypoints and rotated boxes."""
+    """As stored and as a batch, the sheet shows polygons, masks, keypoints and rotated boxes."""
     from fastload.tools import contact_sheet
 
     drawn: list[str] = []
-    for name in ("_outline", "_points"):
+    for name in ("_outline", "_edge", "_points"):
         monkeypatch.setattr(contact_sheet, name, lambda pen, values, color, name=name: drawn.append(name))
     assert isinstance(view(cache, [0], collator), Image.Image)
-    assert drawn == ["_outline", "_outline", "_points"]
+    assert drawn == ["_edge", "_points", "_outline", "_outline", "_points"]
 
 
 def test_a_batch_is_drawn(cache):
