@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from fastload.annotations import Column
+from fastload.annotations import SCHEMA, Column
 from fastload.cache.read.cache_file import CacheFile
 from fastload.cache.read.summary import Summary, summarize
 from fastload.cache.read.verify import advice, verify_cache, verify_sources
@@ -51,39 +52,40 @@ class Align(str, Enum):
 
 @app.command()
 def info(cache: CachePath) -> None:
-    """Print a summary of a cache: counts, classes, distributions of sizes."""
+    """Print a summary of a cache: counts, bytes of images and annotations, distributions of sizes, classes."""
     opened = CacheFile(cache)
     summary = summarize(opened)
     source = opened.manifest.source
-    columns = [
-        (f"column {column.name}", f"{column.dtype}, {_bytes_of(opened, column):,} bytes")
-        for column in opened.store.columns
-    ]
     print_table(
         str(cache),
         ("", ""),
         [
             ("images", f"{summary.images:,} ({summary.images_without_boxes:,} without boxes)"),
             ("boxes", f"{summary.boxes:,} ({summary.crowds:,} of them crowds)"),
-            *(columns or [("extra columns", "none")]),
             ("encodings", _counted(summary)),
             ("bytes", f"{summary.bytes:,}"),
             ("built from", f"{source.get('format')}: {source.get('location')}"),
             ("fingerprint", opened.fingerprint),
         ],
     )
+    _print_bytes(summary, opened.store.columns)
     _print_distributions(summary)
     rows = [(name.name, f"{name.boxes:,}", f"{name.images:,}") for name in summary.classes]
     print_table("classes", ("class", "boxes", "images"), rows)
 
 
-def _bytes_of(cache: CacheFile, column: Column) -> int:
-    return sum(cache.store.index[key].nbytes for key in column.keys)
-
-
 def _counted(summary: Summary) -> str:
     counts, sizes = summary.encodings, summary.encoding_bytes
     return "; ".join(f"{name}: {counts[name]:,} images, {sizes[name]:,} bytes" for name in counts)
+
+
+def _print_bytes(summary: Summary, extra: Sequence[Column]) -> None:
+    """Print what the bytes of the file are: images, each column of annotations, and all else."""
+    sizes = [("images", "", summary.encoding_bytes.total())]
+    sizes += [(column.name, column.dtype, summary.column_bytes[column.name]) for column in (*SCHEMA, *extra)]
+    sizes.append(("other", "", summary.bytes - sum(size for *_, size in sizes)))  # names, ids, the file's tree
+    rows = [(name, dtype, f"{size:,}", f"{size / max(summary.images, 1):,.1f}") for name, dtype, size in sizes]
+    print_table("bytes", ("", "type", "bytes", "an image"), rows)
 
 
 def _print_distributions(summary: Summary) -> None:

@@ -197,8 +197,8 @@ def test_the_command_line_builds_them(root, tmp_path):
     assert CliRunner().invoke(app, arguments).exit_code == 0
     types = {name: array.dtype.name for name, array in Cache(out).columns.items()}
     assert types == {"track_id": "int32", "scene": "int64"}
-    shown = CliRunner().invoke(app, ["info", str(out)]).stdout
-    assert "column scene" in shown and "column track_id" in shown and "int32, 112 bytes" in shown
+    shown = " ".join(CliRunner().invoke(app, ["info", str(out)]).stdout.split())
+    assert "│ scene │ " in shown and "│ track_id │ int32 │ 112 │ " in shown
 
 
 @pytest.mark.parametrize(

@@ -361,7 +361,7 @@ def test_batches_and_examples_are_as_without_them(image, tmp_path):
     assert plain(cache.annotations_without_crowds.ragged["tags"].lists()) == [[], [2, 2]]
     assert len(cache.annotations_without_crowds.ragged["words"]) == 3
     assert not cache.record(1).columns["polygons"][0][0].flags.writeable
-    assert "column polygons" in CliRunner().invoke(app, ["info", str(cache.path)]).stdout
+    assert "│ polygons " in CliRunner().invoke(app, ["info", str(cache.path)]).stdout
 
 
 def test_a_column_of_another_kind_is_another_cache(image, tmp_path):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fastload.annotations import SCHEMA, Column
 from fastload.cache.format.layout import Encoding
 from fastload.cache.read.cache_file import CacheFile
 
@@ -37,6 +38,7 @@ class Summary:
     bytes: int
     encodings: Counter[str]  # number of images by encoding
     encoding_bytes: Counter[str]  # size of their records by encoding
+    column_bytes: dict[str, int]  # size of each column of annotations, with the offsets of ragged ones
     classes: tuple[ClassCount, ...]  # in the order of `CacheFile.categories`
     distributions: dict[str, tuple[float, ...]]
 
@@ -56,6 +58,7 @@ def summarize(cache: CacheFile) -> Summary:
         bytes=cache.path.stat().st_size,
         encodings=Counter({_name(int(code)): int(count) for code, count in zip(codes, counts, strict=True)}),
         encoding_bytes=Counter({_name(int(code)): int(code_bytes[code]) for code in codes}),
+        column_bytes={column.name: _bytes_of(cache, column) for column in (*SCHEMA, *cache.store.columns)},
         classes=_count_classes(cache),
         distributions={
             "image width, px": _quantiles(width),
@@ -67,6 +70,10 @@ def summarize(cache: CacheFile) -> Summary:
             "box side, px": _quantiles(np.sqrt(box_width * box_height)),  # the side of a square of equal area
         },
     )
+
+
+def _bytes_of(cache: CacheFile, column: Column) -> int:
+    return sum(cache.store.index[key].nbytes for key in column.keys)
 
 
 def _count_classes(cache: CacheFile) -> tuple[ClassCount, ...]:
