@@ -105,9 +105,14 @@ class PythonSource:
     def __len__(self) -> int:
         return self._count
 
-    def samples(self, start: int = 0) -> Iterator[Sample]:
-        """Yield the samples from position `start` on. An iterator can be read only once."""
-        seen = set()
+    def samples(self, start: int = 0, earlier_ids: Iterable[int] = ()) -> Iterator[Sample]:
+        """Yield the samples from position `start` on. An iterator can be read only once.
+
+        Args:
+            start: the position of the first sample.
+            earlier_ids: the image ids of the samples before it, which are not read again.
+        """
+        seen = set(earlier_ids)
         for i, item in enumerate(self._read(start), start):
             with _naming(i):
                 sample = self._sample(i, _fields_of(item))

@@ -249,6 +249,25 @@ def test_an_exception_of_the_dataset_names_the_index_and_the_build_resumes(tmp_p
     assert build(Detection(20), tmp_path / "b.lmdb", classes).fingerprint == Cache(path).fingerprint
 
 
+def test_a_resumed_build_knows_earlier_image_ids(tmp_path, monkeypatch):
+    """A sample that repeats the id of one stored or skipped before the interruption is skipped, as without it."""
+    monkeypatch.setattr(assemble, "COMMIT_SECONDS", 0)
+    samples = [{"image": jpeg(seed=i), "image_id": 100 + i} for i in range(20)]
+    samples[2]["image"] = b"?"
+    samples[17]["image_id"], samples[18]["image_id"] = 101, 102  # a stored and a skipped one
+
+    def stop(done: int, total: int) -> None:
+        if done == 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_cache(samples, tmp_path / "a.lmdb", OPTIONS, stop, classes=CLASSES)
+    report = build_cache(samples, tmp_path / "a.lmdb", OPTIONS, classes=CLASSES)
+    assert report.resumed > 3 and report.problems["skipped"] == 3
+    assert build(samples, tmp_path / "b.lmdb").fingerprint == Cache(tmp_path / "a.lmdb").fingerprint
+    assert read_problems(tmp_path / "a.lmdb") == read_problems(tmp_path / "b.lmdb")
+
+
 def test_an_iterator(tmp_path):
     """Samples that can be read only once are read once; a cache that is there asks for overwrite."""
     progress = []

@@ -123,7 +123,11 @@ def build_cache(
             unfinished.rewind(next(_changed(source, unfinished.stamps), unfinished.next_position))
         resumed, restarted = unfinished.next_position, unfinished.restarted
         if unfinished.manifest is None:
-            fill(unfinished, _ingest(source, resumed, options, earlier), len(source), progress)
+            if isinstance(source, PythonSource):
+                samples = source.samples(resumed, unfinished.image_ids())
+            else:
+                samples = source.samples(resumed)
+            fill(unfinished, _ingest(source, samples, options, earlier), len(source), progress)
         _finish(unfinished, source, path, job, options)
     return report(path, start, True, resumed, restarted, changed)
 
@@ -153,8 +157,10 @@ def describe_job(source: Source, options: BuildOptions) -> dict[str, Any]:
     }
 
 
-def _ingest(source: Source, start: int, options: BuildOptions, earlier: EarlierBuild | None) -> Iterator[IngestedImage]:
-    """Ingest the samples from position `start` on, in several threads, and yield the results in order."""
+def _ingest(
+    source: Source, samples: Iterator[Sample], options: BuildOptions, earlier: EarlierBuild | None
+) -> Iterator[IngestedImage]:
+    """Ingest samples of a source in several threads, and yield the results in order."""
     label_of = {category.id: label for label, category in enumerate(source.categories)}
     make = partial(
         make_record,
@@ -168,7 +174,7 @@ def _ingest(source: Source, start: int, options: BuildOptions, earlier: EarlierB
     def ingest(sample: Sample) -> IngestedImage:
         return (earlier and earlier.ingested(sample)) or make(sample)
 
-    return ordered_map(ingest, source.samples(start), options.workers)
+    return ordered_map(ingest, samples, options.workers)
 
 
 def _changed(source: Source, stamps: list[Stamp]) -> Iterator[int]:

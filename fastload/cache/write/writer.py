@@ -18,6 +18,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,11 @@ class CacheWriter:
     def stamps(self) -> list[Stamp]:
         """The stamps of all committed samples."""
         return [stamp for part in self.parts for stamp in part.stamps]
+
+    def image_ids(self) -> set[int]:
+        """Return the image ids of all committed samples that have a record or a problem."""
+        stored = chain.from_iterable(part.index["image_id"].tolist() for part in self.parts)
+        return {*stored, *(problem.image_id for problem in self.problems)}
 
     def index(self) -> Index:
         """Return the index of all committed records."""
