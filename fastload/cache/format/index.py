@@ -5,18 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 import fastload._core as _core
 from fastload.annotations import SCHEMA, Column, Columns, offsets_of
-from fastload.cache.format.layout import INDEX
+from fastload.cache.format.layout import COLOR_MEAN, COLOR_STD, INDEX, OPTIONAL
 
 Index: TypeAlias = dict[str, NDArray[Any]]
 _VALUES: dict[str, tuple[int, ...]] = {"size": (2,), "source_size": (2,)} | {each.key: each.shape for each in SCHEMA}
 _OFFSETS = {"name_offset": "names", "box_offset": "boxes"}
+
+
+class ColorMoments(NamedTuple):
+    """The colors of an image as R, G and B, in levels of 0 to 255."""
+
+    mean: Sequence[float]
+    std: Sequence[float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +37,7 @@ class Entry:
     encoding: int
     checksum: int
     columns: Columns  # by key: (G, ...) per object, (...) per image; ragged columns have an array for each of `keys`
+    color: ColorMoments | None = None  # None: unknown
 
 
 def shape_of(name: str, images: int, boxes: int, name_bytes: int) -> tuple[int, ...]:
@@ -39,7 +47,7 @@ def shape_of(name: str, images: int, boxes: int, name_bytes: int) -> tuple[int, 
 
 
 def build_index(entries: Sequence[Entry]) -> Index:
-    """Build the index of images in the given order. All must have the same columns."""
+    """Build the index of images in the given order. All must have the same columns. Arrays of OPTIONAL need all images."""
     names = [entry.name.encode("utf-8", "surrogateescape") for entry in entries]
     arrays: dict[str, Any] = {
         "name_offset": offsets_of(map(len, names)),
@@ -53,12 +61,16 @@ def build_index(entries: Sequence[Entry]) -> Index:
         single = key.startswith("image/") and f"{key}/offsets" not in keys and not _is_offsets(key)
         parts = [entry.columns[key][None] if single else entry.columns[key] for entry in entries]
         arrays[key] = join_arrays(key, parts) if parts else []
+    colors = [entry.color for entry in entries if entry.color is not None]
+    if colors and len(colors) == len(entries):
+        arrays[COLOR_MEAN] = np.array([color.mean for color in colors], np.float32)
+        arrays[COLOR_STD] = np.array([color.std for color in colors], np.float32)
     extra = sorted(arrays.keys() - INDEX.keys())
     return {name: _as_array(name, arrays[name]) for name in INDEX} | {key: arrays[key] for key in extra}
 
 
 def join_indices(parts: Iterable[Index]) -> Index:
-    """Concatenate indices, with the extra columns that all have with the same type and shape."""
+    """Concatenate indices, with the optional arrays and extra columns that all have with the same type and shape."""
     parts = [part for part in parts if len(part["image_id"])] or [build_index([])]
     kinds = [{(name, array.dtype.str, array.shape[1:]) for name, array in part.items()} for part in parts]
     extra = sorted(name for name, *_ in set.intersection(*kinds) if name not in INDEX)
@@ -94,6 +106,10 @@ def check_index(index: Index, categories: int, columns: Iterable[Column] = ()) -
         raise ValueError("it has labels without a category")
     if index["crowd"].max(initial=0) > 1 or min(index[name].min(initial=1) for name in ("size", "source_size")) < 1:
         raise ValueError("its index holds invalid values")
+    for name in OPTIONAL.keys() & index.keys():
+        lowest, highest = index[name].min(initial=0), index[name].max(initial=0)  # NaN if a value is
+        if not (lowest >= 0 and highest <= 255):
+            raise ValueError(f"its {name} holds invalid values")
     for name, array in index.items():
         if array.dtype == np.bool_ and array.view(np.uint8).max(initial=0) > 1:
             raise ValueError(f"its {name} holds invalid values")

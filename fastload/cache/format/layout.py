@@ -2,7 +2,8 @@
 
 Keys, in LMDB's (byte) order:
 
-    b"index/" + name      a flat little-endian array over all images or boxes (see INDEX and `annotations.Column.keys`)
+    b"index/" + name      a flat little-endian array over all images or boxes (see INDEX, OPTIONAL and
+                          `annotations.Column.keys`)
     b"manifest"           b"xxh64=" + 16 hex digits of the JSON's checksum + b"\\n" + JSON (see manifest keys below)
     b"record/" + position the image at this position of the source; position is 8 bytes, big-endian
     b"source/files"       optional: the source files and their stamps, see `source_files.SourceFiles`
@@ -94,6 +95,11 @@ INDEX = {
     "box_offset": ("<i8", "image+1"),  # boxes of image i: rows box_offset[i] to box_offset[i + 1]
     **{column.key: (DTYPES[column.dtype], column.per) for column in SCHEMA},
 }
+
+# Arrays that a cache has unless it was built before they existed, as name: (dtype, shape of the value of one image).
+COLOR_MEAN = "color/mean"  # of R, G and B over the decoded image, in levels of 0 to 255
+COLOR_STD = "color/std"  # the standard deviation
+OPTIONAL = {COLOR_MEAN: ("<f4", (3,)), COLOR_STD: ("<f4", (3,))}
 
 
 def record_key(position: int) -> bytes:

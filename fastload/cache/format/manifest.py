@@ -12,7 +12,7 @@ from typing import Any
 import fastload._core as _core
 from fastload.annotations import OFFSETS_DTYPE, Column, Per
 from fastload.cache.format.index import Index, shape_of
-from fastload.cache.format.layout import INDEX, VERSION
+from fastload.cache.format.layout import INDEX, OPTIONAL, VERSION
 from fastload.sources.base import Category
 
 
@@ -40,7 +40,7 @@ class Manifest:
     @property
     def array_names(self) -> list[str]:
         """The arrays that this version reads."""
-        return [*INDEX, *(key for column in self.columns for key in column.keys)]
+        return [*INDEX, *self._optional, *(key for column in self.columns for key in column.keys)]
 
     @property
     def fingerprint(self) -> str:
@@ -81,6 +81,12 @@ class Manifest:
         return manifest
 
     @property
+    def _optional(self) -> list[str]:
+        plain = {"dtype", "shape", "checksum"}
+        entries = {name: self.arrays[name] for name in OPTIONAL if name in self.arrays}
+        return [name for name, each in entries.items() if each.keys() == plain and each["dtype"] == OPTIONAL[name][0]]
+
+    @property
     def _counts(self) -> dict[Per, int]:
         return {"image": self.images, "object": self.boxes}
 
@@ -89,6 +95,9 @@ class Manifest:
         for name, (dtype, _) in INDEX.items():
             array = self.arrays[name]
             if array["dtype"] != dtype or tuple(array["shape"]) != shape_of(name, self.images, self.boxes, name_bytes):
+                raise ValueError(name)
+        for name in self._optional:
+            if tuple(self.arrays[name]["shape"]) != (self.images, *OPTIONAL[name][1]):
                 raise ValueError(name)
         for column in self.columns:
             for level, name in enumerate(column.keys[1:]):

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 import fastload._core as _core
 from fastload.annotations import POLYGONS, SCHEMA, Annotations, Column, Columns, Ragged
-from fastload.cache.format.layout import Encoding
+from fastload.cache.format.index import ColorMoments
+from fastload.cache.format.layout import COLOR_MEAN, COLOR_STD, Encoding
 from fastload.cache.format.manifest import Manifest
 from fastload.cache.format.problems import problems_path
 from fastload.cache.format.record import HEADER_SIZE, RecordHeader, check_payload, read_header
@@ -313,6 +314,26 @@ class CacheFile:
         return self._mapping.index["encoding"]
 
     @property
+    def means(self) -> NDArray[np.float32] | None:
+        """(n, 3) mean of R, G and B over each decoded image, in levels of 0 to 255.
+
+        None if the cache, or one of several, was built by a version that did not store it. Building it again adds it.
+        """
+        return self._optional(COLOR_MEAN)
+
+    @property
+    def stds(self) -> NDArray[np.float32] | None:
+        """(n, 3) standard deviation of R, G and B over each decoded image, in levels; None as for `means`."""
+        return self._optional(COLOR_STD)
+
+    def color_of(self, index: int) -> ColorMoments | None:
+        """Return row `index` of `means` and `stds`; None if the cache does not have both."""
+        if self.means is None or self.stds is None:
+            return None
+        i = self._position(index)
+        return ColorMoments(self.means[i].tolist(), self.stds[i].tolist())
+
+    @property
     def addresses(self) -> NDArray[np.uint64]:
         """(n) memory address of each record, valid as long as this cache exists."""
         return self._mapping.addresses
@@ -424,6 +445,10 @@ class CacheFile:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.where!r}: {len(self)} images, {self.box_offsets[-1]} boxes)"
+
+    def _optional(self, name: str) -> NDArray[Any] | None:
+        """Return an array of `layout.OPTIONAL`, or None unless all shards have it."""
+        return self._mapping.index[name] if all(name in shard.store.index for shard in self.shards) else None
 
     def _values(self, column: Column, i: int) -> Any:
         """Return the values of a column for image i: an array, or `Ragged`."""

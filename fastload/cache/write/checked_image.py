@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 import fastload._core as _core
+from fastload.cache.format.index import ColorMoments
 from fastload.cache.format.layout import Subsampling
 from fastload.cache.write.jpeg_repair import repaired_jpegs, with_end
 from fastload.cache.write.png_chunks import pixel_chunks
@@ -79,6 +80,7 @@ class CheckedImage:
         rgb: whether the planes are R, G, B instead of Y, Cb, Cr.
         orientation: the EXIF orientation that was applied; 1: none.
         change: ("converted" or "repaired", reason). None: the bytes are those of the file.
+        color: the mean and standard deviation of its colors. None: not computed.
     """
 
     jpeg: bytes
@@ -87,6 +89,7 @@ class CheckedImage:
     rgb: bool
     orientation: int = 1
     change: tuple[str, str] | None = None
+    color: ColorMoments | None = None
 
     @property
     def stored_size(self) -> tuple[int, int]:
@@ -137,14 +140,18 @@ def _checked_or_repaired(data: bytes) -> CheckedImage:
     except ValueError as error:
         return _convert(data, f"an unusual JPEG ({error})")
     if warning is None:
-        return checked_jpeg(data)
+        return _with_color(checked_jpeg(data), planes)
     truncated = "remature end" in warning
     for jpeg in with_end(data) if truncated else repaired_jpegs(data):
         with suppress(ValueError):
             repaired, remaining = _core.decode_planes(jpeg)
             if remaining is None and all(map(np.array_equal, repaired, planes)):
-                return checked_jpeg(jpeg, change=("repaired", warning))
+                return _with_color(checked_jpeg(jpeg, change=("repaired", warning)), planes)
     raise DecodeError(f"{'truncated' if truncated else 'corrupt'}: {warning}")
+
+
+def _with_color(image: CheckedImage, planes: list[NDArray[np.uint8]]) -> CheckedImage:
+    return replace(image, color=ColorMoments(*_core.color_moments(planes, image.subsampling, image.rgb)))
 
 
 def checked_jpeg(jpeg: bytes, orientation: int = 1, change: tuple[str, str] | None = None) -> CheckedImage:

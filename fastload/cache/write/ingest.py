@@ -8,7 +8,7 @@ from pathlib import Path
 
 import fastload._core as _core
 from fastload.annotations import Column, Columns
-from fastload.cache.format.index import Entry
+from fastload.cache.format.index import ColorMoments, Entry
 from fastload.cache.format.layout import Encoding
 from fastload.cache.format.record import pack_record, read_header
 from fastload.cache.format.source_files import NO_FILE, Stamp, stamp_of_file
@@ -100,7 +100,7 @@ def make_record(
     record, refusal = encode(stored, encoding)
     if refusal:
         problems.append(Problem(sample.image_id, sample.name, NOT_PACKED, refusal))
-    entry = make_entry(record, sample.image_id, sample.name, image.size, columns)
+    entry = make_entry(record, sample.image_id, sample.name, image.size, columns, stored.color)
     return IngestedImage(record, entry, problems + box_problems, stamp)
 
 
@@ -109,7 +109,14 @@ def stamp_of(sample: Sample) -> Stamp:
     return NO_FILE if sample.skip_reason or sample.data is not None else stamp_of_file(sample.path)
 
 
-def make_entry(record: bytes, image_id: int, name: str, source_size: tuple[int, int], columns: Columns) -> Entry:
+def make_entry(
+    record: bytes,
+    image_id: int,
+    name: str,
+    source_size: tuple[int, int],
+    columns: Columns,
+    color: ColorMoments | None = None,
+) -> Entry:
     """Return the index entry of a record.
 
     Args:
@@ -118,6 +125,10 @@ def make_entry(record: bytes, image_id: int, name: str, source_size: tuple[int, 
         name: its file name.
         source_size: width and height of the annotated image.
         columns: its annotations, in pixels of the stored image.
+        color: the mean and standard deviation of its colors. Default: computed, for which the record is decoded.
+
+    Raises:
+        ValueError: the record cannot be decoded.
     """
     header = read_header(record)
     return Entry(
@@ -128,6 +139,7 @@ def make_entry(record: bytes, image_id: int, name: str, source_size: tuple[int, 
         encoding=header.encoding,
         checksum=header.checksum,
         columns=columns,
+        color=color or ColorMoments(*_core.color_moments(*_core.decode_record(record))),
     )
 
 

@@ -93,7 +93,7 @@ def describe_job(cache: CacheFile, options: ReencodeOptions) -> dict[str, Any]:
 def reencode(cache: CacheFile, options: ReencodeOptions, index: int) -> IngestedImage:
     """Convert image `index` as `options` say. Runs in a worker thread."""
     record = cache.record(index)
-    columns = cache.columns_of(index)
+    columns, color = cache.columns_of(index), cache.color_of(index)
     if record.encoding == options.encoding and not options.reduction:
         data, refusal = bytes(cache.record_bytes(index)), None
     else:
@@ -105,9 +105,10 @@ def reencode(cache: CacheFile, options: ReencodeOptions, index: int) -> Ingested
                 f"{cache.path}: image {record.image_id} ({record.name}) {error}. Run `fastload verify {cache.path}`."
             ) from error
         data, refusal = encode(stored, options.encoding)
+        color = color if stored is image else None
         columns = scale_columns(columns, image.size, stored.size, cache.store.columns)
     cache.check_unchanged()  # so the boxes and bytes above were read from an intact file
-    entry = make_entry(data, record.image_id, record.name, record.source_size, columns)
+    entry = make_entry(data, record.image_id, record.name, record.source_size, columns, color)
     problems = [Problem(record.image_id, record.name, NOT_PACKED, refusal)] if refusal else []
     return IngestedImage(data, entry, problems)
 

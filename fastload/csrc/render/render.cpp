@@ -5,9 +5,7 @@
 #include <cstring>
 
 namespace fastload {
-namespace {
 
-// The matrix from planes, minus 128, to RGB: JFIF's for YCbCr (ITU-T T.871), or that of gray or RGB planes.
 void to_rgb(const Planes& planes, double matrix[3][3]) {
     constexpr double ycbcr[3][3] = {{1, 0, 1.402}, {1, -.344136286, -.714136286}, {1, 1.772, 0}};
     constexpr double identity[3][3] = {{1, 0, 0}, {0, 1, 0}, {0, 0, 1}};
@@ -15,6 +13,8 @@ void to_rgb(const Planes& planes, double matrix[3][3]) {
     const auto& chosen = planes.count == 1 ? grey : planes.rgb ? identity : ycbcr;
     std::memcpy(matrix, chosen, sizeof ycbcr);
 }
+
+namespace {
 
 int16_t rounded(double value) { return int16_t(std::lround(std::clamp(value, -32767., 32767.))); }
 

@@ -59,6 +59,9 @@ private:
     Buffer memory_;
 };
 
+// The matrix from planes, minus 128, to RGB: JFIF's for YCbCr (ITU-T T.871), or that of gray or RGB planes.
+void to_rgb(const Planes& planes, double matrix[3][3]);
+
 // Writes every byte of a canvas once, in its format: the pictures, and `fill` elsewhere.
 void render(const Canvas& canvas, std::vector<Picture>& pictures, size_t count, Buffer& row_memory, uint8_t* out);
 
