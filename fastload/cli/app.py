@@ -52,7 +52,7 @@ class Align(str, Enum):
 
 @app.command()
 def info(cache: CachePath) -> None:
-    """Print a summary of a cache: counts, bytes of images and annotations, distributions of sizes, classes."""
+    """Print a summary of a cache: counts, bytes of images and annotations, colors, distributions of sizes, classes."""
     opened = CacheFile(cache)
     summary = summarize(opened)
     source = opened.manifest.source
@@ -62,6 +62,7 @@ def info(cache: CachePath) -> None:
         [
             ("images", f"{summary.images:,} ({summary.images_without_boxes:,} without boxes)"),
             ("boxes", f"{summary.boxes:,} ({summary.crowds:,} of them crowds)"),
+            *_colors(summary),
             ("encodings", _counted(summary)),
             ("bytes", f"{summary.bytes:,}"),
             ("built from", f"{source.get('format')}: {source.get('location')}"),
@@ -72,6 +73,16 @@ def info(cache: CachePath) -> None:
     _print_distributions(summary)
     rows = [(name.name, f"{name.boxes:,}", f"{name.images:,}") for name in summary.classes]
     print_table("classes", ("class", "boxes", "images"), rows)
+
+
+def _colors(summary: Summary) -> list[tuple[str, str]]:
+    """Rows with the values for `Normalize`, and the way to get them if they are unknown."""
+    if summary.color is None:
+        return [("mean, std of RGB", "unknown: fastload build-cache DATASET --overwrite stores them")]
+    return [
+        (f"{name} of RGB, levels", ", ".join(f"{value:.2f}" for value in values))
+        for name, values in summary.color._asdict().items()
+    ]
 
 
 def _counted(summary: Summary) -> str:

@@ -35,7 +35,7 @@ def cache_and_images(dataset: Any) -> tuple[Cache, ImageIndex] | None:
     if flat is None:
         return None
     cache, index = flat
-    return cache, ImageIndex(index, cache.sizes[index], cache.box_offsets, cache.boxes)
+    return cache, ImageIndex(index, cache.sizes[index], cache.box_offsets, cache.boxes, cache.means)
 
 
 def without_empty(dataset: Any, cache: Cache, images: ImageIndex) -> Any:

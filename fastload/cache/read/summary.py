@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastload.annotations import SCHEMA, Column
+from fastload.cache.format.index import ColorMoments
 from fastload.cache.format.layout import Encoding
 from fastload.cache.read.cache_file import CacheFile
 
@@ -41,6 +42,7 @@ class Summary:
     column_bytes: dict[str, int]  # size of each column of annotations, with the offsets of ragged ones
     classes: tuple[ClassCount, ...]  # in the order of `CacheFile.categories`
     distributions: dict[str, tuple[float, ...]]
+    color: ColorMoments | None  # of the dataset, where each image counts the same; None: the cache does not have them
 
 
 def summarize(cache: CacheFile) -> Summary:
@@ -69,11 +71,25 @@ def summarize(cache: CacheFile) -> Summary:
             "boxes an image": _quantiles(boxes_per_image),
             "box side, px": _quantiles(np.sqrt(box_width * box_height)),  # the side of a square of equal area
         },
+        color=color_of_dataset(cache),
     )
 
 
 def _bytes_of(cache: CacheFile, column: Column) -> int:
     return sum(cache.store.index[key].nbytes for key in column.keys)
+
+
+def color_of_dataset(cache: CacheFile) -> ColorMoments | None:
+    """Return the mean and standard deviation of R, G and B over all images, in levels; None if they are unknown.
+
+    Each image has the same weight, whatever its size. For normalization, as images are resized in training.
+    """
+    means, stds = cache.means, cache.stds
+    if means is None or stds is None or not len(means):
+        return None
+    mean = means.mean(0, np.float64)
+    variance = (stds.astype(np.float64) ** 2 + means.astype(np.float64) ** 2).mean(0) - mean**2
+    return ColorMoments(mean.tolist(), np.sqrt(variance.clip(0)).tolist())
 
 
 def _count_classes(cache: CacheFile) -> tuple[ClassCount, ...]:

@@ -59,8 +59,8 @@ class EarlierBuild:
             record, columns = bytes(self.cache.record_bytes(i)), self.cache.columns_of(i)
             color = self.cache.color_of(i)
             self.cache.check_unchanged()
-        except CacheError:
+            width, height = self.cache.source_sizes[i].tolist()
+            entry = make_entry(record, sample.image_id, sample.name, (width, height), columns, color)
+        except (CacheError, ValueError):
             return None
-        width, height = self.cache.source_sizes[i].tolist()
-        entry = make_entry(record, sample.image_id, sample.name, (width, height), columns, color)
         return IngestedImage(record, entry, self._problems[sample.image_id], stamp)

@@ -22,10 +22,11 @@ ORDERS = np.array([[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1,
 class ColorJitter(Transform):
     """Change the brightness, contrast, saturation and hue of each image at random, as torchvision's `ColorJitter`.
 
-    The changes are applied in this order, as one matrix per image. They differ from torchvision's as follows: the order
-    is fixed; contrast is relative to level 128 instead of the mean of the image, which is unknown before decoding; hue
-    is a rotation about the gray axis of RGB instead of a shift in HSV; values are clipped once, at the end. Boxes do
-    not change.
+    The changes are applied in this order, as one matrix per image. Contrast is relative to the mean gray of the whole
+    image after the change of brightness, if the cache has it (see `Cache.means`), else to level 128. The changes differ
+    from torchvision's as follows: the order is fixed; hue is a rotation about the gray axis of RGB instead of a shift
+    in HSV; values are clipped once, at the end; a slot of several images, such as a mosaic, has the mean of the first.
+    Boxes do not change.
 
     Args:
         brightness: b; the factor is uniform in [max(0, 1 - b), 1 + b]. Default: 0, no change.
@@ -53,9 +54,10 @@ class ColorJitter(Transform):
         ranges = (self.brightness, self.contrast, self.saturation)
         brightness, contrast, saturation = (rng.uniform(max(0.0, 1 - x), 1 + x, (count, 1, 1)) for x in ranges)
         turn = rng.uniform(-self.hue, self.hue, (count, 1, 1)) * 2 * np.pi
+        pivot = mean_gray(plan, images)[:, None] * (1.0 if images.means is None else brightness[:, 0])
         color = np.empty((count, 3, 4), np.float32)
         color[:, :, :3] = brightness * contrast * (_hue(turn) @ _saturation(saturation))
-        color[:, :, 3] = GRAY * (1 - contrast[:, 0])  # hue and saturation do not change grays
+        color[:, :, 3] = pivot * (1 - contrast[:, 0])  # hue and saturation do not change grays
         plan.recolor(color)
 
 
