@@ -47,7 +47,10 @@ def shape_of(name: str, images: int, boxes: int, name_bytes: int) -> tuple[int, 
 
 
 def build_index(entries: Sequence[Entry]) -> Index:
-    """Build the index of images in the given order. All must have the same columns. Arrays of OPTIONAL need all images."""
+    """Build the index of images in the given order. All must have the same columns.
+
+    Arrays of OPTIONAL are omitted unless the values of all images are known.
+    """
     names = [entry.name.encode("utf-8", "surrogateescape") for entry in entries]
     arrays: dict[str, Any] = {
         "name_offset": offsets_of(map(len, names)),
