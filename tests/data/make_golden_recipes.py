@@ -508,13 +508,18 @@ def pipeline(file: Path, package: Any) -> Any:
 
 
 def dfine_cases(sample: Sample, repositories: Path) -> Golden:
-    """All transforms of D-FINE (those of RT-DETRv2)."""
+    """All transforms of D-FINE (those of RT-DETRv2).
+
+    `rounded_away` has boxes that end at the right edge of its crop: scaled to 640 in float32, they end at 640.00006,
+    and SanitizeBoundingBoxes drops them as outside. So it is for 22 of the 541 widths from 100 to 640.
+    """
     golden = Golden(sample)
     package = published.dfine(repositories)
     transforms = pipeline(repositories / "D-FINE" / "configs" / "dfine" / "include" / "dataloader.yml", package)
     dataset = coco_of(package, sample, transforms)
     dataset.set_epoch(0)
-    for case, (source, number) in enumerate(((0, 0), (4, 6), (17, 9), (7, 12), (14, 15))):
+    cases = {f"dfine_{i}": case for i, case in enumerate(((0, 0), (11, 21), (17, 9), (7, 12), (14, 15)))}
+    for name, (source, number) in (cases | {"rounded_away_0": (4, 6)}).items():
         seed(number)
         size = sample.image(source).size
         with (
@@ -533,7 +538,7 @@ def dfine_cases(sample: Sample, repositories: Path) -> Golden:
         crop = calls["crop"][0].result if calls["crop"] else {}
         place = [crop["left"], crop["top"], crop["width"], crop["height"]] if crop else [0, 0, *canvas]
         draws |= {"offset": [left, top], "canvas": canvas, "crop": place, "flip": bool(flips["flip"])}
-        golden.add(f"dfine_{case}", [source], draws, tensor(image), relative(target))
+        golden.add(name, [source], draws, tensor(image), relative(target))
     return golden
 
 
