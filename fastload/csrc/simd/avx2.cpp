@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "color_change.h"
 #include "dct_blocks.h"
 #include "huffman.h"
 #include "jpeg_scan.h"
@@ -146,6 +147,47 @@ TARGET void split(const uint8_t* rgb, int width, uint8_t* const channel[3]) {
     scalar_kernels.split(rgb + 3 * whole, width - whole, rest);
 }
 
+// The source, in the two lanes alike, of the bytes of a channel of 16 pixels: for each half of 8 of them, the first 16
+// bytes, and the other 8 in that half of a third vector.
+struct HalvedSplit {
+    alignas(32) uint8_t from[3][3][32];  // [channel][first half, second half, rest]
+};
+constexpr HalvedSplit halved_places = [] {
+    HalvedSplit split{};
+    for (int c = 0; c < 3; ++c)
+        for (int u = 0; u < 32; ++u) {
+            const int h = u % 16 / 8, byte = 3 * (u % 8) + c;
+            split.from[c][h][u] = byte < 16 ? uint8_t(byte) : nowhere;
+            split.from[c][1 - h][u] = nowhere;
+            split.from[c][2][u] = byte < 16 ? nowhere : uint8_t(8 * h + byte - 16);
+        }
+    return split;
+}();
+
+TARGET_INLINE void unpack_channels(const uint8_t* rgb, Vector (&channel)[3]) {
+    const Vector first = load_lanes(rgb, 24), second = load_lanes(rgb + 48, 24);
+    const Vector rest = unpack_high64(load_lanes(rgb + 8, 24), load_lanes(rgb + 56, 24));
+    for (int c = 0; c < 3; ++c) {
+        const auto& from = halved_places.from[c];
+        channel[c] = _mm256_or_si256(_mm256_or_si256(shuffled(first, from[0]), shuffled(second, from[1])),
+                                     shuffled(rest, from[2]));
+    }
+}
+
+// Divided here: there are no instructions for a table of 256. A test shows that the quotients are those of the table.
+TARGET_INLINE void reciprocals(Vector n, const Reciprocals& table, Vector (&whole)[2], Vector (&part)[2]) {
+    const __m256 numerator = all_floats(float(table.numerator));
+    const Vector words[2] = {unpack_low8(n, zeros()), unpack_high8(n, zeros())};
+    for (int h = 0; h < 2; ++h) {
+        Vector quotient[2] = {unpack_low16(words[h], zeros()), unpack_high16(words[h], zeros())};
+        for (Vector& q : quotient) q = _mm256_cvtps_epi32(_mm256_div_ps(numerator, _mm256_cvtepi32_ps(q)));
+        whole[h] = _mm256_packus_epi32(shift_right_unsigned32(quotient[0], Reciprocals::bits),
+                                       shift_right_unsigned32(quotient[1], Reciprocals::bits));
+        const Vector mask = all32((1 << Reciprocals::bits) - 1);
+        part[h] = shift_left16(pack32(bit_and(quotient[0], mask), bit_and(quotient[1], mask)), 15 - Reciprocals::bits);
+    }
+}
+
 // The data of a row of blocks before its samples are computed.
 struct Row {
     Row(uint8_t* scratch, int padded)
@@ -228,14 +270,15 @@ TARGET void apply_signs(uint8_t* values, const uint8_t* signs, size_t count) {
 }  // namespace fastload
 
 #include "blend.h"
+#include "colors.h"
 #include "idct.h"
 #include "samples.h"
 #include "set_bits.h"
 
 namespace fastload {
 
-const Kernels avx2_kernels = {horizontal, blend, stream, split, convert, decode_blocks,
-                              inverse_dct, apply_signs, set_bits, huffman_decode_bmi2, decode_mcus_bmi2};
+const Kernels avx2_kernels = {horizontal, blend, stream, recolor, adjust_hsv, scalar_kernels.look_up, split, convert,
+                              decode_blocks, inverse_dct, apply_signs, set_bits, huffman_decode_bmi2, decode_mcus_bmi2};
 
 }  // namespace fastload
 #endif

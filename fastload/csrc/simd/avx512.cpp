@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "color_change.h"
 #include "dct_blocks.h"
 #include "huffman.h"
 #include "jpeg_scan.h"
@@ -76,11 +77,7 @@ constexpr Interleave interleave = [] {
     return from;
 }();
 
-// Clips 64 pixels' channels and packs them to 192 bytes.
-TARGET_INLINE void pack_pixels(const Vector (&channel)[2][3], Vector (&packed)[3]) {
-    Vector rg[2];
-    for (int h = 0; h < 2; ++h) rg[h] = pack_unsigned16(channel[h][0], channel[h][1]);
-    const Vector b = pack_unsigned16(channel[0][2], channel[1][2]);
+TARGET_INLINE void interleave_pixels(const Vector (&rg)[2], Vector b, Vector (&packed)[3]) {
     for (int third = 0; third < 3; ++third) {
         // The outer thirds have pixels of one half only; permuting one vector ignores the upper two bits of a position.
         const Vector places = load(interleave.red_green[third]);
@@ -91,21 +88,35 @@ TARGET_INLINE void pack_pixels(const Vector (&channel)[2][3], Vector (&packed)[3
     }
 }
 
+// Clips 64 pixels' channels and packs them to 192 bytes.
+TARGET_INLINE void pack_pixels(const Vector (&channel)[2][3], Vector (&packed)[3]) {
+    Vector rg[2];
+    for (int h = 0; h < 2; ++h) rg[h] = pack_unsigned16(channel[h][0], channel[h][1]);
+    interleave_pixels(rg, pack_unsigned16(channel[0][2], channel[1][2]), packed);
+}
+
 // The source, among 192 bytes, of each of the 64 bytes of a channel: in the first two vectors, or in the third.
 struct Split {
     alignas(64) uint8_t from[3][64];
     uint64_t is_third[3];
 };
-constexpr Split places = [] {
+constexpr Split split_places(bool halves) {  // in lanes by halves, or in order
     Split split{};
     for (int c = 0; c < 3; ++c)
         for (int u = 0; u < 64; ++u) {
-            const int byte = 3 * u + c;
+            const int byte = 3 * (halves ? u % 16 / 8 * 32 + u / 16 * 8 + u % 8 : u) + c;
             split.from[c][u] = uint8_t(byte % 128);
             split.is_third[c] |= uint64_t(byte >= 128) << u;
         }
     return split;
-}();
+}
+constexpr Split places = split_places(false), halved_places = split_places(true);
+
+TARGET_INLINE Vector channel_of(const Vector (&bytes)[3], const Split& split, int c) {
+    const Vector from = _mm512_load_si512(split.from[c]);
+    const Vector first = _mm512_permutex2var_epi8(bytes[0], from, bytes[1]);
+    return _mm512_mask_permutexvar_epi8(first, split.is_third[c], from, bytes[2]);
+}
 
 TARGET void split(const uint8_t* rgb, int width, uint8_t* const channel[3]) {
     for (int u = 0; u < width; u += 64) {
@@ -117,13 +128,28 @@ TARGET void split(const uint8_t* rgb, int width, uint8_t* const channel[3]) {
                                                rgb + 3 * u + std::min(64 * k, left));
         }
         const __mmask64 kept = width - u >= 64 ? ~__mmask64{0} : (__mmask64{1} << (width - u)) - 1;
-        for (int c = 0; c < 3; ++c) {
-            const __m512i from = _mm512_load_si512(places.from[c]);
-            const __m512i first = _mm512_permutex2var_epi8(bytes[0], from, bytes[1]);
-            _mm512_mask_storeu_epi8(channel[c] + u, kept,
-                                    _mm512_mask_permutexvar_epi8(first, places.is_third[c], from, bytes[2]));
-        }
+        for (int c = 0; c < 3; ++c) _mm512_mask_storeu_epi8(channel[c] + u, kept, channel_of(bytes, places, c));
     }
+}
+
+TARGET_INLINE void unpack_channels(const uint8_t* rgb, Vector (&channel)[3]) {
+    const Vector bytes[3] = {load(rgb), load(rgb + 64), load(rgb + 128)};
+    for (int c = 0; c < 3; ++c) channel[c] = channel_of(bytes, halved_places, c);
+}
+
+TARGET_INLINE Vector look_up_bytes(Vector bytes, const uint8_t* table) {
+    const Vector low = _mm512_permutex2var_epi8(load(table), bytes, load(table + 64));
+    const Vector high = _mm512_permutex2var_epi8(load(table + 128), bytes, load(table + 192));
+    return _mm512_mask_blend_epi8(_mm512_movepi8_mask(bytes), low, high);
+}
+
+TARGET_INLINE void reciprocals(Vector n, const Reciprocals& table, Vector (&whole)[2], Vector (&part)[2]) {
+    const Vector upper = look_up_bytes(n, table.bytes.upper), lower = look_up_bytes(n, table.bytes.lower);
+    const Vector fraction = look_up_bytes(n, table.bytes.part);
+    whole[0] = unpack_low8(lower, upper);
+    whole[1] = unpack_high8(lower, upper);
+    part[0] = shift_right_unsigned16(unpack_low8(zeros(), fraction), 1);
+    part[1] = shift_right_unsigned16(unpack_high8(zeros(), fraction), 1);
 }
 
 // The data of a row of blocks before its samples are computed.
@@ -195,13 +221,34 @@ TARGET void apply_signs(uint8_t* values, const uint8_t* signs, size_t count) {
 }  // namespace fastload
 
 #include "blend.h"
+#include "colors.h"
 #include "idct.h"
 #include "samples.h"
 #include "set_bits.h"
 
 namespace fastload {
+namespace {
 
-const Kernels avx512_kernels = {horizontal, blend, stream, split, convert, decode_blocks,
+struct LookUp {
+    TARGET_INLINE void operator()(uint8_t* rgb) const {
+        Vector channel[3], packed[3];
+        unpack_channels(rgb, channel);
+        for (int c = 0; c < 3; ++c) channel[c] = look_up_bytes(channel[c], table.level[c]);
+        const Vector rg[2] = {unpack_low64(channel[0], channel[1]), unpack_high64(channel[0], channel[1])};
+        interleave_pixels(rg, channel[2], packed);
+        store_packed(rgb, packed);
+    }
+    const LevelTable& table;
+};
+
+TARGET void look_up(uint8_t* rgb, size_t pixels, const LevelTable& given) {
+    const LevelTable table = given;
+    for_blocks(rgb, pixels, LookUp{table});
+}
+
+}  // namespace
+
+const Kernels avx512_kernels = {horizontal, blend, stream, recolor, adjust_hsv, look_up, split, convert, decode_blocks,
                                 inverse_dct, apply_signs, set_bits, huffman_decode_bmi2, decode_mcus_bmi2};
 
 }  // namespace fastload

@@ -3,7 +3,7 @@
 // scalar.cpp is the specification, and all others give the same bits. Each of the other files has a complete table, so
 // that a decoder or an image chooses once, and tests can select one set after the other.
 //
-// AVX2 and AVX-512 share the sources blend.h, idct.h and samples.h, which are written in the operations of
+// AVX2 and AVX-512 share the sources blend.h, colors.h, idct.h and samples.h, which are written in the operations of
 // vector_avx2.h and vector_avx512.h and compiled in avx2.cpp and in avx512.cpp. Functions are marked with their target
 // one by one: in a file compiled with -mavx2, inline functions of the standard library would contain such instructions,
 // and other files could link them.
@@ -24,7 +24,10 @@ struct BlockStreams;
 struct ColorMatrix;
 struct DctComponent;
 struct HorizontalTable;
+struct HsvChange;
+struct LevelTable;
 struct McuBlock;
+struct PixelMatrix;
 struct WeightedRows;
 
 struct Kernels {
@@ -37,6 +40,11 @@ struct Kernels {
                  uint8_t* canvas);
     // copies past the CPU's caches, for memory that is read elsewhere
     void (*stream)(uint8_t* to, const uint8_t* from, size_t size);
+
+    // Changes of `pixels` packed RGB pixels in place, see color_change.h.
+    void (*recolor)(uint8_t* rgb, size_t pixels, const PixelMatrix& matrix);
+    void (*adjust_hsv)(uint8_t* rgb, size_t pixels, const HsvChange& change);
+    void (*look_up)(uint8_t* rgb, size_t pixels, const LevelTable& table);
 
     // A canvas's format, see pixel_format.h.
     // `width` packed RGB pixels -> a row of each channel, not a byte more

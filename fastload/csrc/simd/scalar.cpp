@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "color_change.h"
 #include "dct_blocks.h"
 #include "huffman.h"
 #include "jpeg_scan.h"
@@ -63,6 +64,60 @@ void color(const int16_t* const planes[3], const ColorMatrix& matrix, int width,
 }
 
 void stream(uint8_t* to, const uint8_t* from, size_t size) { std::memcpy(to, from, size); }
+
+void recolor(uint8_t* rgb, size_t pixels, const PixelMatrix& matrix) {
+    for (const uint8_t* const end = rgb + 3 * pixels; rgb < end; rgb += 3) {
+        int sums[3];
+        for (int c = 0; c < 3; ++c) {
+            sums[c] = matrix.offset[c];
+            for (int k = 0; k < 3; ++k) sums[c] += matrix.factor[c][k] * rgb[k];
+        }
+        for (int c = 0; c < 3; ++c) rgb[c] = uint8_t(std::clamp(sums[c] >> matrix.shift, 0, 255));
+    }
+}
+
+unsigned result(const Ramp& ramp, unsigned x) {
+    x = std::clamp<unsigned>(x, ramp.low, ramp.high);
+    return uint16_t(x * ramp.whole + (x * ramp.fraction >> 16) + ramp.offset);
+}
+
+int over(int a, const Reciprocals& reciprocals, int n) {
+    return a * reciprocals.whole(n) + multiply_high(a, reciprocals.part(n));
+}
+
+// The hue of a pixel; `value` is its largest channel and `chroma` the difference to the smallest.
+int hue_of(const uint8_t* rgb, int value, int chroma) {
+    const int c = int(std::find(rgb, rgb + 3, value) - rgb);
+    return hue_centers[c] + over(rgb[(c + 1) % 3] - rgb[(c + 2) % 3], sectors_over, chroma);
+}
+
+void adjust_hsv(uint8_t* rgb, size_t pixels, const HsvChange& change) {
+    if (change.kind == HsvChange::Kind::none) return;
+    for (const uint8_t* const end = rgb + 3 * pixels; rgb < end; rgb += 3) {
+        const int value = std::max({rgb[0], rgb[1], rgb[2]}), chroma = value - std::min({rgb[0], rgb[1], rgb[2]});
+        const unsigned new_value = result(change.value, unsigned(value) << 7);
+        const unsigned saturation = result(change.saturation, unsigned(over(chroma, ones_over, value)));
+        const unsigned new_chroma = new_value * saturation >> 16;  // in units of 1 / 192 level
+        const int hue = change.kind == HsvChange::Kind::hue ? hue_of(rgb, value, chroma) + change.hue : 0;
+        for (int c = 0; c < 3; ++c) {
+            unsigned less = 0;  // than the value, in units of 1 / 128 level
+            if (change.kind == HsvChange::Kind::hue) {
+                const int distance = std::abs(int16_t(hue - hue_centers[c]));
+                less = new_chroma * unsigned(4 * std::clamp(distance - (hue_sector - 1), 0, hue_sector)) >> 16;
+            } else if (change.kind == HsvChange::Kind::saturation) {
+                less = new_chroma * unsigned(4 * over(value - rgb[c], sectors_over, chroma)) >> 16;
+            } else {
+                less = new_value * unsigned(over(value - rgb[c], ones_over, value)) >> 16;
+            }
+            rgb[c] = uint8_t(((new_value >> 1) + 64 - less) >> 7);
+        }
+    }
+}
+
+void look_up(uint8_t* rgb, size_t pixels, const LevelTable& table) {
+    for (const uint8_t* const end = rgb + 3 * pixels; rgb < end; rgb += 3)
+        for (int c = 0; c < 3; ++c) rgb[c] = table.level[c][rgb[c]];
+}
 
 void split(const uint8_t* rgb, int width, uint8_t* const channel[3]) {
     for (int u = 0; u < width; ++u)
@@ -156,7 +211,7 @@ void apply_signs(uint8_t* values, const uint8_t* signs, size_t count) {
 
 }  // namespace
 
-const Kernels scalar_kernels = {horizontal, vertical_then_color<vertical, color>, stream, split, convert, decode_blocks,
-                                inverse_dct, apply_signs, set_bits, huffman_decode, decode_mcus};
+const Kernels scalar_kernels = {horizontal, vertical_then_color<vertical, color>, stream, recolor, adjust_hsv, look_up, split,
+                                convert, decode_blocks, inverse_dct, apply_signs, set_bits, huffman_decode, decode_mcus};
 
 }  // namespace fastload

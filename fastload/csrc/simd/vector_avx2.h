@@ -38,22 +38,31 @@ TARGET_INLINE Vector load_lanes(const uint8_t* first, ptrdiff_t step) { return l
 
 TARGET_INLINE Vector bit_xor(Vector a, Vector b) { return _mm256_xor_si256(a, b); }
 TARGET_INLINE Vector bit_and(Vector a, Vector b) { return _mm256_and_si256(a, b); }
+TARGET_INLINE Vector subtract8(Vector a, Vector b) { return _mm256_sub_epi8(a, b); }
 TARGET_INLINE Vector add16(Vector a, Vector b) { return _mm256_add_epi16(a, b); }
 TARGET_INLINE Vector add_saturated16(Vector a, Vector b) { return _mm256_adds_epi16(a, b); }
+TARGET_INLINE Vector subtract16(Vector a, Vector b) { return _mm256_sub_epi16(a, b); }
+TARGET_INLINE Vector subtract_saturated_unsigned16(Vector a, Vector b) { return _mm256_subs_epu16(a, b); }
 TARGET_INLINE Vector add32(Vector a, Vector b) { return _mm256_add_epi32(a, b); }
 TARGET_INLINE Vector subtract32(Vector a, Vector b) { return _mm256_sub_epi32(a, b); }
 TARGET_INLINE Vector multiply16(Vector a, Vector b) { return _mm256_mullo_epi16(a, b); }
 // (a * b + 0x4000) >> 15
 TARGET_INLINE Vector multiply_high16(Vector a, Vector b) { return _mm256_mulhrs_epi16(a, b); }
+TARGET_INLINE Vector multiply_high_unsigned16(Vector a, Vector b) { return _mm256_mulhi_epu16(a, b); }
 // a * b of two neighbours, summed in 32 bits
 TARGET_INLINE Vector dot16(Vector a, Vector b) { return _mm256_madd_epi16(a, b); }
 TARGET_INLINE Vector add_dot16(Vector sum, Vector a, Vector b) { return add32(sum, dot16(a, b)); }
 TARGET_INLINE Vector absolute16(Vector v) { return _mm256_abs_epi16(v); }
 TARGET_INLINE Vector min_unsigned16(Vector a, Vector b) { return _mm256_min_epu16(a, b); }
+TARGET_INLINE Vector max_unsigned16(Vector a, Vector b) { return _mm256_max_epu16(a, b); }
+TARGET_INLINE Vector min_unsigned8(Vector a, Vector b) { return _mm256_min_epu8(a, b); }
+TARGET_INLINE Vector max_unsigned8(Vector a, Vector b) { return _mm256_max_epu8(a, b); }
 TARGET_INLINE Vector min8(Vector a, Vector b) { return _mm256_min_epi8(a, b); }
 TARGET_INLINE Vector max32(Vector a, Vector b) { return _mm256_max_epi32(a, b); }
 TARGET_INLINE Vector shift_left16(Vector v, int bits) { return _mm256_slli_epi16(v, bits); }
 TARGET_INLINE Vector shift_right16(Vector v, int bits) { return _mm256_srai_epi16(v, bits); }
+TARGET_INLINE Vector shift_right_unsigned16(Vector v, int bits) { return _mm256_srli_epi16(v, bits); }
+TARGET_INLINE Vector shift_right32(Vector v, __m128i bits) { return _mm256_sra_epi32(v, bits); }
 TARGET_INLINE Vector shift_right32(Vector v, int bits) { return _mm256_srai_epi32(v, bits); }
 TARGET_INLINE Vector shift_right_unsigned32(Vector v, int bits) { return _mm256_srli_epi32(v, bits); }
 
@@ -61,6 +70,12 @@ TARGET_INLINE Vector shift_right_unsigned32(Vector v, int bits) { return _mm256_
 TARGET_INLINE Vector pack32(Vector a, Vector b) { return _mm256_packs_epi32(a, b); }
 TARGET_INLINE Vector pack16(Vector a, Vector b) { return _mm256_packs_epi16(a, b); }
 TARGET_INLINE Vector pack_unsigned16(Vector a, Vector b) { return _mm256_packus_epi16(a, b); }
+TARGET_INLINE Vector unpack_low8(Vector a, Vector b) { return _mm256_unpacklo_epi8(a, b); }
+TARGET_INLINE Vector unpack_high8(Vector a, Vector b) { return _mm256_unpackhi_epi8(a, b); }
+TARGET_INLINE Vector unpack_low16(Vector a, Vector b) { return _mm256_unpacklo_epi16(a, b); }
+TARGET_INLINE Vector unpack_high16(Vector a, Vector b) { return _mm256_unpackhi_epi16(a, b); }
+TARGET_INLINE Vector unpack_low64(Vector a, Vector b) { return _mm256_unpacklo_epi64(a, b); }
+TARGET_INLINE Vector unpack_high64(Vector a, Vector b) { return _mm256_unpackhi_epi64(a, b); }
 TARGET_INLINE Vector shuffle8(Vector v, Vector from) { return _mm256_shuffle_epi8(v, from); }
 template <int selection>  // as of _mm_shuffle_ps
 TARGET_INLINE Vector select32(Vector a, Vector b) {
@@ -70,6 +85,10 @@ TARGET_INLINE Vector select32(Vector a, Vector b) {
 // A bit for each byte.
 TARGET_INLINE uint64_t equal8(Vector v, int value) {
     return uint32_t(_mm256_movemask_epi8(_mm256_cmpeq_epi8(v, all8(value))));
+}
+// Bytes of `yes` where a and b are equal, else of `no`.
+TARGET_INLINE Vector select_equal8(Vector a, Vector b, Vector yes, Vector no) {
+    return _mm256_blendv_epi8(no, yes, _mm256_cmpeq_epi8(a, b));
 }
 TARGET_INLINE int largest32(Vector v) {
     const __m128i four = _mm_max_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));

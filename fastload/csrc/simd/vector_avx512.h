@@ -44,26 +44,41 @@ TARGET_INLINE Vector load_lanes(const uint8_t* first, ptrdiff_t step) {
 
 TARGET_INLINE Vector bit_xor(Vector a, Vector b) { return _mm512_xor_si512(a, b); }
 TARGET_INLINE Vector bit_and(Vector a, Vector b) { return _mm512_and_si512(a, b); }
+TARGET_INLINE Vector subtract8(Vector a, Vector b) { return _mm512_sub_epi8(a, b); }
 TARGET_INLINE Vector add16(Vector a, Vector b) { return _mm512_add_epi16(a, b); }
 TARGET_INLINE Vector add_saturated16(Vector a, Vector b) { return _mm512_adds_epi16(a, b); }
+TARGET_INLINE Vector subtract16(Vector a, Vector b) { return _mm512_sub_epi16(a, b); }
+TARGET_INLINE Vector subtract_saturated_unsigned16(Vector a, Vector b) { return _mm512_subs_epu16(a, b); }
 TARGET_INLINE Vector add32(Vector a, Vector b) { return _mm512_add_epi32(a, b); }
 TARGET_INLINE Vector subtract32(Vector a, Vector b) { return _mm512_sub_epi32(a, b); }
 TARGET_INLINE Vector multiply16(Vector a, Vector b) { return _mm512_mullo_epi16(a, b); }
 TARGET_INLINE Vector multiply_high16(Vector a, Vector b) { return _mm512_mulhrs_epi16(a, b); }
+TARGET_INLINE Vector multiply_high_unsigned16(Vector a, Vector b) { return _mm512_mulhi_epu16(a, b); }
 TARGET_INLINE Vector dot16(Vector a, Vector b) { return _mm512_madd_epi16(a, b); }
 TARGET_INLINE Vector add_dot16(Vector sum, Vector a, Vector b) { return _mm512_dpwssd_epi32(sum, a, b); }
 TARGET_INLINE Vector absolute16(Vector v) { return _mm512_abs_epi16(v); }
 TARGET_INLINE Vector min_unsigned16(Vector a, Vector b) { return _mm512_min_epu16(a, b); }
+TARGET_INLINE Vector max_unsigned16(Vector a, Vector b) { return _mm512_max_epu16(a, b); }
+TARGET_INLINE Vector min_unsigned8(Vector a, Vector b) { return _mm512_min_epu8(a, b); }
+TARGET_INLINE Vector max_unsigned8(Vector a, Vector b) { return _mm512_max_epu8(a, b); }
 TARGET_INLINE Vector min8(Vector a, Vector b) { return _mm512_min_epi8(a, b); }
 TARGET_INLINE Vector max32(Vector a, Vector b) { return _mm512_max_epi32(a, b); }
 TARGET_INLINE Vector shift_left16(Vector v, int bits) { return _mm512_slli_epi16(v, unsigned(bits)); }
 TARGET_INLINE Vector shift_right16(Vector v, int bits) { return _mm512_srai_epi16(v, unsigned(bits)); }
+TARGET_INLINE Vector shift_right_unsigned16(Vector v, int bits) { return _mm512_srli_epi16(v, unsigned(bits)); }
+TARGET_INLINE Vector shift_right32(Vector v, __m128i bits) { return _mm512_sra_epi32(v, bits); }
 TARGET_INLINE Vector shift_right32(Vector v, int bits) { return _mm512_srai_epi32(v, unsigned(bits)); }
 TARGET_INLINE Vector shift_right_unsigned32(Vector v, int bits) { return _mm512_srli_epi32(v, unsigned(bits)); }
 
 TARGET_INLINE Vector pack32(Vector a, Vector b) { return _mm512_packs_epi32(a, b); }
 TARGET_INLINE Vector pack16(Vector a, Vector b) { return _mm512_packs_epi16(a, b); }
 TARGET_INLINE Vector pack_unsigned16(Vector a, Vector b) { return _mm512_packus_epi16(a, b); }
+TARGET_INLINE Vector unpack_low8(Vector a, Vector b) { return _mm512_unpacklo_epi8(a, b); }
+TARGET_INLINE Vector unpack_high8(Vector a, Vector b) { return _mm512_unpackhi_epi8(a, b); }
+TARGET_INLINE Vector unpack_low16(Vector a, Vector b) { return _mm512_unpacklo_epi16(a, b); }
+TARGET_INLINE Vector unpack_high16(Vector a, Vector b) { return _mm512_unpackhi_epi16(a, b); }
+TARGET_INLINE Vector unpack_low64(Vector a, Vector b) { return _mm512_unpacklo_epi64(a, b); }
+TARGET_INLINE Vector unpack_high64(Vector a, Vector b) { return _mm512_unpackhi_epi64(a, b); }
 TARGET_INLINE Vector shuffle8(Vector v, Vector from) { return _mm512_shuffle_epi8(v, from); }
 template <int selection>
 TARGET_INLINE Vector select32(Vector a, Vector b) {
@@ -71,6 +86,9 @@ TARGET_INLINE Vector select32(Vector a, Vector b) {
 }
 
 TARGET_INLINE uint64_t equal8(Vector v, int value) { return _mm512_cmpeq_epi8_mask(v, all8(value)); }
+TARGET_INLINE Vector select_equal8(Vector a, Vector b, Vector yes, Vector no) {
+    return _mm512_mask_blend_epi8(_mm512_cmpeq_epi8_mask(a, b), no, yes);
+}
 TARGET_INLINE int largest32(Vector v) { return _mm512_reduce_max_epi32(v); }
 TARGET_INLINE Vector replace_first16(Vector v, const int16_t* words) {
     return _mm512_mask_loadu_epi16(v, 0x01010101, words);
