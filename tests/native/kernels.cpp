@@ -8,6 +8,7 @@
 #include <random>
 #include <vector>
 
+#include "color_change.h"
 #include "kernels.h"
 #include "pixel_format.h"
 #include "planes.h"
@@ -124,6 +125,47 @@ void stream(const Kernels& kernels) {
     require(!std::memcmp(to.get() + skew, from.get(), size), "stream");
 }
 
+// Changes a copy of random pixels, in memory of just their size, by both.
+template <class Change>
+void change_pixels(const Kernels& kernels, const char* what, const Change& change) {
+    const size_t count = size_t(uniform(0, 3) ? uniform(0, 150) : uniform(0, 1500)), size = 3 * count;
+    std::unique_ptr<uint8_t[]> found(new uint8_t[size]), expected(new uint8_t[size]);
+    const int limit = uniform(0, 3) ? 255 : uniform(0, 3);  // or mostly gray
+    for (size_t i = 0; i < size; ++i) found[i] = expected[i] = uint8_t(uniform(0, limit));
+    change(kernels, found.get(), count);
+    change(scalar_kernels, expected.get(), count);
+    require(!size || !std::memcmp(found.get(), expected.get(), size), what);
+}
+
+float real(float low, float high) { return std::uniform_real_distribution<float>(low, high)(rng); }
+
+void change_colors(const Kernels& kernels) {
+    const float limit = real(0, 9);  // beyond those that fixed point holds, too
+    float color[3][4];
+    for (auto& channel : color) {
+        for (int k = 0; k < 3; ++k) channel[k] = real(-limit, limit);
+        channel[3] = uniform(0, 3) ? real(-100, 100) : real(-3000, 3000);
+    }
+    const PixelMatrix matrix = pixel_matrix(color);
+    change_pixels(kernels, "recolor", [&](const Kernels& chosen, uint8_t* rgb, size_t count) {
+        chosen.recolor(rgb, count, matrix);
+    });
+    const float scale = uniform(0, 3) ? 1 : 100;
+    const float hsv[5] = {uniform(0, 1) ? scale * real(-1, 1) : 0, uniform(0, 1) ? scale * real(0, 2) : 1,
+                          uniform(0, 1) ? scale * real(-1, 1) : 0, uniform(0, 1) ? scale * real(0, 2) : 1,
+                          uniform(0, 1) ? scale * real(-255, 255) : 0};
+    const HsvChange change = hsv_change(hsv);
+    change_pixels(kernels, "adjust_hsv", [&](const Kernels& chosen, uint8_t* rgb, size_t count) {
+        chosen.adjust_hsv(rgb, count, change);
+    });
+    LevelTable table;
+    for (auto& channel : table.level)
+        for (uint8_t& level : channel) level = uint8_t(uniform(0, 255));
+    change_pixels(kernels, "look_up", [&](const Kernels& chosen, uint8_t* rgb, size_t count) {
+        chosen.look_up(rgb, count, table);
+    });
+}
+
 void split(const Kernels& kernels) {
     const int width = uniform(1, 200);
     std::unique_ptr<uint8_t[]> rgb(new uint8_t[3 * width]), rows[2][3];
@@ -217,6 +259,7 @@ int main(int argc, char** argv) {
         horizontal(kernels());
         blend(kernels());
         stream(kernels());
+        change_colors(kernels());
         split(kernels());
         convert(kernels());
         if (i % 4 == 0) canvas();

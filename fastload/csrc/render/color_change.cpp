@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <numeric>
 
 namespace fastload {
@@ -33,6 +32,8 @@ Ramp ramp(double gain, double offset, int largest_x, int largest) {
     return {uint16_t(low), uint16_t(high), uint16_t(fixed >> 16), uint16_t(fixed), uint16_t(start)};
 }
 
+double limited(float value, float limit) { return std::clamp(value, -limit, limit); }
+
 LevelTable identity_table() {
     LevelTable table;
     for (auto& channel : table.level) std::iota(channel, channel + 256, uint8_t{0});
@@ -42,25 +43,22 @@ LevelTable identity_table() {
 }  // namespace
 
 PixelMatrix pixel_matrix(const float color[3][4]) {
+    const auto factor = [&](int c, int k) { return limited(color[c][k], PixelMatrix::largest_factor); };
     double largest = 0;
     for (int c = 0; c < 3; ++c)
-        for (int k = 0; k < 3; ++k) largest = std::max(largest, std::abs(double(color[c][k])));
+        for (int k = 0; k < 3; ++k) largest = std::max(largest, std::abs(factor(c, k)));
     PixelMatrix matrix{};
     matrix.shift = 15;
-    while (matrix.shift > 11 && std::lround(std::ldexp(largest, matrix.shift)) > 32767) --matrix.shift;
+    while (std::lround(std::ldexp(largest, matrix.shift)) > 32767) --matrix.shift;
     for (int c = 0; c < 3; ++c) {
-        for (int k = 0; k < 3; ++k) {
-            const float factor = std::clamp(color[c][k], -PixelMatrix::largest_factor, PixelMatrix::largest_factor);
-            matrix.factor[c][k] = int16_t(std::lround(std::ldexp(double(factor), matrix.shift)));
-        }
-        const float offset = std::clamp(color[c][3], -PixelMatrix::largest_offset, PixelMatrix::largest_offset);
+        for (int k = 0; k < 3; ++k) matrix.factor[c][k] = int16_t(std::lround(std::ldexp(factor(c, k), matrix.shift)));
+        const double offset = limited(color[c][3], PixelMatrix::largest_offset);
         matrix.offset[c] = int32_t(std::lround(std::ldexp(offset + .5, matrix.shift)));
     }
     return matrix;
 }
 
 HsvChange hsv_change(const float hsv[5]) {
-    const auto limited = [](float value, float limit) { return double(std::clamp(value, -limit, limit)); };
     const auto gain = [](float value) { return double(std::clamp(value, 0.f, HsvChange::largest_gain)); };
     HsvChange change{};
     change.saturation = ramp(gain(hsv[1]) * whole_saturation / 32768, limited(hsv[2], HsvChange::largest_shift) * whole_saturation,
@@ -70,10 +68,8 @@ HsvChange hsv_change(const float hsv[5]) {
     // Where grays gain saturation, they become red, so that the hue is needed.
     const bool turns = change.hue != 0 || hsv[2] > 0, saturates = hsv[1] != 1 || hsv[2] != 0;
     const bool brightens = hsv[3] != 1 || hsv[4] != 0;
-    change.kind = turns       ? HsvChange::Kind::hue
-                  : saturates ? HsvChange::Kind::saturation
-                  : brightens ? HsvChange::Kind::value
-                              : HsvChange::Kind::none;
+    using Kind = HsvChange::Kind;
+    change.kind = turns ? Kind::hue : saturates ? Kind::saturation : brightens ? Kind::value : Kind::none;
     return change;
 }
 
