@@ -86,31 +86,49 @@ int over(int a, const Reciprocals& reciprocals, int n) {
 }
 
 // The hue of a pixel; `value` is its largest channel and `chroma` the difference to the smallest.
-int hue_of(const uint8_t* rgb, int value, int chroma) {
-    const int c = int(std::find(rgb, rgb + 3, value) - rgb);
-    return hue_centers[c] + over(rgb[(c + 1) % 3] - rgb[(c + 2) % 3], sectors_over, chroma);
+int hue_of(int red, int green, int blue, int value, int chroma) {
+    const bool is_red = red == value, is_green = green == value;
+    const int next = is_red ? green : is_green ? blue : red, last = is_red ? blue : is_green ? red : green;
+    const int center = is_red ? hue_centers[0] : is_green ? hue_centers[1] : hue_centers[2];
+    return center + over(next - last, sectors_over, chroma);
 }
 
-void adjust_hsv(uint8_t* rgb, size_t pixels, const HsvChange& change) {
-    if (change.kind == HsvChange::Kind::none) return;
+template <HsvChange::Kind kind>
+void adjust_hsv_as(uint8_t* rgb, size_t pixels, const HsvChange& given) {
+    using Kind = HsvChange::Kind;
+    const HsvChange change = given;
     for (const uint8_t* const end = rgb + 3 * pixels; rgb < end; rgb += 3) {
-        const int value = std::max({rgb[0], rgb[1], rgb[2]}), chroma = value - std::min({rgb[0], rgb[1], rgb[2]});
+        const int red = rgb[0], green = rgb[1], blue = rgb[2];
+        const int value = std::max({red, green, blue}), chroma = value - std::min({red, green, blue});
         const unsigned new_value = result(change.value, unsigned(value) << 7);
         const unsigned saturation = result(change.saturation, unsigned(over(chroma, ones_over, value)));
         const unsigned new_chroma = new_value * saturation >> 16;  // in units of 1 / 192 level
-        const int hue = change.kind == HsvChange::Kind::hue ? hue_of(rgb, value, chroma) + change.hue : 0;
+        const int hue = kind == Kind::hue ? hue_of(red, green, blue, value, chroma) + change.hue : 0;
         for (int c = 0; c < 3; ++c) {
             unsigned less = 0;  // than the value, in units of 1 / 128 level
-            if (change.kind == HsvChange::Kind::hue) {
+            if constexpr (kind == Kind::hue) {
                 const int distance = std::abs(int16_t(hue - hue_centers[c]));
                 less = new_chroma * unsigned(4 * std::clamp(distance - (hue_sector - 1), 0, hue_sector)) >> 16;
-            } else if (change.kind == HsvChange::Kind::saturation) {
+            } else if constexpr (kind == Kind::saturation) {
                 less = new_chroma * unsigned(4 * over(value - rgb[c], sectors_over, chroma)) >> 16;
             } else {
                 less = new_value * unsigned(over(value - rgb[c], ones_over, value)) >> 16;
             }
             rgb[c] = uint8_t(((new_value >> 1) + 64 - less) >> 7);
         }
+    }
+}
+
+void adjust_hsv(uint8_t* rgb, size_t pixels, const HsvChange& change) {
+    switch (change.kind) {
+        case HsvChange::Kind::none:
+            return;
+        case HsvChange::Kind::value:
+            return adjust_hsv_as<HsvChange::Kind::value>(rgb, pixels, change);
+        case HsvChange::Kind::saturation:
+            return adjust_hsv_as<HsvChange::Kind::saturation>(rgb, pixels, change);
+        case HsvChange::Kind::hue:
+            return adjust_hsv_as<HsvChange::Kind::hue>(rgb, pixels, change);
     }
 }
 
