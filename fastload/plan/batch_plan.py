@@ -179,8 +179,8 @@ class BatchPlan:
         """Map the image of each slot by an affine matrix.
 
         Rows that a matrix only scales and moves stay axis-aligned: their clips are rounded to whole pixels, and their
-        crops follow, so that `matrix` is exact. Parts that an earlier `transform` moved out of the image become visible
-        again if this one moves them back.
+        crops follow, so that `matrix` is exact. A row that is rotated again is shown within the smallest upright box
+        around what was visible of it, so parts that earlier edits cut off may show in the corners of that box.
 
         Args:
             matrix: (B, 2, 3) (x, y) is mapped to matrix[:, :2] @ (x, y) + matrix[:, 2], in pixels.
@@ -195,7 +195,7 @@ class BatchPlan:
             self._turn(matrix, ~upright)
         if upright.any():
             self._scale(matrix, upright)
-            self._drop_hidden()
+        self._drop_hidden()
         self.crop_to(np.concatenate([np.zeros_like(size), size], 1))
 
     def recolor(self, color: NDArray[np.float32]) -> None:
@@ -249,7 +249,7 @@ class BatchPlan:
         if alpha is not None:
             more.alpha = np.asarray(alpha, np.float32)
         self._append(more)
-        self._keep(np.argsort(self.slot, kind="stable"))
+        self._sort()
 
     def use_filter(self, name: str, slots: NDArray[np.bool_] | None = None) -> None:
         """Resample the sources of slots by one of FILTERS. An image is resampled once, so the last call counts.
@@ -304,7 +304,7 @@ class BatchPlan:
         more.crop[:, 2:] = more.source
         more.color[:, :, 3] = rgb
         self._append(more)
-        self._keep(np.argsort(self.slot, kind="stable"))
+        self._sort()
 
     def underlay(self, slots: NDArray[np.integer[Any]], rgb: NDArray[np.floating[Any]]) -> None:
         """Fill what the images of S slots do not cover.
@@ -316,9 +316,7 @@ class BatchPlan:
         more = self._whole(FILL, slots)
         more.color[:, :, 3] = rgb
         self._append(more)
-        order = np.arange(len(self.index))
-        order[-len(slots) or len(order) :] -= len(order)
-        self._keep(np.lexsort((order, self.slot)))
+        self._sort(first=len(slots))
 
     def join(self, other: BatchPlan) -> None:
         """Add the slots of another plan, with their rows, after those of this one. `compose` then arranges them."""
@@ -327,7 +325,7 @@ class BatchPlan:
         if self.batch is not None:
             batch = np.zeros(len(other.size), np.int32) if other.batch is None else other.batch
             self.batch = np.concatenate([self.batch, batch])
-        for name in ("size", "offset"):
+        for name in ("size", "offset", "canvases"):
             setattr(self, name, np.concatenate([getattr(self, name), getattr(other, name)]))
         self._merge_rules(other)
 
@@ -355,15 +353,14 @@ class BatchPlan:
         if alpha is not None:
             self._add_layers(np.flatnonzero(np.asarray(alpha) < 1), np.asarray(alpha, np.float32), ground)
         self._move(corner)
-        former = self.slot
-        self.slot = into.take(former)
+        self.slot = into.take(self.slot)
         self.size = _at_least_one_pixel(size)
-        self.offset = np.zeros_like(self.size)
+        self.offset, self.canvases = np.zeros_like(self.size), np.zeros_like(self.size)
         if self.batch is not None:
             batch = np.zeros(len(self.size), np.int32)
             batch[into[::-1]] = self.batch[::-1]
             self.batch = batch
-        self._keep(np.lexsort((former, self.slot)))
+        self._sort()
 
     def take(self, slots: NDArray[np.integer[Any]]) -> BatchPlan:
         """Return a copy of the `slots` (S), in this order, as a plan of S slots. No slot may be repeated."""
@@ -371,7 +368,7 @@ class BatchPlan:
         number[slots] = np.arange(len(slots))
         part = replace(self, slot=number.take(self.slot))
         part._keep(np.flatnonzero(part.slot >= 0))
-        part._keep(np.argsort(part.slot, kind="stable"))
+        part._sort()
         for name in ("size", "offset", "canvases", "batch"):
             if (values := getattr(self, name)) is not None:
                 setattr(part, name, values[slots])
@@ -385,7 +382,7 @@ class BatchPlan:
         self._keep(np.flatnonzero(~replaced.take(self.slot)))
         self._drop_unused_tables()
         self._append(replace(part, slot=np.asarray(slots, np.int32).take(part.slot)))
-        self._keep(np.argsort(self.slot, kind="stable"))
+        self._sort()
         self.size = self.size.copy()
         self.size[slots] = part.size
         self._merge_rules(part)
@@ -478,10 +475,13 @@ class BatchPlan:
     def _turn(self, matrix: NDArray[np.float64], rows: NDArray[np.bool_]) -> None:
         """Map `rows`, a mask, by any matrices."""
         warp = geometry.compose(matrix, self.matrix)
-        reach = geometry.map_boxes(warp, np.concatenate([self.crop[:, :2], self.crop[:, :2] + self.crop[:, 2:]], 1))
-        reach = reach.clip(-CLIP_LIMIT, CLIP_LIMIT)
-        corner = np.floor(reach[:, :2])
-        bounds = np.concatenate([corner, np.ceil(reach[:, 2:]) - corner], 1).astype(np.int32)
+        reach = geometry.map_boxes(warp, _corners(self.crop)).clip(-CLIP_LIMIT, CLIP_LIMIT)
+        low, high = reach[:, :2], reach[:, 2:]
+        if self.warp is not None:  # these may be cut
+            shown = geometry.map_boxes(matrix.astype(np.float32), _corners(self.clip))
+            low, high = np.maximum(low, shown[:, :2]), np.minimum(high, shown[:, 2:])
+        corner = np.floor(low)
+        bounds = np.concatenate([corner, np.ceil(high) - corner], 1).astype(np.int32)
         self.warp = np.where(rows[:, None, None], warp, self._column("warp"))
         np.copyto(self.clip, bounds, where=rows[:, None])
         self.flip &= ~rows
@@ -516,7 +516,8 @@ class BatchPlan:
             return
         number = np.zeros(len(self.size), np.int32)
         number[slots] = 1 + np.arange(len(slots)) + self._column("layer").max(initial=0)
-        layer, blended = number.take(self.slot), np.isin(self.slot, slots)
+        layer = number.take(self.slot)
+        blended = layer > 0
         if (self._column("layer")[blended] > 0).any():
             raise PlanError("an image that is already blended cannot be blended as a part of another")
         self.layer = np.where(blended, layer, self._column("layer")).astype(np.int32)
@@ -524,9 +525,7 @@ class BatchPlan:
         more.color[:, :, 3] = ground
         more.alpha, more.layer = alpha[slots], number[slots]
         self._append(more)
-        order = np.arange(len(self.index))
-        order[-len(slots) :] -= len(order)  # a layer begins with its ground
-        self._keep(np.lexsort((order, self.slot)))
+        self._sort(first=len(slots))  # a layer begins with its ground
 
     def _drop_unused_tables(self) -> None:
         if self.table is not None and self.tables is not None:
@@ -551,12 +550,23 @@ class BatchPlan:
     def _drop_hidden(self) -> None:
         width, height = self.clip[:, 2], self.clip[:, 3]
         if min(width.min(initial=1), height.min(initial=1)) < 1:
-            self._keep((width > 0) & (height > 0))
+            self._keep(np.flatnonzero((width > 0) & (height > 0)))
 
-    def _keep(self, rows: NDArray[Any]) -> None:
+    def _sort(self, first: int = 0) -> None:
+        """Sort the rows by slot, with the `first` last ones before the others of their slots."""
+        key = 2 * self.slot
+        key[len(key) - first :] -= 1
+        self._keep(np.argsort(key, kind="stable"))
+
+    def _keep(self, rows: NDArray[np.int64]) -> None:
         for name in (*ROW_COLUMNS, *OPTIONAL_ROW_COLUMNS):
             if (column := getattr(self, name)) is not None:
-                setattr(self, name, column[rows])
+                setattr(self, name, column.take(rows, 0))
+
+
+def _corners(extent: NDArray[Any]) -> NDArray[Any]:
+    """Boxes x, y, w, h (N, 4) as x0, y0, x1, y1."""
+    return np.concatenate([extent[:, :2], extent[:, :2] + extent[:, 2:]], 1)
 
 
 def _at_least_one_pixel(size: NDArray[np.int32]) -> NDArray[np.int32]:

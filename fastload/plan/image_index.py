@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,8 +74,16 @@ class ImageIndex:
             return None
         return np.where((plan.index >= 0)[:, None], self.means.take(plan.index, 0, mode="clip"), np.float32(0))
 
+    def has_boxes(self, plan: BatchPlan) -> NDArray[np.bool_]:
+        """Return (B) whether one of the images that each slot shows has boxes, visible or not."""
+        found = np.zeros(len(plan.size), np.bool_)
+        if self.box_offsets is not None:
+            first, end = (self.box_offsets.take(plan.index + step, mode="clip") for step in (0, 1))
+            found[plan.slot[(end > first) & (plan.index >= 0)]] = True
+        return found
+
     def boxes(self, plan: BatchPlan) -> PlannedBoxes:
-        """Return the boxes that a plan shows at this point. Boxes that are not visible are left out.
+        """Return the boxes that a plan shows at this point. Boxes that are not visible are skipped.
 
         The rules that drop boxes (see `fastload.plan.transforms`) are applied later, when the plan is finished.
         """
@@ -88,13 +97,19 @@ class ImageIndex:
         ends = counts.cumsum()
         row = rows.repeat(counts)
         number = np.arange(len(row)) + (first - ends + counts).repeat(counts)
-        limits = plan.clip.take(row, 0)
-        low, high = limits[:, :2], limits[:, :2] + limits[:, 2:]
-        box = geometry.map_boxes(plan.matrix.take(row, 0), self.source_boxes.take(number, 0))
-        box = np.concatenate([np.clip(box[:, :2], low, high), np.clip(box[:, 2:], low, high)], 1).astype(np.float32)
+        source = self.source_boxes.take(number, 0)
+        within = source
+        if plan.warp is not None:  # the crop of an axis-aligned row is that of its clip
+            within = np.where(plan.is_aligned.take(row)[:, None], source, _clipped(source, plan.crop.take(row, 0)))
+        box = _clipped(geometry.map_boxes(plan.matrix.take(row, 0), within), plan.clip.take(row, 0))
         seen = (box[:, 2] > box[:, 0]) & (box[:, 3] > box[:, 1])
         if plan.centers is not None:
-            source, inner = self.source_boxes.take(number, 0), plan.centers.take(row, 0)
-            center = (source[:, :2] + source[:, 2:]) / 2
+            inner, center = plan.centers.take(row, 0), (source[:, :2] + source[:, 2:]) / 2
             seen &= ((center >= inner[:, :2]) & (center <= inner[:, 2:])).all(1)
         return PlannedBoxes(box[seen], plan.slot.take(row[seen]), row[seen], number[seen])
+
+
+def _clipped(box: NDArray[np.float32], limits: NDArray[np.number[Any]]) -> NDArray[np.float32]:
+    """Clip boxes (M, 4) to `limits` (M, 4) x, y, w, h."""
+    low, high = limits[:, :2], limits[:, :2] + limits[:, 2:]
+    return np.concatenate([np.clip(box[:, :2], low, high), np.clip(box[:, 2:], low, high)], 1).astype(np.float32)

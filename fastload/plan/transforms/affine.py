@@ -13,9 +13,10 @@ from fastload.plan.image_index import ImageIndex
 from fastload.plan.transforms.transform import (
     Fill,
     Transform,
+    check_fill,
     check_probability,
     check_range,
-    fill_color,
+    check_share,
     underlay,
     width_height,
 )
@@ -111,7 +112,8 @@ class RandomAffine(Transform):
         translate: (x, y) the shifts are whole pixels, uniform in [-x * width, x * width] and [-y * height, y * height].
             Default: none.
         scale: the smallest and the largest factor. Default: none.
-        shear: the angle of shear in x is uniform in [-shear, shear] degrees; (x, y) for both axes. Default: none.
+        shear: the angle of shear in x is uniform in [-shear, shear] degrees; (x, y) for both axes, where torchvision
+            takes two numbers as a range in x. Default: none.
         fill: the color of parts that the image does not cover. Default: that of the collator.
         min_visible: drop a clipped box with less than this share of its area left, 0 to 1. Default: 0.
 
@@ -131,10 +133,12 @@ class RandomAffine(Transform):
     def __post_init__(self) -> None:
         check_range("scale", self.scale, 1e-3, self)
         check_angles(self, self.degrees, *np.atleast_1d(self.shear))
-        if not 0 <= min(self.translate) <= max(self.translate) <= 1:
-            raise ArgumentError(f"RandomAffine needs shares from 0 to 1 to translate by, not {self.translate}")
-        if self.fill is not None:
-            fill_color(self.fill)
+        if len(np.atleast_1d(self.translate)) != 2 or np.size(self.shear) > 2:
+            raise ArgumentError(f"{self} is out of range: translate is (x, y), and shear a number or (x, y)")
+        for share in self.translate:
+            check_share("shares to translate by", share, self)
+        check_share("min_visible", self.min_visible, self)
+        check_fill(self.fill, self)
 
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
         count = len(plan.size)
@@ -164,7 +168,7 @@ class RandomAffine(Transform):
         linear[:, 1, 0] = np.sin(turn) / upright
         linear[:, 1, 1] = -np.sin(turn) * across / upright + np.cos(angle)
         about_center(plan, linear * scale[:, None, None], shift, plan.size)
-        underlay(plan, np.arange(len(angle)), self.fill)
+        underlay(plan, np.arange(len(angle)), self.fill, self)
         plan.min_visible = max(plan.min_visible, self.min_visible)
 
 
@@ -192,6 +196,10 @@ class RandomScaleTranslate(Transform):
     min_visible: float = 0.1
 
     def __post_init__(self) -> None:
+        check_range("scale", self.scale, 1e-3, self)
+        check_share("translate", self.translate, self)
+        check_share("min_visible", self.min_visible, self)
+        check_fill(self.fill, self)
         self._affine = RandomAffine(0, (self.translate,) * 2, self.scale, 0, self.fill, self.min_visible)
 
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
@@ -203,7 +211,8 @@ class MosaicAffine(Transform):
     """Rotate, scale, shear and move each image about its upper left corner, and cut it to a size: YOLOX's affine step.
 
     YOLOX (Ge et al., 2021) applies it to mosaics: see `Mosaic`. The matrix is the rotation by an angle, times the
-    scale, plus the shears times the rows of this product; the shift is a share of `size`.
+    scale, plus the shears times the rows of this product; the shift is a share of `size`. Boxes move as in YOLOX.
+    Pixels move with them, where YOLOX applies the matrix to the centers of pixels, up to half a pixel apart.
 
     Args:
         size: (height, width) of the result in pixels, or the edge of a square.
@@ -230,8 +239,8 @@ class MosaicAffine(Transform):
         self._extent = width_height(self.size, self)
         check_range("scale", self.scale, 1e-3, self)
         check_angles(self, self.degrees, self.shear)
-        if self.fill is not None:
-            fill_color(self.fill)
+        check_share("translate", self.translate, self)
+        check_fill(self.fill, self)
 
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
         count = len(plan.size)
@@ -258,7 +267,7 @@ class MosaicAffine(Transform):
         matrix[:, :, :2] = rotation + np.tan(shear)[:, ::-1, None] * rotation[:, ::-1]
         matrix[:, :, 2] = shift
         plan.transform(matrix, np.broadcast_to(self._extent, plan.size.shape))
-        underlay(plan, np.arange(len(angle)), self.fill)
+        underlay(plan, np.arange(len(angle)), self.fill, self)
 
 
 @dataclass
@@ -298,10 +307,13 @@ class RandomPerspective(Transform):
     def __post_init__(self) -> None:
         self._extent = width_height(self.size, self)
         check_angles(self, self.degrees, self.shear)
-        if not 0 <= self.scale < 1:
-            raise ArgumentError(f"RandomPerspective needs a scale of at least 0 and below 1, not {self.scale}")
-        if self.fill is not None:
-            fill_color(self.fill)
+        check_share("translate", self.translate, self)
+        check_share("min_visible", self.min_visible, self)
+        if not (0 <= self.scale < 1 and 0 <= self.min_size < np.inf and self.max_aspect >= 1):
+            raise ArgumentError(
+                f"{self} is out of range: use 0 <= scale < 1, a min_size of at least 0 and a max_aspect of at least 1"
+            )
+        check_fill(self.fill, self)
 
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
         count = len(plan.size)
@@ -313,7 +325,7 @@ class RandomPerspective(Transform):
         rotation = np.stack([np.stack([cos, sin], 1), np.stack([-sin, cos], 1)], 1)
         sheared = rotation + shear[:, :, None] * rotation[:, ::-1]
         about_center(plan, sheared, shift, np.broadcast_to(self._extent, plan.size.shape))
-        underlay(plan, np.arange(count), self.fill)
+        underlay(plan, np.arange(count), self.fill, self)
         plan.min_visible = max(plan.min_visible, self.min_visible)
         plan.min_size, plan.max_aspect = max(plan.min_size, self.min_size), min(plan.max_aspect, self.max_aspect)
 

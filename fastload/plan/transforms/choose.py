@@ -86,6 +86,9 @@ class During(Transform):
         transforms: one or several.
         start: the first epoch, counted from 0. Default: 0.
         end: the epoch after the last one. Default: none.
+
+    Raises:
+        ArgumentError: not 0 <= start <= end.
     """
 
     transforms: Transforms
@@ -93,6 +96,8 @@ class During(Transform):
     end: int | None = None
 
     def __post_init__(self) -> None:
+        if self.start < 0 or (self.end is not None and self.end < self.start):
+            raise ArgumentError(f"During needs 0 <= start <= end, not {self.start} and {self.end}")
         self._all = as_list(self.transforms)
         self.spans_batches = all(each.spans_batches for each in self._all)
 

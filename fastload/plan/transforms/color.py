@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,7 +80,7 @@ class RandomPhotometricDistort(Transform):
     In this order, each with probability `p`: brightness; contrast, in half of the images; saturation; hue; contrast, in
     the other half; a permutation of the channels. Contrast is relative to the mean gray of the image, if the cache has
     it (see `ImageIndex.means`), else to level 128. Values are clipped before and after the change of hue and at the
-    end, not after each step, and the mean is not measured again after saturation and hue.
+    end, not after each step; the mean is that of the whole image, changed like the colors except by clips and hue.
 
     Args:
         brightness, contrast, saturation: the smallest and the largest factor. Default: 0.875 to 1.125, and 0.5 to 1.5.
@@ -105,6 +104,8 @@ class RandomPhotometricDistort(Transform):
         for name in ("brightness", "contrast", "saturation"):
             check_range(name, getattr(self, name), 0, self)
         check_range("hue", self.hue, -0.5, self)
+        if self.hue[1] > 0.5:
+            raise ArgumentError(f"RandomPhotometricDistort needs a hue of at most 0.5, not {self.hue}")
 
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
         count = len(plan.size)
@@ -129,13 +130,13 @@ class RandomPhotometricDistort(Transform):
         order: NDArray[np.int64],
     ) -> None:
         """Change colors by factors (B), shifts of hue (B) in turns, and the order (B, 3) of the channels."""
-        pivot = brightness * mean_gray(plan, images)
+        gray = brightness * mean_gray(plan, images)
         first = brightened(brightness)
-        first = after(contrasted(np.where(contrast_first, contrast, 1), pivot), first)
+        first = after(contrasted(np.where(contrast_first, contrast, 1), gray), first)
         first = after(saturated(saturation), first)
         plan.recolor(first)
         shift_hue(plan, hue)
-        last = contrasted(np.where(contrast_first, 1, contrast), pivot)
+        last = contrasted(np.where(contrast_first, 1, contrast), gray)
         plan.recolor(np.take_along_axis(last, order[:, :, None], 1))
 
 
@@ -143,7 +144,7 @@ class RandomPhotometricDistort(Transform):
 class RandomHSV(Transform):
     """Change hue, saturation and value of each image at random.
 
-    By default as YOLOv5 and its successors do: hue is shifted by up to `hue` turns, saturation and value are multiplied
+    By default as Ultralytics documents: hue is shifted by up to `hue` turns, saturation and value are multiplied
     by a factor that is uniform in [1 - x, 1 + x]. With `additive=True` as YOLOX does: saturation and value are shifted
     by up to `saturation` and `value`, each of the three with probability 0.5, and YOLOX's integers are kept: whole
     double degrees of hue, and whole levels of 0 to 255. Colors themselves are not rounded to OpenCV's 180 hues and 256
@@ -271,10 +272,11 @@ def shift_hue(plan: BatchPlan, turns: NDArray[np.float64]) -> None:
 
 
 def mean_gray(plan: BatchPlan, images: ImageIndex) -> NDArray[np.float64]:
-    """The mean gray level (B) of the first image of each slot, in its own colors; 128 if it is unknown."""
+    """The mean gray level (B) of the first image of each slot, in the colors of its row; 128 if it is unknown."""
     gray = np.full(len(plan.size), GRAY)
     means = images.mean(plan)
     if means is not None:
-        rows: Sequence[int] | NDArray[np.int64] = np.flatnonzero(plan.index >= 0)[::-1]
-        gray[plan.slot[rows]] = means[rows] @ LUMA
+        rows = np.flatnonzero(plan.index >= 0)[::-1]  # the first of a slot is assigned last
+        colors = (plan.color[rows, :, :3] @ means[rows, :, None])[:, :, 0] + plan.color[rows, :, 3]
+        gray[plan.slot[rows]] = colors.clip(0, 255) @ LUMA
     return gray

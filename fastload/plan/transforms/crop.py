@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +16,17 @@ from fastload.plan.transforms.resize import check_filter
 from fastload.plan.transforms.transform import (
     Fill,
     Transform,
+    check_fill,
     check_probability,
     check_range,
-    fill_color,
+    check_share,
     scaled,
     underlay,
     width_height,
 )
 
 TRIES = 10  # of torchvision's RandomResizedCrop and RandomErasing
+TRIALS_AT_ONCE = 10  # of RandomIoUCrop; most need few
 
 
 @dataclass
@@ -32,8 +35,9 @@ class ScaleJitterCrop(Transform):
 
     This is large-scale jitter (Ghiasi et al., "Simple Copy-Paste", 2021), torchvision's `ScaleJitter` with a random
     crop. The image is scaled to the largest size within s * `size` that keeps its aspect ratio, where s is uniform in
-    `scale`. If it is then larger than `size`, a window of that size is kept, uniform over all whole-pixel positions.
-    Images that are smaller stay smaller: for batches of constant shape, use a collator with `canvas_sizes=size`.
+    `scale`; its sides are rounded half up, where torchvision rounds them down. If it is then larger than `size`, a
+    window of that size is kept, uniform over all whole-pixel positions. Images that are smaller stay smaller: for
+    batches of constant shape, use a collator with `canvas_sizes=size`.
 
     Args:
         size: (height, width) in pixels, or the edge of a square.
@@ -56,6 +60,7 @@ class ScaleJitterCrop(Transform):
 
     def __post_init__(self) -> None:
         self._extent = width_height(self.size, self)
+        check_share("min_visible", self.min_visible, self)
         if not 0 < self.scale[0] <= self.scale[1]:
             raise ArgumentError(f"ScaleJitterCrop needs a scale (low, high) with 0 < low <= high, not {self.scale}")
 
@@ -125,6 +130,7 @@ class RandomResizedCrop(Transform):
         check_range("scale", self.scale, 0, self)
         check_range("ratio", self.ratio, 1e-6, self)
         check_filter(self.filter, self)
+        check_share("min_visible", self.min_visible, self)
 
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
         window, _ = part_of_area(plan.size, self.scale, self.ratio, rng)
@@ -135,7 +141,12 @@ class RandomResizedCrop(Transform):
 
 
 def part_of_area(
-    size: NDArray[np.int32], scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
+    size: NDArray[np.int32],
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    rng: np.random.Generator,
+    least: int = 1,
+    most: NDArray[np.int32] | None = None,
 ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
     """Draw parts of images of given sizes as torchvision's `RandomResizedCrop.get_params` does.
 
@@ -144,6 +155,8 @@ def part_of_area(
         scale: share of the area.
         ratio: width / height.
         rng: the source of all random numbers.
+        least: pixels; a try with a shorter side does not fit.
+        most: (B, 2) width, height; a try that is wider or higher does not fit. Default: `size`.
 
     Returns:
         (B, 4) x, y, w, h, and (B) whether a try fitted. If none did, the part is the central one.
@@ -152,7 +165,7 @@ def part_of_area(
     area = size.prod(1)[:, None] * rng.uniform(*scale, (count, TRIES))
     aspect = np.exp(rng.uniform(np.log(ratio[0]), np.log(ratio[1]), (count, TRIES)))
     tries = np.rint(np.sqrt(np.stack([area * aspect, area / aspect], -1)))  # (B, TRIES, 2) width, height
-    fits = ((tries > 0) & (tries <= size[:, None])).all(-1)
+    fits = ((tries >= least) & (tries <= (size if most is None else most)[:, None])).all(-1)
     window = tries[np.arange(count), fits.argmax(1)]
     room = size - window
     corner = np.floor(rng.random((count, 2)) * (room + 1))
@@ -163,8 +176,8 @@ def part_of_area(
     central = np.stack([narrower, lower], 1)
     fitted: NDArray[np.bool_] = fits.any(1)
     one = fitted[:, None]
-    window, corner = np.where(one, window, central), np.where(one, corner, (size - central) // 2)
-    return np.concatenate([corner, np.maximum(window, 1)], 1).astype(np.int32), fitted
+    window, corner = np.where(one, window, np.maximum(central, 1)), np.where(one, corner, (size - central) // 2)
+    return np.concatenate([corner, window], 1).astype(np.int32), fitted
 
 
 @dataclass
@@ -190,6 +203,7 @@ class RandomSizeCrop(Transform):
     min_visible: float = 0.0
 
     def __post_init__(self) -> None:
+        check_share("min_visible", self.min_visible, self)
         if not 1 <= self.min_size <= self.max_size:
             raise ArgumentError(f"RandomSizeCrop needs 1 <= min_size <= max_size, not {self.min_size}, {self.max_size}")
 
@@ -227,8 +241,7 @@ class RandomZoomOut(Transform):
     def __post_init__(self) -> None:
         check_range("side_range", self.side_range, 1, self)
         check_probability(self.p, self)
-        if self.fill is not None:
-            fill_color(self.fill)
+        check_fill(self.fill, self)
 
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
         chosen = rng.random(len(plan.size)) < self.p
@@ -240,7 +253,7 @@ class RandomZoomOut(Transform):
         canvas = (plan.size * factor[:, None]).astype(np.int32)
         corner = ((canvas - plan.size) * place).astype(np.int32)
         plan.crop_to(np.concatenate([-corner, canvas], 1))
-        underlay(plan, np.flatnonzero(factor > 1), self.fill)
+        underlay(plan, np.flatnonzero(factor > 1), self.fill, self)
 
 
 @dataclass
@@ -287,61 +300,73 @@ class RandomIoUCrop(Transform):
         boxes = images.boxes(plan)
         count = len(plan.size)
         window = np.concatenate([np.zeros_like(plan.size), plan.size], 1)
-        open_slots = rng.random(count) < self.p
-        open_slots &= np.bincount(boxes.slot, minlength=count) > 0
-        while open_slots.any():
-            slots = np.flatnonzero(open_slots)
-            least = rng.choice(np.asarray(self.sampler_options), len(slots))
-            open_slots[slots[least >= 1]] = False
-            slots, least = slots[least < 1], least[least < 1]
-            tried, found = self._try(plan.size[slots], least, _of_slots(boxes, slots, count), rng)
-            window[slots[found]] = tried[found]
-            open_slots[slots[found]] = False
+        slots = np.flatnonzero((rng.random(count) < self.p) & (np.bincount(boxes.slot, minlength=count) > 0))
+        least, tried = np.empty(count), np.full(count, self.trials)
+        largest = np.zeros(count, np.float32)
+        np.maximum.at(largest, boxes.slot, (boxes.box[:, 2:] - boxes.box[:, :2]).prod(1))
+        while len(slots):
+            again = slots[tried[slots] >= self.trials]
+            least[again], tried[again] = rng.choice(np.asarray(self.sampler_options), len(again)), 0
+            slots = slots[least[slots] < 1]
+            corner, extent, possible = self._draw(plan.size[slots], self.trials - tried[slots], rng)
+            possible &= (
+                least[slots, None] * extent.prod(-1) <= largest[slots, None] * 1.001
+            )  # others need no exact test
+            of, trial = np.nonzero(possible)
+            windows = np.concatenate([corner[of, trial], extent[of, trial]], 1)
+            suits = np.flatnonzero(suitable(windows, slots[of], least[slots[of]], boxes))[::-1]
+            window[slots[of[suits]]] = windows[suits]  # the first of a slot is assigned last
+            tried[slots] += TRIALS_AT_ONCE
+            slots = np.delete(slots, of[suits])
         cropped = (window[:, 2:] != plan.size).any(1)
         plan.crop_to(window)
         plan.keep_centered(cropped)
 
-    def _try(
-        self, size: NDArray[np.int32], least: NDArray[np.float64], boxes: PlannedBoxes, rng: np.random.Generator
-    ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-        """The first of `trials` windows (S, 4) x, y, w, h that suits each of S images, and whether there is one."""
-        count = len(size)
-        extent = (size[:, None] * rng.uniform(self.min_scale, self.max_scale, (count, self.trials, 2))).astype(np.int32)
-        corner = ((size[:, None] - extent) * rng.random(extent.shape)).astype(np.int32)
-        suits = suitable(corner, extent, least, boxes)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            aspect = extent[..., 0] / extent[..., 1]
-        suits &= (aspect >= self.min_aspect_ratio) & (aspect <= self.max_aspect_ratio) & (extent > 0).all(-1)
-        first = np.arange(count), suits.argmax(1)
-        return np.concatenate([corner[first], extent[first]], 1), suits[first]
+    def _draw(
+        self, size: NDArray[np.int32], left: NDArray[np.int64], rng: np.random.Generator
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.bool_]]:
+        """Draw TRIALS_AT_ONCE (T) windows of each of S images of given sizes.
 
-
-def _of_slots(boxes: PlannedBoxes, slots: NDArray[np.int64], count: int) -> PlannedBoxes:
-    """The boxes of some of `count` slots, which become slots 0, 1, ..."""
-    number = np.full(count, -1, np.int32)
-    number[slots] = np.arange(len(slots))
-    of_box = number.take(boxes.slot)
-    kept = of_box >= 0
-    return PlannedBoxes(boxes.box[kept], of_box[kept], boxes.row[kept], boxes.number[kept])
+        Returns:
+            (S, T, 2) x, y; (S, T, 2) width, height; and (S, T) whether it is one of the first `left` (S), is not empty,
+            and has a valid aspect ratio.
+        """
+        shape = len(size), TRIALS_AT_ONCE, 2
+        extent = (size[:, None] * rng.uniform(self.min_scale, self.max_scale, shape)).astype(np.int32)
+        corner = ((size[:, None] - extent) * rng.random(shape)).astype(np.int32)
+        wide, high = extent[..., 0], extent[..., 1]
+        valid = (wide >= self.min_aspect_ratio * high) & (wide <= self.max_aspect_ratio * high) & (extent > 0).all(-1)
+        return corner, extent, valid & (np.arange(TRIALS_AT_ONCE) < left[:, None])
 
 
 def suitable(
-    corner: NDArray[np.int32], extent: NDArray[np.int32], least: NDArray[np.float64], boxes: PlannedBoxes
+    window: NDArray[np.int32], slot: NDArray[np.int64], least: NDArray[np.float64], boxes: PlannedBoxes
 ) -> NDArray[np.bool_]:
-    """Return (S, T) whether a box whose center is in the window has at least an IoU of `least` (S) with it.
+    """Return (W) whether a box whose center is in the window has an IoU of at least `least` with it.
 
     Args:
-        corner: (S, T, 2) x, y of T windows of each slot.
-        extent: (S, T, 2) their width, height.
-        least: (S) the minimum IoU.
-        boxes: the boxes of the S slots, at least one of each, sorted by slot.
+        window: (W, 4) x, y, w, h.
+        slot: (W) the slot of each window.
+        least: (W) the minimum IoU.
+        boxes: boxes sorted by slot.
     """
-    low, high = corner.take(boxes.slot, 0), (corner + extent).take(boxes.slot, 0)  # (M, T, 2)
-    near, far = boxes.box[:, None, :2], boxes.box[:, None, 2:]
-    center = (near + far) / 2
-    inside = ((center > low) & (center < high)).all(-1)
-    common = np.maximum(np.minimum(far, high) - np.maximum(near, low), 0).prod(-1)
-    union = (far - near).prod(-1) + extent.prod(-1).take(boxes.slot, 0) - common
-    enough = inside & (common >= least.take(boxes.slot)[:, None] * union)
-    found: NDArray[np.bool_] = np.logical_or.reduceat(enough, boxes.slot.searchsorted(np.arange(len(extent))))
+    first, end = (boxes.slot.searchsorted(slot, side) for side in ("left", "right"))
+    counts = end - first
+    of = np.arange(len(window)).repeat(counts)  # of each pair of a window and a box
+    box = np.arange(len(of)) + (end - counts.cumsum()).repeat(counts)
+    common = np.ones(len(of), np.float32)
+    area = np.ones(len(of), np.float32)
+    inside: Any = True
+    for axis in (0, 1):
+        near, far = boxes.box[:, axis].take(box), boxes.box[:, axis + 2].take(box)
+        low, length = (window[:, k].astype(np.float32) for k in (axis, axis + 2))
+        start, stop = low.take(of), (low + length).take(of)
+        center = (near + far) / 2
+        inside = inside & (center > start) & (center < stop)
+        common *= np.maximum(np.minimum(far, stop) - np.maximum(near, start), 0)
+        area *= far - near
+    area += window[:, 2:].prod(1).astype(np.float32).take(of)
+    enough = inside & (common >= least.astype(np.float32).take(of) * (area - common))
+    found = np.zeros(len(window), np.bool_)
+    found[of[enough]] = True
     return found

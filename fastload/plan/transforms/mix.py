@@ -15,8 +15,10 @@ from fastload.plan.transforms.crop import part_of_area
 from fastload.plan.transforms.transform import (
     Fill,
     Transform,
+    check_fill,
     check_probability,
     check_range,
+    check_share,
     each_batch,
     fill_color,
     fitting,
@@ -63,8 +65,8 @@ class Mosaic(Transform):
     def __post_init__(self) -> None:
         self._extent = width_height(self.size, self)
         check_probability(self.p, self)
-        if self.fill is not None:
-            fill_color(self.fill)
+        check_share("min_visible", self.min_visible, self)
+        check_fill(self.fill, self)
 
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
         count = len(plan.size)
@@ -87,7 +89,7 @@ class Mosaic(Transform):
         shown = np.minimum(plan.size, np.where(quadrant, 2 * self._extent - point, point))
         plan.crop_to(np.concatenate([np.where(quadrant, 0, plan.size - shown), shown], 1))
         plan.compose(into, np.where(quadrant, point, point - shown), np.tile(2 * self._extent, (count, 1)))
-        underlay(plan, np.arange(count), self.fill)
+        underlay(plan, np.arange(count), self.fill, self)
         plan.min_visible = max(plan.min_visible, self.min_visible)
 
 
@@ -102,7 +104,8 @@ class MixUp(Transform):
 
     Args:
         scale: the smallest and the largest factor. Default: 0.5 to 1.5.
-        p: the probability. Images without boxes stay as they are, as in YOLOX. Default: 1.
+        p: the probability. As in YOLOX, an image stays as it is if none of the images that it shows has boxes.
+            Default: 1.
         fill: the first padding. Default: 114.
 
     Raises:
@@ -113,17 +116,15 @@ class MixUp(Transform):
 
     scale: tuple[float, float] = (0.5, 1.5)
     p: float = 1.0
-    fill: Fill = 114
+    fill: int | tuple[int, int, int] = 114
 
     def __post_init__(self) -> None:
         check_range("scale", self.scale, 1e-3, self)
         check_probability(self.p, self)
-        fill_color(self.fill)
+        fill_color(self.fill, self)
 
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
-        count = len(plan.size)
-        has_boxes = np.bincount(images.boxes(plan).slot, minlength=count) > 0
-        chosen = np.flatnonzero((rng.random(count) < self.p) & has_boxes)
+        chosen = np.flatnonzero((rng.random(len(plan.size)) < self.p) & images.has_boxes(plan))
         others = rng.choice(images.with_boxes, len(chosen)) if len(images.with_boxes) else np.empty(0, np.int64)
         jitter, flip = rng.uniform(*self.scale, len(chosen)), rng.random(len(chosen)) < 0.5
         place = rng.random((len(chosen), 2))
@@ -155,7 +156,7 @@ class MixUp(Transform):
         other = images.plan(others)
         scale_exactly(other, (target / other.size).min(1))
         other.crop_to(np.concatenate([np.zeros_like(target), target], 1))
-        underlay(other, np.arange(len(slots)), self.fill)
+        underlay(other, np.arange(len(slots)), self.fill, self)
         scale_exactly(other, jitter)
         other.flip_horizontally(flip)
         corner = np.floor(place * np.maximum(other.size - target, 0)).astype(np.int32)
@@ -232,7 +233,7 @@ class CutMix(Transform):
 
     Args:
         alpha: the parameter of the distribution. Default: 1, uniform.
-        min_visible: drop a box of the other image with less than this share of its area left, 0 to 1. Default: 0.1.
+        min_visible: drop a clipped box with less than this share of its area left, 0 to 1. Default: 0.1.
         p: the probability. Default: 0.5.
 
     Raises:
@@ -247,6 +248,7 @@ class CutMix(Transform):
 
     def __post_init__(self) -> None:
         check_probability(self.p, self)
+        check_share("min_visible", self.min_visible, self)
         if not 0 < self.alpha < np.inf:
             raise ArgumentError(f"CutMix needs an alpha above 0, not {self.alpha}")
 
@@ -273,8 +275,9 @@ class CutMix(Transform):
 class RandomErasing(Transform):
     """Cover a random rectangle of each image with a color, as torchvision's `RandomErasing` (Zhong et al., 2020).
 
-    The area and the ratio of the sides are drawn as in `RandomResizedCrop`, from other ranges. Boxes are not
-    dropped.
+    The area is uniform in `scale` times that of the image, and the logarithm of the ratio of height to width is uniform
+    in `ratio`. Of ten tries, the first that is lower and narrower than the image counts; if none is, the image stays as
+    it is. Boxes are not dropped.
 
     Args:
         p: the probability. Default: 0.5.
@@ -297,16 +300,17 @@ class RandomErasing(Transform):
     def __post_init__(self) -> None:
         check_probability(self.p, self)
         check_range("scale", self.scale, 0, self)
+        check_share("scale", self.scale[1], self)
         check_range("ratio", self.ratio, 1e-6, self)
-        self._color = fill_color(0 if self.value == "random" else self.value)
+        self._color = fill_color(0 if self.value == "random" else self.value, self)
 
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
-        high_to_wide = 1 / self.ratio[1], 1 / self.ratio[0]
-        part, fitted = part_of_area(plan.size, self.scale, high_to_wide, rng)
+        wide_to_high = 1 / self.ratio[1], 1 / self.ratio[0]
+        part, fitted = part_of_area(plan.size, self.scale, wide_to_high, rng, least=0, most=plan.size - 1)
         color = (
             rng.integers(256, size=(len(part), 3)) if self.value == "random" else np.tile(self._color, (len(part), 1))
         )
-        fitted &= (part[:, 2:] < plan.size).all(1)
+        fitted &= (part[:, 2:] > 0).all(1)
         chosen = np.flatnonzero((rng.random(len(part)) < self.p) & fitted)
         if len(chosen):
             plan.cover(chosen, part[chosen], color[chosen])

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastload.plan.batch_plan import BatchPlan
 from fastload.plan.image_index import ImageIndex
-from fastload.plan.transforms.transform import Fill, Transform, fill_color, underlay, width_height
+from fastload.plan.transforms.transform import Fill, Transform, check_fill, underlay, width_height
 
 
 @dataclass
@@ -34,11 +34,10 @@ class Pad(Transform):
 
     def __post_init__(self) -> None:
         self._extent = width_height(self.size, self)
-        if self.fill is not None:
-            fill_color(self.fill)
+        check_fill(self.fill, self)
 
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
         room = np.maximum(self._extent - plan.size, 0)
         corner = -(room // 2) if self.center else np.zeros_like(room)
         plan.crop_to(np.concatenate([corner, plan.size + room], 1))
-        underlay(plan, np.flatnonzero(room.any(1)), self.fill)
+        underlay(plan, np.flatnonzero(room.any(1)), self.fill, self)

@@ -13,7 +13,7 @@ from fastload.plan.batch_plan import AUTOCONTRAST, EQUALIZE, BatchPlan
 from fastload.plan.image_index import ImageIndex
 from fastload.plan.transforms.affine import about_center
 from fastload.plan.transforms.color import brightened, contrasted, mean_gray, saturated
-from fastload.plan.transforms.transform import Fill, Transform, check_probability, fill_color, underlay
+from fastload.plan.transforms.transform import Fill, Transform, check_fill, check_probability, underlay
 
 LEVELS = np.arange(256)
 
@@ -166,8 +166,7 @@ class RandAugment(Transform):
     def __post_init__(self) -> None:
         if self.num_ops < 0 or self.num_magnitude_bins < 2 or self.magnitude not in range(self.num_magnitude_bins):
             raise ArgumentError(f"{self} is out of range: use a magnitude below num_magnitude_bins")
-        if self.fill is not None:
-            fill_color(self.fill)
+        check_fill(self.fill, self)
 
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
         strength = self.magnitude / (self.num_magnitude_bins - 1)
@@ -179,7 +178,7 @@ class RandAugment(Transform):
                 if apply is not None and len(slots):
                     part = plan.take(slots)
                     apply(part, images, strength, sign[slots])
-                    underlay(part, np.arange(len(slots)), self.fill if k < GEOMETRIC else None)
+                    underlay(part, np.arange(len(slots)), self.fill if k < GEOMETRIC else None, self)
                     plan.put(slots, part)
 
 

@@ -14,8 +14,8 @@ from fastload.plan.image_index import ImageIndex
 from fastload.plan.transforms.transform import (
     Fill,
     Transform,
+    check_fill,
     each_batch,
-    fill_color,
     fitting,
     scale_exactly,
     scaled,
@@ -28,7 +28,8 @@ from fastload.plan.transforms.transform import (
 class ShortestEdge(Transform):
     """Scale each image so that its shorter edge has a given size, keeping the aspect ratio.
 
-    This is detectron2's `ResizeShortestEdge` with sample_style="choice", and torchvision's `RandomShortestSize`. The
+    This is detectron2's `ResizeShortestEdge` with sample_style="choice", and torchvision's `RandomShortestSize`, which
+    rounds sizes down. The
     scale is size / min(w, h), or max_size / max(w, h) if that is smaller. The result is floor(w * scale + 0.5) by
     floor(h * scale + 0.5) pixels, and at least 1 by 1. No box is clipped.
 
@@ -86,8 +87,8 @@ class LongestEdge(Transform):
     size: int
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ArgumentError(f"LongestEdge needs a size of at least 1 pixel, not {self.size}")
+        if np.asarray(self.size).dtype.kind not in "iu" or self.size < 1:
+            raise ArgumentError(f"LongestEdge needs a size of at least 1 whole pixel, not {self.size}")
 
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
         plan.resize(scaled(plan.size, self.size / plan.size.max(1)))
@@ -175,14 +176,13 @@ class LetterBox(Transform):
 
     def __post_init__(self) -> None:
         self._extent = width_height(self.size, self)
-        if self.fill is not None:
-            fill_color(self.fill)
+        check_fill(self.fill, self)
 
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
         scale_exactly(plan, fitting(plan, self._extent))
         corner = -((self._extent - plan.size) // 2) if self.center else np.zeros_like(plan.size)
         plan.crop_to(np.concatenate([corner, np.broadcast_to(self._extent, plan.size.shape)], 1))
-        underlay(plan, np.arange(len(plan.size)), self.fill)
+        underlay(plan, np.arange(len(plan.size)), self.fill, self)
 
 
 def check_filter(name: str, user: Transform) -> None:

@@ -61,6 +61,12 @@ def check_probability(p: float, user: Transform) -> None:
         raise ArgumentError(f"{type(user).__name__} needs a probability from 0 to 1, not {p}")
 
 
+def check_share(name: str, share: float, user: Transform) -> None:
+    """Raise ArgumentError unless `share` is from 0 to 1."""
+    if not 0 <= share <= 1:
+        raise ArgumentError(f"{type(user).__name__} needs {name} from 0 to 1, not {share}")
+
+
 def check_range(name: str, low_high: tuple[float, float], least: float, user: Transform) -> None:
     """Raise ArgumentError unless `low_high` is ascending and both are finite and at least `least`."""
     low, high = low_high
@@ -70,22 +76,30 @@ def check_range(name: str, low_high: tuple[float, float], least: float, user: Tr
         )
 
 
-def fill_color(fill: Fill) -> NDArray[np.float32]:
-    """Return RGB (3) of a fill that is not None.
+def fill_color(fill: int | tuple[int, int, int], user: Transform) -> NDArray[np.float32]:
+    """Return RGB (3) of a color.
 
     Raises:
-        ArgumentError: it is not one value or three from 0 to 255.
+        ArgumentError: it is not one value or three from 0 to 255. The message names the class of `user`.
     """
-    values = np.asarray(fill, np.float32)
-    if values.shape not in ((), (3,)) or not ((values >= 0) & (values <= 255)).all():
-        raise ArgumentError(f"fill must be one value or three (red, green, blue) from 0 to 255, not {fill!r}")
-    return np.broadcast_to(values, 3)
+    values = np.asarray(fill)
+    numbers = values.shape in ((), (3,)) and values.dtype.kind in "iuf"
+    if not (numbers and ((values >= 0) & (values <= 255)).all()):
+        name = type(user).__name__
+        raise ArgumentError(f"{name} needs one value or three (red, green, blue) from 0 to 255 as fill, not {fill!r}")
+    return np.broadcast_to(values.astype(np.float32), 3)
 
 
-def underlay(plan: BatchPlan, slots: NDArray[np.integer[Any]], fill: Fill) -> None:
+def check_fill(fill: Fill, user: Transform) -> None:
+    """Raise ArgumentError unless `fill` is None or a color."""
+    if fill is not None:
+        fill_color(fill, user)
+
+
+def underlay(plan: BatchPlan, slots: NDArray[np.integer[Any]], fill: Fill, user: Transform) -> None:
     """Fill what the images of `slots` do not cover, unless `fill` is None."""
     if fill is not None and len(slots):
-        plan.underlay(slots, fill_color(fill))
+        plan.underlay(slots, fill_color(fill, user))
 
 
 def scaled(size: NDArray[np.int32], scale: NDArray[np.float64]) -> NDArray[np.int32]:
@@ -96,11 +110,12 @@ def scaled(size: NDArray[np.int32], scale: NDArray[np.float64]) -> NDArray[np.in
 def scale_exactly(plan: BatchPlan, scale: NDArray[np.float64]) -> None:
     """Scale images by `scale` (B). Their sizes are rounded down, to at least 1; boxes are scaled by exactly `scale`.
 
-    Published loaders that resize by OpenCV do so: the size is rounded, but boxes are multiplied by the scale.
+    YOLOX does so, in the same floating-point numbers. Boxes are clipped to the rounded size, which YOLOX does not do:
+    one that touches the right or lower edge may be up to a pixel smaller.
     """
     matrix = np.zeros((len(scale), 2, 3))
     matrix[:, [0, 1], [0, 1]] = scale[:, None]
-    plan.transform(matrix, np.maximum(np.floor(plan.size * scale[:, None] + 1e-9), 1).astype(np.int32))
+    plan.transform(matrix, np.maximum(np.floor(plan.size * scale[:, None]), 1).astype(np.int32))
 
 
 def fitting(plan: BatchPlan, extent: NDArray[np.int32]) -> NDArray[np.float64]:
