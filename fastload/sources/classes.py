@@ -181,7 +181,7 @@ def _image_folder(path: Path, folders: Sequence[Path], names: Sequence[str]) -> 
     for folder in folders:
         for suffix in ("", ".jpg", ".jpeg", ".png"):
             paths = (inside(folder, name + suffix) for name in names[:_LOOKED_AT])
-            if any(each is not None and each.is_file() for each in paths):
+            if any(each is not None and os.path.isfile(each) for each in paths):
                 return folder, suffix
     raise SourceError(
         f"{path}: none of its first {len(names[:_LOOKED_AT])} images is in {', '.join(map(str, folders))}. Move the "

@@ -48,13 +48,15 @@ def _source(path: Path, folders: Sequence[Path]) -> ListedSource:
     for image in images:
         first.append(total)
         total += len(image["gtboxes"])
+    first_line = {str(images[i]["ID"]): i for i in reversed(range(len(images)))}
 
     def sample(i: int) -> Sample:
         name, objects = str(images[i]["ID"]), images[i]["gtboxes"]
         columns = box_columns([(_full_box(each), PERSON.id) for each in objects], first[i])
-        crowd = [each.get("tag") != "person" or (each.get("extra") or {}).get("ignore") == 1 for each in objects]
+        crowd = [each.get("tag") != "person" or _is_ignored(each) for each in objects]
         located = files.get(name) or inside(folder, f"{name}.jpg")
         skip = "its ID points outside the image folder" if located is None else None
+        skip = skip or (f"an earlier line has the same ID {name}" if first_line[name] != i else None)
         return Sample(i + 1, f"{name}.jpg", located or folder, {**columns, "crowd": crowd}, skip_reason=skip)
 
     return ListedSource("crowdhuman", str(path), digest_of(content), len(images), sample, (PERSON,))
@@ -71,9 +73,18 @@ def _parsed(path: Path, number: int, line: str) -> dict[str, Any]:
     return {"ID": image["ID"], "gtboxes": boxes}
 
 
+def _is_ignored(entry: dict[str, Any]) -> bool:
+    extra = entry.get("extra")
+    return isinstance(extra, dict) and str(extra.get("ignore")) == "1"
+
+
+def _is_coordinate(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) < 1e9
+
+
 def _full_box(entry: dict[str, Any]) -> list[float]:
     box = entry.get("fbox")
-    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(number, int | float) for number in box):
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_coordinate, box)):
         return [float("nan")] * 4
     x, y, width, height = box
     return [x, y, x + width, y + height]

@@ -18,7 +18,7 @@ IMAGE_SUFFIXES = {
     *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".jpx", ".qoi", ".pcx", ".sgi", ".tga"),
 }
 # Images that Pillow may be unable to read: the problems file names them.
-_OTHER_SUFFIXES = {".heic", ".heif", ".jxl", ".jxr", ".psd", ".exr", ".hdr", ".dcm"}
+_OTHER_SUFFIXES = {".heic", ".heif", ".jxl", ".jxr", ".psd", ".exr", ".hdr", ".dcm", ".svg"}
 # Not opened, because label files are many.
 _TEXT_SUFFIXES = {".txt", ".xml", ".json", ".jsonl", ".csv", ".yaml", ".yml", ".md", ".html", ".log", ".py"}
 # How images without a known suffix begin.
@@ -45,16 +45,27 @@ def images_below(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def _is_image(folder: str, name: str) -> bool:
+def is_image_name(name: str) -> bool | None:
+    """Return whether a file of this name is an image by its suffix; None if its content decides."""
     suffix = os.path.splitext(name)[1].lower()
     if suffix in IMAGE_SUFFIXES or suffix in _OTHER_SUFFIXES:
         return True
+    return False if suffix in _TEXT_SUFFIXES else None
+
+
+def is_image_start(content: bytes) -> bool:
+    """Return whether a file that begins with `content`, 16 bytes or more, is an image."""
+    return _SIGNATURES.match(content) is not None
+
+
+def _is_image(folder: str, name: str) -> bool:
+    by_name = is_image_name(name)
     path = os.path.join(folder, name)
     try:
-        if suffix in _TEXT_SUFFIXES or not os.path.isfile(path):  # opening a pipe would wait for its writer
-            return False
+        if by_name is not None or not os.path.isfile(path):  # opening a pipe would wait for its writer
+            return bool(by_name)
         with open(path, "rb") as file:
-            return _SIGNATURES.match(file.read(16)) is not None
+            return is_image_start(file.read(16))
     except OSError:
         return False
 
@@ -189,6 +200,15 @@ def number_images(files: Sequence[Path]) -> list[int]:
 def number_categories(names: Iterable[str]) -> tuple[Category, ...]:
     """Return categories with ids 1, 2, 3, ... in the order of `names`."""
     return tuple(Category(i, name) for i, name in enumerate(names, start=1))
+
+
+def encode_names(names: Iterable[str], separator: str) -> bytes:
+    """Return names as bytes for a digest. They may hold bytes that are not UTF-8, and lone surrogates."""
+    text = separator.join(names)
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
 
 
 def digest_of(*parts: bytes) -> str:

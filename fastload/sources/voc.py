@@ -32,7 +32,7 @@ from fastload.sources.files import (
 )
 from fastload.sources.listed import split_beside
 
-OUTSIDE = "its name in the list points outside the image folder"
+OUTSIDE = "its name in the list, {}, points outside the image folder"
 FLAGS = ("difficult", "truncated", "occluded")
 _FALSE, _TRUE = ("0", "false", "no", "unspecified", ""), ("1", "true", "yes")
 _ANNOTATION_FOLDERS = ("annotations", "annotation", "annots", "xmls", "xml", "labels")
@@ -227,7 +227,8 @@ class _Images:
         stated = self._names.get(filename)
         if stated and (stated in same or not same):
             return stated
-        return same[0] if same else self._home.images / f"{stem}.jpg"
+        suffix = "" if Path(stem).suffix.lower() in IMAGE_SUFFIXES else ".jpg"
+        return same[0] if same else self._home.images / f"{stem}{suffix}"
 
     def taken(self, files: dict[str, VocFile]) -> set[str]:
         """Return the stems of the images that XML files of other names state."""
@@ -243,7 +244,7 @@ class _Images:
 
 def _missing(home: Folders, stem: str) -> VocFile:
     if inside(home.images, stem) is None:
-        return VocFile(reason=OUTSIDE)
+        return VocFile(reason=OUTSIDE.format(stem))
     return VocFile(reason=f"it has no annotation file: there is no {home.annotations / stem}.xml")
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from fastload.errors import SourceError
 from fastload.sources.base import SKIPPED, Dataset, Pair, Problem
 from fastload.sources.classes import SPLITS
-from fastload.sources.files import IMAGE_SUFFIXES, read_lines
+from fastload.sources.files import is_image_name, is_image_start, read_lines
 from fastload.sources.listed import split_beside, split_of, subfolders
 from fastload.sources.python import PythonSource
 
@@ -93,10 +93,11 @@ def _source(home: Path, tars: Sequence[Path], named: Sequence[Path]) -> PythonSo
     members: list[tuple[_Member, dict[str, Any]]] = []
     problems: list[Problem] = []
     for tar in tars:
-        images, stated = _read_tar(tar)
+        images, stated, repeated = _read_tar(tar)
         members += [(images[key], stated[key]) for key in images if key in stated]
         reasons = dict.fromkeys(images.keys() - stated.keys(), "it has no .cls, and no `boxes` or `class_id` in .json")
         reasons |= dict.fromkeys(stated.keys() - images.keys(), "no image lies beside its .cls or .json")
+        reasons |= repeated
         problems += [Problem(-1, f"{tar.name}/{key}", SKIPPED, reasons[key]) for key in sorted(reasons)]
     if not members:
         raise SourceError(
@@ -120,27 +121,58 @@ def _classes_in(members: list[tuple[_Member, dict[str, Any]]]) -> list[str] | di
     return sorted(map(str, labels))
 
 
-def _read_tar(tar: Path) -> tuple[dict[str, _Member], dict[str, dict[str, Any]]]:
-    """Return the images and the annotations of a tar file by key, which is the name of members up to the first dot."""
-    images: dict[str, _Member] = {}
-    annotations: dict[str, dict[str, Any]] = {}
+def _read_tar(tar: Path) -> tuple[dict[str, _Member], dict[str, dict[str, Any]], dict[str, str]]:
+    """Return the images and the annotations of a tar file by key, and why further images are skipped, by name.
+
+    The key is the name of a member up to the first dot, and `4.seg.png` is a further part of the sample of `4.jpg`. If
+    there is no such image, the key is the name up to the last dot.
+    """
+    plain: dict[str, list[_Member | dict[str, Any]]] = {}
+    dotted: dict[str, list[_Member | dict[str, Any]]] = {}
     try:
         with tarfile.open(tar, "r:") as archive:
             for member in archive:
-                folder, slash, name = member.name.rpartition("/")
-                stem, _, suffix = name.partition(".")
-                key = folder + slash + stem
-                if not member.isfile() or name.startswith("."):
-                    continue
-                if f".{suffix.lower()}" in IMAGE_SUFFIXES:
-                    images[key] = _Member(tar, member.name, member.offset_data, member.size)
-                elif suffix in ("cls", "json"):
-                    stored = archive.extractfile(member)
-                    text = stored.read() if stored else b""
-                    annotations.setdefault(key, {}).update(_annotations(tar, member.name, text, suffix))
+                found = _read_member(tar, archive, member)
+                if found is not None:
+                    stem = member.name.rpartition(".")[0]
+                    by_key = plain if _first_key(stem) == stem else dotted
+                    by_key.setdefault(stem, []).append(found)
     except (OSError, tarfile.TarError) as error:
         raise SourceError(f"{tar} cannot be read: {error}. Download it again, uncompressed.") from error
-    return images, {key: stated for key, stated in annotations.items() if stated}
+    with_image = {key for key, parts in plain.items() if any(isinstance(part, _Member) for part in parts)}
+    samples = plain | {key: parts for key, parts in dotted.items() if _first_key(key) not in with_image}
+    images: dict[str, _Member] = {}
+    annotations: dict[str, dict[str, Any]] = {}
+    repeated: dict[str, str] = {}
+    for key, parts in samples.items():
+        for part in parts:
+            if not isinstance(part, _Member):
+                annotations.setdefault(key, {}).update(part)
+            elif key in images:
+                repeated[part.name] = f"{images[key].name} comes before it and is the image of {key}"
+            else:
+                images[key] = part
+    return images, {key: stated for key, stated in annotations.items() if stated}, repeated
+
+
+def _first_key(name: str) -> str:
+    folder, slash, last = name.rpartition("/")
+    return folder + slash + last.partition(".")[0]
+
+
+def _read_member(tar: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> _Member | dict[str, Any] | None:
+    """Return the image or the annotations in a member; None if it holds neither."""
+    last = member.name.rpartition("/")[2]
+    stored = None if last.startswith("._") else archive.extractfile(member) if member.isfile() else None
+    if stored is None:  # a folder, a link, or what macOS stores beside a file
+        return None
+    suffix = last.rpartition(".")[2]
+    if suffix in ("cls", "json"):
+        return _annotations(tar, member.name, stored.read(), suffix)
+    by_name = is_image_name(last)
+    if by_name or (by_name is None and is_image_start(stored.read(16))):
+        return _Member(tar, member.name, member.offset_data, member.size)
+    return None
 
 
 def _annotations(tar: Path, name: str, text: bytes, suffix: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fastload.annotations import POLYGONS, ROTATED, Column, keypoints_column
 from fastload.errors import SourceError
 from fastload.sources.base import SKIPPED, Dataset, Pair, Problem, Sample
-from fastload.sources.files import digest_of, number_categories, number_images
+from fastload.sources.files import digest_of, encode_names, number_categories, number_images
 from fastload.sources.listed import split_beside
 from fastload.sources.yolo_layout import NAME_FILES, YoloLayout, list_images, pair_layout, read_layout
 
@@ -103,9 +103,9 @@ class YoloSource:
         )
         self._rows = [[row for row in each.rows if self._fits(len(row))] for each in labels]
         self.columns = self._declared()
-        names = "\n".join([*(category.name for category in self.categories), *self.names])
+        names = [*(category.name for category in self.categories), *self.names]
         traits = [] if self._kind is Kind.SHAPES else [f"{self._kind.name} {self._keypoints}".encode()]
-        self.digest = digest_of(names.encode("utf-8", "surrogateescape"), *contents, *traits)
+        self.digest = digest_of(encode_names(names, "\n"), *contents, *traits)
 
     def __len__(self) -> int:
         return len(self.files)

@@ -17,7 +17,7 @@ from fastload.sources.files import IMAGE_SUFFIXES, images_below, is_below, read_
 NAME_FILES = ("classes.txt", "obj.names", "names.txt")
 _SETTINGS_FILES = ("data.yaml", "data.yml", "dataset.yaml", "obj.data")
 SPLITS = ("train", "val", "valid", "test")
-OUTSIDE = "its path in the list points outside the dataset's folder"
+OUTSIDE = "its path in the list, {}, points outside the dataset's folder"
 FOUND = "found elsewhere"  # the kind of problem of a path that is not where the dataset says
 _UNSET = ("", "~", "null", "None")
 _SETTINGS_BYTES = 1 << 20  # no YAML file of a dataset is larger
@@ -69,7 +69,7 @@ class YoloLayout:
         candidates = [path for name in (*stated, *NAME_FILES) for path in places(name, self.homes)]
         candidates += [self.folder / "labels" / name for name in NAME_FILES]
         for path in candidates:
-            if path.is_file() and self.allows(path):
+            if os.path.isfile(path) and self.allows(path):
                 return read_lines(path, "replace")
         raise SourceError(
             f"no class names in {self.folder}: add a YAML file with `names`, numbered from 0, or classes.txt."
@@ -90,7 +90,7 @@ def read_layout(root: Path) -> YoloLayout:
     settings = _read_settings(file) if file else {}
     path = next(iter(_stated(settings.get("path"), "path", file)), ".")
     home = folder / path
-    homes = tuple(dict.fromkeys([home, folder])) if home.is_dir() else (folder,)
+    homes = tuple(dict.fromkeys([home, folder])) if os.path.isdir(home) else (folder,)
     stated = {split: texts for split in SPLITS if (texts := _stated(settings.get(split), split, file))}
     if not stated:
         usual = {split: [each] for split, each in _usual_splits(folder).items()}
@@ -228,7 +228,7 @@ class _Entries:
             if self._layout.allows(path):
                 return path, None
         if existing or ".." in entry.split("/"):
-            return candidates[0], OUTSIDE
+            return candidates[0], OUTSIDE.format(entry)
         same_stem = [image for path in candidates for image in self._images_of(path)]
         if len(same_stem) > 1:
             return candidates[0], f"{entry} may be {' or '.join(image.name for image in same_stem)}"
@@ -236,7 +236,7 @@ class _Entries:
             if os.path.isfile(path) and self._layout.allows(path):
                 self.moved += not same_stem
                 return path, None
-        return candidates[0], None if self._layout.allows(candidates[0]) else OUTSIDE
+        return candidates[0], None if self._layout.allows(candidates[0]) else OUTSIDE.format(entry)
 
     def _images_of(self, path: Path) -> list[Path]:
         """Return the images in the folder of `path` whose names without suffix are that of `path`."""

@@ -36,4 +36,5 @@ def read_problems(cache: Path) -> list[Problem]:
     target = problems_path(cache)
     if not target.exists():
         return []
-    return [Problem.from_fields(json.loads(line)) for line in target.read_text("utf-8").splitlines()]
+    with open(target, encoding="utf-8") as lines:  # str.splitlines would also split at U+2028, which names may hold
+        return [Problem.from_fields(json.loads(line)) for line in lines]

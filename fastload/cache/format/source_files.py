@@ -28,6 +28,15 @@ def stamp_of_file(path: str | os.PathLike[str]) -> Stamp:
     return status.st_size, status.st_mtime_ns
 
 
+def can_be_named(text: str) -> bool:
+    """Return whether a file can have the name `text`, which holds no lone surrogates then."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class SourceFiles:
     """The source files of a cache.

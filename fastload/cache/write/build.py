@@ -14,7 +14,7 @@ from fastload.annotations import Column
 from fastload.cache.format.layout import Encoding
 from fastload.cache.format.manifest import Manifest, describe_arrays
 from fastload.cache.format.problems import problems_path, read_problems, write_problems
-from fastload.cache.format.source_files import SourceFiles, Stamp, stamp_of_file
+from fastload.cache.format.source_files import SourceFiles, Stamp, can_be_named, stamp_of_file
 from fastload.cache.parallel import ordered_map
 from fastload.cache.progress import OnProgress, no_progress
 from fastload.cache.write.assemble import BuildReport, check_up_to_date, fill, report
@@ -229,8 +229,9 @@ def _source_files(source: Source, stamps: list[Stamp], path: Path) -> SourceFile
         folder, name = os.path.split(sample.path)
         if folder not in folders:
             folders[folder] = os.path.relpath(os.path.abspath(folder), home)
-        unread = sample.skip_reason or sample.data is not None or "\0" in name
-        paths.append("" if unread else os.path.join(folders[folder], name))
+        located = os.path.join(folders[folder], name)
+        unread = sample.skip_reason or sample.data is not None or "\0" in located or not can_be_named(located)
+        paths.append("" if unread else located)
         image_ids.append(sample.image_id)
     stamps = stamps[: len(paths)]
     if os.path.isfile(source.location):

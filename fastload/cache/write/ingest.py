@@ -11,7 +11,7 @@ from fastload.annotations import Column, Columns
 from fastload.cache.format.index import ColorMoments, Entry
 from fastload.cache.format.layout import Encoding
 from fastload.cache.format.record import pack_record, read_header
-from fastload.cache.format.source_files import NO_FILE, Stamp, stamp_of_file
+from fastload.cache.format.source_files import NO_FILE, Stamp, can_be_named, stamp_of_file
 from fastload.cache.write.checked_image import CheckedImage, admit, admit_pixels, exif_orientation
 from fastload.cache.write.fitting import fit_columns, scale_columns
 from fastload.cache.write.resize import Reduction
@@ -79,6 +79,8 @@ def make_record(
     try:
         if sample.skip_reason:
             raise DecodeError(sample.skip_reason)
+        if not can_be_named(sample.name):
+            raise DecodeError("no file can have its name, which holds lone surrogates: correct the annotations")
         data = _read(sample.path) if sample.data is None else sample.data
         image = admit(data, exif_rotate) if isinstance(data, bytes) else admit_pixels(data)
         if stamp_of(sample) != stamp:
