@@ -20,6 +20,7 @@ from fastload.sources.detect import Format, find_datasets
 from fastload.sources.pairs import paired_dataset
 from fastload.tools.progress import show_progress
 from fastload.tools.tables import console, print_table
+from fastload.tools.text import escaped
 
 
 class EncodingName(str, Enum):
@@ -184,6 +185,8 @@ def _print_report(split: str, report: BuildReport) -> None:
         ("problems", f"{report.problems.total():,}"),
     ]
     print_table(title, ("", ""), rows)
+    for note in report.notes:
+        console.print(f"{escaped(note)}.", soft_wrap=True, markup=False, highlight=False)
     if skipped := report.problems[SKIPPED]:
         console.print(f"[bold red]{skipped} images were skipped.[/]", highlight=False)
     if report.problems:

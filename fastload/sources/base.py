@@ -18,6 +18,10 @@ from fastload.annotations import Column
 SKIPPED = "skipped"  # the image is not in the cache
 CHANGED = "changed"  # the image's file changed during the build
 NOT_PACKED = "not packed"  # the requested encoding cannot hold the image, so its JPEG is stored
+UNLISTED = "not listed"  # images lie in the folder, but no list or annotation file names them
+FOUND_BY_NAME, FOUND_ELSEWHERE = "found by name", "found elsewhere"  # files that are not where the dataset says
+MERGED, NO_LABELS = "merged", "no labels"
+NOTES = {UNLISTED, FOUND_BY_NAME, FOUND_ELSEWHERE, MERGED, NO_LABELS}  # each is about the whole dataset
 _EARLIER_KINDS = {"left out": SKIPPED}  # in the problems files of older caches
 
 
@@ -45,7 +49,7 @@ class Problem:
     image_id: int
     file: str
     # "skipped", "converted", "repaired", "not packed", "changed", "box dropped", "box clipped", "mask dropped",
-    # "keypoints dropped", "renumbered", "duplicate id", "found by name"
+    # "keypoints dropped", "renumbered", "duplicate id", "flag ignored", "not rotated", or one of NOTES
     kind: str
     reason: str
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fastload.annotations import CLASS_ID
 from fastload.errors import SourceError
-from fastload.sources.base import Category, Dataset, Pair, Problem, Sample
+from fastload.sources.base import MERGED, Category, Dataset, Pair, Problem, Sample
 from fastload.sources.files import (
     CACHE_FOLDER,
     IMAGE_SUFFIXES,
@@ -18,6 +18,7 @@ from fastload.sources.files import (
     inside,
     number_images,
     read_lines,
+    unlisted_images,
 )
 from fastload.sources.listed import ListedSource, header_of, read_rows, split_beside, split_of, subfolders
 
@@ -154,9 +155,11 @@ def _csv_source(
         return Sample(ids[i], name, paths[i] or path, {CLASS_ID.name: id_of.get(label, 0)}, skip_reason=skip)
 
     reason = f"{repeated} rows repeat an earlier one and are merged with it"
-    problems = (Problem(-1, str(path), "merged", reason),) if repeated else ()
+    merged = [Problem(-1, str(path), MERGED, reason)] if repeated else []
+    elsewhere = [f"{name.rpartition('/')[2]}{suffix}" for each in files if each != path for name, _ in listed[each][0]]
+    unlisted = unlisted_images((each for each in paths if each), str(path), lambda: elsewhere)
     digest = digest_of(repr((names or labels, pairs)).encode("utf-8", "surrogateescape"))
-    return ListedSource("csv", str(path), digest, len(pairs), sample, categories, (CLASS_ID,), problems)
+    return ListedSource("csv", str(path), digest, len(pairs), sample, categories, (CLASS_ID,), (*merged, *unlisted))
 
 
 def _numbered(labels: Sequence[str], names: Sequence[str] | None) -> tuple[dict[str, int], tuple[Category, ...]]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import mmap
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,13 +17,15 @@ from numpy.typing import NDArray
 from fastload.annotations import Column, Per, Ragged
 from fastload.errors import SourceError
 from fastload.sources.advice import PYTHON
-from fastload.sources.base import SKIPPED, Category, Extras, Problem, Sample
+from fastload.sources.base import FOUND_BY_NAME, SKIPPED, Category, Extras, Problem, Sample
 from fastload.sources.coco_objects import DROPPED, CocoObjects, KeptFields, shown
 from fastload.sources.coco_values import NOT_AN_ID, quote_polygons, whole_number
 from fastload.sources.columns import Fields, read_columns
-from fastload.sources.files import find_named
+from fastload.sources.files import find_named, unlisted_images
 from fastload.sources.json_lists import JsonLists
 
+MANY_FILES = 64  # annotation files in one folder: more are not those of splits
+_NAMES = re.compile(rb'"(?:file_name|coco_url)"\s*:\s*("(?:[^"\\]|\\.)*")')
 NO_ID = -1  # in the problems of images without an id, or of all images
 
 
@@ -81,7 +87,9 @@ class CocoSource:
         order = np.argsort(position[kept], kind="stable")
         self._rows = kept[order]
         self._starts = np.searchsorted(position[self._rows], np.arange(len(self) + 1))
-        self.problems = (*listed.problems, *self._name_problems(), *self._object_problems(objects, image_of, position))
+        unlisted = unlisted_images((file.path for file in self._files), self.location, self._names_in_other_files)
+        of_objects = self._object_problems(objects, image_of, position)
+        self.problems = (*listed.problems, *self._name_problems(), *unlisted, *of_objects)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -158,7 +166,21 @@ class CocoSource:
         if moved:
             where = f"{self._names[moved[0]]} is {self._files[moved[0]].path}"
             reason = f"{len(moved)} images were found by the last parts of their names: {where}"
-            yield Problem(NO_ID, self.location, "found by name", reason)
+            yield Problem(NO_ID, self.location, FOUND_BY_NAME, reason)
+
+    def _names_in_other_files(self) -> set[str]:
+        """Return the file names, without folders, that the other JSON files in the folder have."""
+        found: set[str] = set()
+        others = [path for path in self.path.parent.glob("*.json") if path.name != self.path.name]
+        for path in others if len(others) < MANY_FILES else []:
+            with (
+                suppress(OSError, ValueError),
+                open(path, "rb") as stream,
+                mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content,
+            ):
+                names = (json.loads(match[1]) for match in _NAMES.finditer(content))
+                found.update(name.replace("\\", "/").rpartition("/")[2] for name in names)
+        return found
 
     def _object_problems(
         self, objects: CocoObjects, image_of: NDArray[np.int64], position: NDArray[np.int64]

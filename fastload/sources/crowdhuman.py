@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 
 from fastload.errors import SourceError
 from fastload.sources.base import Category, Dataset, Pair, Sample, box_columns
-from fastload.sources.files import digest_of, images_below, inside, read_bytes
+from fastload.sources.files import digest_of, images_below, inside, read_bytes, unlisted_images
 from fastload.sources.listed import ListedSource, first_folder, split_beside, split_of
 
+_ID = re.compile(r'"ID"\s*:\s*("(?:[^"\\]|\\.)*")')
 PREFIX = "annotation_"
 PERSON = Category(1, "person")
 
@@ -59,7 +61,15 @@ def _source(path: Path, folders: Sequence[Path]) -> ListedSource:
         skip = skip or (f"an earlier line has the same ID {name}" if first_line[name] != i else None)
         return Sample(i + 1, f"{name}.jpg", located or folder, {**columns, "crowd": crowd}, skip_reason=skip)
 
-    return ListedSource("crowdhuman", str(path), digest_of(content), len(images), sample, (PERSON,))
+    def elsewhere() -> list[str]:
+        texts = [read_bytes(each).decode("utf-8-sig", "surrogateescape") for each in path.parent.glob("*.odgt")]
+        names = [str(json.loads(match[1])) for text in texts for match in _ID.finditer(text)]
+        return [files[name].name for name in names if name in files]
+
+    listed = [files[name] for name in first_line if name in files]
+    problems = tuple(unlisted_images(listed, str(path), elsewhere))
+    digest = digest_of(content)
+    return ListedSource("crowdhuman", str(path), digest, len(images), sample, (PERSON,), problems=problems)
 
 
 def _parsed(path: Path, number: int, line: str) -> dict[str, Any]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from fastload.errors import SourceError
-from fastload.sources.base import Category
+from fastload.sources.base import UNLISTED, Category, Problem
 
 IMAGE_SUFFIXES = {
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
@@ -179,6 +179,39 @@ class _Finder:
             for path in images_below(self.folder):
                 self._below.setdefault(path.name, []).append(path)
         return self._below.get(last, [])
+
+
+def unlisted_images(
+    paths: Iterable[str | Path], listed_in: str, others: Callable[[], Collection[str]] = list
+) -> list[Problem]:
+    """Return a problem that counts the images beside those of a list, if there are any.
+
+    Args:
+        paths: the images of the list.
+        listed_in: what lists them, for the message.
+        others: returns the file names, without folders, that other lists have. Called only if it matters.
+    """
+    listed: dict[str, set[str]] = {}
+    for path in paths:
+        folder, name = os.path.split(path)
+        listed.setdefault(folder, set()).add(name)
+    by_folder: dict[str, set[str]] = {}
+    for folder, names in listed.items():
+        if "\0" not in folder:
+            by_folder.setdefault(os.path.realpath(folder), set()).update(names)
+    unlisted: dict[str, set[str]] = {}
+    for folder, names in by_folder.items():
+        with suppress(OSError, ValueError):
+            there = set(os.listdir(folder))
+            if beside := {name for name in there - names if name[0] != "." and is_image_name(name)}:
+                unlisted |= {folder: beside} if there & names else {}
+    elsewhere = set(others()) if unlisted else set()
+    unlisted = {folder: names - elsewhere for folder, names in unlisted.items() if names - elsewhere}
+    if not unlisted:
+        return []
+    count, where = sum(map(len, unlisted.values())), os.path.commonpath(unlisted)
+    reason = f"{count:,} images in {where} are not listed in {listed_in}: they are not in the cache"
+    return [Problem(-1, listed_in, UNLISTED, reason)]
 
 
 def is_below(path: Path, folder: Path) -> bool:

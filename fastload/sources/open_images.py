@@ -13,7 +13,7 @@ import numpy as np
 from fastload.annotations import Column
 from fastload.errors import SourceError
 from fastload.sources.base import SKIPPED, Dataset, Pair, Problem, Sample
-from fastload.sources.files import digest_of, images_below, number_categories
+from fastload.sources.files import digest_of, images_below, number_categories, unlisted_images
 from fastload.sources.listed import ListedSource, first_folder, header_of, read_rows, split_beside, split_of
 
 _FIELDS = ("ImageID", "LabelName", "XMin", "YMin", "XMax", "YMax")
@@ -97,9 +97,15 @@ def _source(path: Path, folders: Sequence[Path], homes: Sequence[Path], classes:
         return Sample(i + 1, files[listed[i]].name, files[listed[i]], columns, relative=True)
 
     categories = number_categories(names.get(mid, mid) for mid in label_of)
-    unlisted = len(files.keys() - set(listed))
-    counts = {"images of the file are not in its folder": len(absent), "images have no boxes in the file": unlisted}
-    problems = tuple(Problem(-1, str(path), SKIPPED, f"{count} {what}") for what, count in counts.items() if count)
+
+    def elsewhere() -> set[str]:
+        others = (each for each in path.parent.glob("*.csv") if each != path and is_boxes(each))
+        ids = {row[header_of(each).index("ImageID")] for each in others for row in read_rows(each) if len(row) > 5}
+        return {files[each].name for each in ids & files.keys()}
+
+    reason = f"{len(absent)} images of the file are not in its folder"
+    missing = [Problem(-1, str(path), SKIPPED, reason)] if absent else []
+    problems = (*missing, *unlisted_images((files[each] for each in listed), str(path), elsewhere))
     digest = digest_of(boxes.tobytes(), labels.tobytes(), values.tobytes(), repr((categories, listed)).encode())
     columns = tuple(column for column in _COLUMNS if column.name in map(_FLAGS.get, flags))
     return ListedSource("open-images", str(path), digest, len(listed), sample, categories, columns, problems)

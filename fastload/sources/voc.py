@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fastload.annotations import Column, Per
 from fastload.errors import SourceError
-from fastload.sources.base import Dataset, Pair, Problem, Sample, box_columns
+from fastload.sources.base import MERGED, Dataset, Pair, Problem, Sample, box_columns
 from fastload.sources.columns import Fields, Request, read_columns
 from fastload.sources.files import (
     CACHE_FOLDER,
@@ -29,6 +29,7 @@ from fastload.sources.files import (
     number_categories,
     number_images,
     read_lines,
+    unlisted_images,
 )
 from fastload.sources.listed import split_beside
 
@@ -164,6 +165,10 @@ class VocSource:
         listed = [_encoded(f"{stem}\n") + _encoded(content_of.get(stem, b"")) for stem in self.stems]
         self.digest = digest_of("\n".join(names).encode(), *listed)
         self.problems = tuple(self._problems(len(entries) - len(self.stems)))
+        if split in lists:
+            where = str(root / "ImageSets" / "Main")
+            entries = [entry for other in lists.keys() - {split} for entry in lists[other]]
+            self.problems += tuple(unlisted_images(self.files, where, lambda: images.names_of(entries, files)))
 
     def __len__(self) -> int:
         return len(self.stems)
@@ -183,7 +188,7 @@ class VocSource:
     def _problems(self, repeated: int) -> Iterator[Problem]:
         if repeated:
             reason = f"{repeated} names repeat an earlier one and are merged with it"
-            yield Problem(-1, self.location, "merged", reason)
+            yield Problem(-1, self.location, MERGED, reason)
         for i, file in enumerate(self._files):
             for number, each in enumerate(file.objects, 1):
                 for name, text in each.flags.items():
@@ -229,6 +234,11 @@ class _Images:
             return stated
         suffix = "" if Path(stem).suffix.lower() in IMAGE_SUFFIXES else ".jpg"
         return same[0] if same else self._home.images / f"{stem}{suffix}"
+
+    def names_of(self, entries: list[str], files: dict[str, VocFile]) -> set[str]:
+        """Return the file names of the images of entries in lists."""
+        stems = {self.stem_of(entry, files) for entry in entries}
+        return {self.of(stem, files[stem].filename if stem in files else "").name for stem in stems}
 
     def taken(self, files: dict[str, VocFile]) -> set[str]:
         """Return the stems of the images that XML files of other names state."""

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from fastload.annotations import POLYGONS, ROTATED, Column, keypoints_column
 from fastload.errors import SourceError
-from fastload.sources.base import SKIPPED, Dataset, Pair, Problem, Sample
-from fastload.sources.files import digest_of, encode_names, number_categories, number_images
+from fastload.sources.base import NO_LABELS, SKIPPED, Dataset, Pair, Problem, Sample
+from fastload.sources.files import digest_of, encode_names, number_categories, number_images, unlisted_images
 from fastload.sources.listed import split_beside
 from fastload.sources.yolo_layout import NAME_FILES, YoloLayout, list_images, pair_layout, read_layout
 
@@ -98,6 +98,7 @@ class YoloSource:
         self._kind = self._find_kind(layout, split, labels)
         self.problems = (
             *images.problems,
+            *_unlisted(layout, split, self.files),
             *self._problems(layout, labels, used),
             *_orphans(layout, images.folders, used),
         )
@@ -180,7 +181,7 @@ class YoloSource:
                 yield Problem(self.image_ids[i], self.names[i], "box dropped", f"line {line} of its labels: {reason}")
         if self.files and not used:
             where = layout.label_paths(self.files[0])[0]
-            yield Problem(-1, self.location, "no labels", f"no image has a label file: the first would be {where}")
+            yield Problem(-1, self.location, NO_LABELS, f"no image has a label file: the first would be {where}")
 
     def _columns_of(self, rows: list[NDArray[np.float64]]) -> dict[str, Any]:
         boxes = np.zeros((len(rows), 4))
@@ -255,6 +256,17 @@ def _keypoint_shape(layout: YoloLayout) -> tuple[int, int] | None:
             f"the YAML file in {layout.folder} gives `kpt_shape` as {stated}: it must be [K, 2] or [K, 3]."
         ) from None
     return k, d
+
+
+def _unlisted(layout: YoloLayout, split: str, images: list[Path]) -> list[Problem]:
+    """Count the images beside those that the list files of a split name, except those of other splits."""
+    lists = [str(path) for path in layout.splits[split] if not path.is_dir()]
+
+    def others() -> list[str]:
+        readable = layout.splits.keys() - layout.missing.keys() - {split}
+        return [image.name for other in readable for image in list_images(layout, other).reasons]
+
+    return unlisted_images(images, ", ".join(lists), others) if lists else []
 
 
 def _orphans(layout: YoloLayout, folders: list[Path], used: set[Path]) -> Iterator[Problem]:

@@ -11,14 +11,13 @@ from typing import Any
 import yaml
 
 from fastload.errors import SourceError
-from fastload.sources.base import Problem
+from fastload.sources.base import FOUND_ELSEWHERE, MERGED, Problem
 from fastload.sources.files import IMAGE_SUFFIXES, images_below, is_below, read_bytes, read_lines
 
 NAME_FILES = ("classes.txt", "obj.names", "names.txt")
 _SETTINGS_FILES = ("data.yaml", "data.yml", "dataset.yaml", "obj.data")
 SPLITS = ("train", "val", "valid", "test")
 OUTSIDE = "its path in the list, {}, points outside the dataset's folder"
-FOUND = "found elsewhere"  # the kind of problem of a path that is not where the dataset says
 _UNSET = ("", "~", "null", "None")
 _SETTINGS_BYTES = 1 << 20  # no YAML file of a dataset is larger
 
@@ -102,7 +101,7 @@ def read_layout(root: Path) -> YoloLayout:
     lost = Path(path).is_absolute() and home not in homes
     for split, texts in stated.items():
         reason = f"`path` is given as {path}, which does not exist: {folder} is used"
-        problems[split] = [Problem(-1, str(file), FOUND, reason)] if lost else []
+        problems[split] = [Problem(-1, str(file), FOUND_ELSEWHERE, reason)] if lost else []
         for text in texts:
             place, moved, why = found[text]
             clash = _clash(text, found) if moved else None
@@ -114,7 +113,7 @@ def read_layout(root: Path) -> YoloLayout:
                 )
             elif moved:
                 reason = f"`{split}` is given as {text}, which does not exist: {place} is used"
-                problems[split].append(Problem(-1, str(file), FOUND, reason))
+                problems[split].append(Problem(-1, str(file), FOUND_ELSEWHERE, reason))
         splits[split] = [place for place, _, _ in map(found.__getitem__, texts) if place is not None]
     allowed = [folder]
     if given:
@@ -200,11 +199,11 @@ def list_images(layout: YoloLayout, split: str) -> SplitImages:
             found += [entries.find(entry) for entry in read_lines(path)]
             if entries.moved:
                 reason = f"{entries.moved} of its paths do not exist: their images were found by the last parts"
-                problems.append(Problem(-1, str(path), FOUND, reason))
+                problems.append(Problem(-1, str(path), FOUND_ELSEWHERE, reason))
     reasons = dict(found)
     if repeated := len(found) - len(reasons):
         reason = f"{repeated} entries of `{split}` repeat an earlier one and are merged with it"
-        problems.append(Problem(-1, str(paths[0]), "merged", reason))
+        problems.append(Problem(-1, str(paths[0]), MERGED, reason))
     folders = [path for path in paths if path.is_dir()]
     bases = [os.path.abspath(path if path.is_dir() else path.parent) for path in paths]
     base = Path(os.path.commonpath(bases)) if len(paths) > 1 else paths[0] if folders else paths[0].parent

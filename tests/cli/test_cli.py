@@ -105,6 +105,16 @@ def test_annotations_of_another_format(tmp_path):
     assert done.returncode == 1 and "holds no VOC annotations" in done.stderr
 
 
+def test_notes_on_the_whole_dataset_are_printed(tmp_path):
+    """Each is one line after the table, also when the cache is up to date: not only in the problems file."""
+    root = write_coco(tmp_path, many_jpegs(2))
+    (root / "train/more.jpg").write_bytes(jpeg())
+    for _ in range(2):
+        done = fastload_command("build-cache", root)
+        listed = root / "annotations/instances_train.json"
+        assert f"1 images in {root / 'train'} are not listed in {listed}: they are not in the cache." in done.stdout
+
+
 def test_a_split_without_images_is_skipped_aloud(tmp_path):
     """When only some splits have their images, the others are built and the missing one is named."""
     root = write_coco(tmp_path, many_jpegs(2))

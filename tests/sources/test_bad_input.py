@@ -15,6 +15,7 @@ import pytest
 
 from fastload import BuildOptions, Cache, Encoding, SourceError, build_cache, find_datasets
 from fastload.cache.format.problems import read_problems
+from fastload.sources.base import UNLISTED
 from tests.support.datasets import CATEGORIES, box, jpeg
 
 OPTIONS = BuildOptions(Encoding.ORIGINAL, workers=1)
@@ -184,6 +185,21 @@ def test_byte_order_marks(tmp_path, format):
     cache = build(tmp_path)
     assert names_of(cache) == ["a.jpg", "b.jpg"] and not problems(tmp_path)
     assert len(cache.boxes) == (0 if format == "csv" else 2) and len(cache.categories) == (2 if format == "coco" else 1)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_unlisted_images_are_counted(tmp_path, format):
+    """One note says how many images are in no list of the folder, and what else is there does not count."""
+    folder = FORMATS[format](tmp_path, ["a.jpg"], "train")
+    FORMATS[format](tmp_path, ["b.jpg"], "val")
+    for name in ("a.jpg", "b.jpg", "c.jpg", "d.PNG", "notes.md", ".hidden.jpg", "other/e.jpg"):
+        put(folder / name, jpeg())
+    assert names_of(build(tmp_path)) == ["a.jpg"]
+    notes = [each.reason for each in read_problems(tmp_path / "fastload/train.lmdb") if each.kind == UNLISTED]
+    assert len(notes) == 1 and f"2 images in {folder} are not listed in {tmp_path}" in notes[0]
+    (folder / "c.jpg").unlink()
+    (folder / "d.PNG").unlink()
+    assert not any(each.kind == UNLISTED for each in find_datasets(tmp_path, splits=["val"])[0].load().problems)
 
 
 def write_tar(path: Path, members: dict[str, bytes]) -> None:

@@ -17,7 +17,7 @@ from fastload.cache.read.cache_file import CacheFile
 from fastload.cache.write.ingest import IngestedImage
 from fastload.cache.write.writer import CacheWriter, Part
 from fastload.errors import CacheError
-from fastload.sources.base import Problem
+from fastload.sources.base import NOTES, Problem
 
 COMMIT_BYTES = 64 << 20
 COMMIT_SECONDS = 2.0
@@ -39,6 +39,7 @@ class BuildReport:
         restarted: whether an unfinished build of something else was discarded.
         problems: number of problems by kind.
         changed: number of source files that had changed since an earlier build, whose other images were kept.
+        notes: sentences about the dataset as a whole, such as how many images no list names.
     """
 
     path: Path
@@ -52,6 +53,7 @@ class BuildReport:
     restarted: bool
     problems: Counter[str]
     changed: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def fill(writer: CacheWriter, ingested: Iterable[IngestedImage], total: int, progress: OnProgress) -> None:
@@ -105,7 +107,7 @@ def report(
     path: Path, start: float, built: bool, resumed: int = 0, restarted: bool = False, changed: int = 0
 ) -> BuildReport:
     """Return the report on the cache at `path`, which was started at `start` (time.monotonic)."""
-    cache = CacheFile(path)
+    cache, problems = CacheFile(path), read_problems(path)
     return BuildReport(
         path=path,
         images=len(cache),
@@ -116,6 +118,7 @@ def report(
         built=built,
         resumed=resumed,
         restarted=restarted,
-        problems=Counter(problem.kind for problem in read_problems(path)),
+        problems=Counter(problem.kind for problem in problems),
         changed=changed,
+        notes=tuple(problem.reason for problem in problems if problem.kind in NOTES),
     )

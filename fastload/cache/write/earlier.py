@@ -12,7 +12,7 @@ from fastload.cache.read.cache_file import CacheFile
 from fastload.cache.read.mapping import open_mapping
 from fastload.cache.write.ingest import IngestedImage, make_entry, stamp_of
 from fastload.errors import CacheError
-from fastload.sources.base import CHANGED, Problem, Sample, Source, files_of
+from fastload.sources.base import CHANGED, NOTES, Problem, Sample, Source, files_of
 
 
 class EarlierBuild:
@@ -33,7 +33,7 @@ class EarlierBuild:
         self._index = {image_id: i for i, image_id in enumerate(self.cache.image_ids.tolist())}
         self._problems: defaultdict[int, list[Problem]] = defaultdict(list)
         for problem in read_problems(path):
-            if problem.kind != CHANGED and problem not in source_problems:
+            if problem.kind not in (CHANGED, *NOTES) and problem not in source_problems:
                 self._problems[problem.image_id].append(problem)
 
     def changed(self, source: Source) -> Iterator[Sample]:
