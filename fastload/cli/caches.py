@@ -98,7 +98,7 @@ def build_cache_command(
         if each.missing:
             console.print(f"[yellow]{each.split} is skipped:[/] {escape(each.missing)}", soft_wrap=True)
             continue
-        _build_one(each, path, options)
+        _build_one(each, path, options, alone=len(datasets) == 1)
 
 
 def convert_cache_command(
@@ -160,9 +160,12 @@ def _cache_paths(datasets: list[Dataset], out: Path | None) -> list[Path]:
     return [out]
 
 
-def _build_one(dataset: Dataset, path: Path, options: BuildOptions) -> None:
+def _build_one(dataset: Dataset, path: Path, options: BuildOptions, alone: bool) -> None:
     with console.status(f"{dataset.split}: reading annotations"):
         source = dataset.load()
+    if not alone and not len(source):
+        console.print(f"[yellow]{escape(dataset.split)} is skipped:[/] it lists no images.", soft_wrap=True)
+        return
     with show_progress(dataset.split) as progress:
         report = build_cache(source, path, options, progress)
     _print_report(dataset.split, report)

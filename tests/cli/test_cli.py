@@ -105,6 +105,21 @@ def test_annotations_of_another_format(tmp_path):
     assert done.returncode == 1 and "holds no VOC annotations" in done.stderr
 
 
+def test_an_empty_split_does_not_end_the_build(tmp_path):
+    """An empty list is an empty split: it is named, and the splits after it are built; alone it is an error."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/a.jpg").write_bytes(jpeg())
+    (tmp_path / "images/a.txt").write_text("0 .5 .5 .5 .5")
+    (tmp_path / "data.yaml").write_text("names: [dog]\ntrain: train.txt\nval: val.txt\n")
+    (tmp_path / "train.txt").write_text("")
+    (tmp_path / "val.txt").write_text("images/a.jpg")
+    done = fastload_command("build-cache", tmp_path)
+    assert done.returncode == 0 and "train is skipped: it lists no images." in done.stdout
+    assert [path.name for path in (tmp_path / "fastload").glob("*.lmdb")] == ["val.lmdb"]
+    done = fastload_command("build-cache", tmp_path, "--split", "train")
+    assert done.returncode == 1 and "lists no images" in done.stderr
+
+
 def test_notes_on_the_whole_dataset_are_printed(tmp_path):
     """Each is one line after the table, also when the cache is up to date: not only in the problems file."""
     root = write_coco(tmp_path, many_jpegs(2))
