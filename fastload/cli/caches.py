@@ -96,7 +96,7 @@ def build_cache_command(
     datasets = _chosen_datasets(dataset, annotations, images, classes, format, split or [], extras)
     for each, path in zip(datasets, _cache_paths(datasets, out), strict=True):
         if each.missing:
-            console.print(f"[yellow]{each.split} is skipped:[/] {escape(each.missing)}", soft_wrap=True)
+            console.print(f"[yellow]{escape(each.split)} is skipped:[/] {escape(each.missing)}", soft_wrap=True)
             continue
         _build_one(each, path, options, alone=len(datasets) == 1)
 

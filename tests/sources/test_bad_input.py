@@ -235,3 +235,11 @@ def test_odd_values_of_crowdhuman(tmp_path):
     assert build(tmp_path).crowd.tolist() == [False]
     reasons = [each.reason for each in read_problems(tmp_path / "fastload/train.lmdb")]
     assert "not four numbers" in reasons[0] and "an earlier line has the same ID a" in reasons[1]
+
+
+def test_odd_names_of_the_dataset_itself(tmp_path):
+    """A folder whose name is not UTF-8, with markup and a new line: its cache is built in it and opens."""
+    root = tmp_path / "[red]\n\udce9"
+    put(coco(root, ["a.jpg"], "[bold]") / "a.jpg", jpeg())
+    assert names_of(build(root, "[bold]")) == ["a.jpg"]
+    assert build(root, "[bold]").manifest.source["location"] == str(root / "annotations/[bold].json")

@@ -214,7 +214,9 @@ class CacheWriter:
 
     def _open(self) -> lmdb.Environment:
         size = max(FIRST_MAP_SIZE, 2 * os.fstat(self._lock).st_size)
-        return lmdb.open(str(self.path), subdir=False, lock=False, map_size=size, meminit=False, readahead=False)
+        return lmdb.open(
+            os.fsencode(self.path), subdir=False, lock=False, map_size=size, meminit=False, readahead=False
+        )
 
     def _write(self, values: dict[bytes, bytes], clear: dict[bytes, bytes] | None = None) -> None:
         """In one transaction, for each prefix in `clear` remove its keys from the given one on, then store `values`."""
