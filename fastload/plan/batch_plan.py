@@ -113,6 +113,9 @@ class BatchPlan:
     def resize(self, size: NDArray[np.int32]) -> None:
         """Scale the image of each slot. Rows that become narrower or lower than one pixel are dropped.
 
+        Where an edge of a row does not fall on a pixel's edge, its clip is rounded and its crop follows, as in
+        `transform`.
+
         Args:
             size: (B, 2) new width, height in pixels.
 
@@ -121,13 +124,18 @@ class BatchPlan:
         """
         size = _at_least_one_pixel(size)
         scale = (size / self.size).take(self.slot, 0)
-        for axis in (0, 1):
-            near, extent = self.clip[:, axis], self.clip[:, axis + 2]
-            far = np.rint((near + extent) * scale[:, axis])
-            near[:] = np.rint(near * scale[:, axis])
-            extent[:] = far - near
+        matrix = np.zeros((len(scale), 2, 3))
+        matrix[:, [0, 1], [0, 1]] = scale
         if self.warp is not None:
+            turned = ~self.is_aligned
+            low, high = self.clip[:, :2] * scale, (self.clip[:, :2] + self.clip[:, 2:]) * scale
+            bounds = np.rint(np.concatenate([low, high], 1)).astype(np.int32)
+            bounds[:, 2:] -= bounds[:, :2]
+            self._scale(matrix, ~turned)
+            np.copyto(self.clip, bounds, where=turned[:, None])
             self.warp *= scale[:, :, None]
+        else:
+            self._scale(matrix, np.ones(len(scale), np.bool_))
         self.size = size
         self._drop_hidden()
 
