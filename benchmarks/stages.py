@@ -7,6 +7,9 @@ flip) to a short edge of 512 pixels, and storing the canvas past the caches. For
 as progressive ones, everything counts as inverse DCT. The floor is the least that any loader has to do: read the record
 once and write the canvas once. Rounds are interleaved, so that a busy machine slows every stage alike. `x` is the ratio
 to a bare libjpeg-turbo RGB decode in the same round, as in loader.py on one thread.
+
+A second table has steps of some recipes on canvases of that size: sampling a source that is rotated by 10 degrees
+("warp"; "resample" comes before it), and blending two images ("mix").
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ console = Console()
 CANVAS_BYTES = 64 << 20  # more than the caches hold
 STAGES = ("read", "entropy", "inverse DCT", "resample", "store")
 BESIDE = ("floor", "checksum")  # the least that any loader has to do; the cost of verifying a record
+RECIPE_STEPS = ("warp", "mix")
 
 
 @dataclass
@@ -66,6 +70,8 @@ class Job:
             "inverse DCT": max(0.0, planes - max(entropy, read)),
             "resample": resample,
             "store": max(0.0, both - resample),
+            "warp": testing.warp_loop(self.records, self.sizes, self.level),
+            "mix": testing.mix_loop(self.sizes, self.level),
             "floor": read + testing.store_loop(self.sizes, self.level, out),
             "checksum": checksum_loop(self.records),
         }
@@ -118,6 +124,18 @@ def as_table(found: list[dict[str, Any]]) -> Table:
     return table
 
 
+def recipe_table(found: list[dict[str, Any]]) -> Table:
+    """A table of milliseconds per image and SIMD level: the medians over caches, which matter little."""
+    table = Table(title="steps of recipes, ms an image, one thread", box=box.SIMPLE_HEAD)
+    table.add_column("SIMD")
+    for step in RECIPE_STEPS:
+        table.add_column(step, justify="right")
+    for level in dict.fromkeys(row["simd"] for row in found):
+        rows = [row for row in found if row["simd"] == level]
+        table.add_row(level, *(f"{1000 * median(row[step] for row in rows):.2f}" for step in RECIPE_STEPS))
+    return table
+
+
 def summary(job: Job, rounds: list[dict[str, float]], reference: list[float]) -> dict[str, Any]:
     """Medians per image, and the ratio of the reference to the sum of the stages in each round."""
     count = len(job.records)
@@ -126,7 +144,7 @@ def summary(job: Job, rounds: list[dict[str, float]], reference: list[float]) ->
         "name": job.name,
         "encoding": job.encoding.label,
         "simd": job.level,
-        **{stage: median(found[stage] for found in rounds) / count for stage in (*STAGES, *BESIDE)},
+        **{stage: median(found[stage] for found in rounds) / count for stage in (*STAGES, *BESIDE, *RECIPE_STEPS)},
         "sum": median(sums) / count,
         "ratio": median(bare / total for bare, total in zip(reference, sums, strict=True)),
     }
@@ -154,6 +172,7 @@ def main(
         found = [summary(job, measured, reference) for job, measured in zip(jobs, times, strict=True)]
         packing = packing_time(files)
     console.print(as_table(found))
+    console.print(recipe_table(found))
     bare = 1000 * median(reference) / len(files)
     console.print(f"Bare RGB decode {bare:.2f} ms; packing a JPEG as dct {1000 * packing:.1f} ms.", highlight=False)
     if json_file:

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch._C import _from_dlpack
 
 from fastload import _core
-from fastload.engines.validate import check_aligned
 from fastload.errors import PlanError
 from fastload.pixel_format import DTYPES, PixelFormat
 from fastload.plan.batch_plan import BatchPlan
@@ -64,8 +63,7 @@ class NativeEngine:
 
     def submit(self, plan: BatchPlan, ends: Sequence[int]) -> _core.Ticket:
         """See `Engine.submit`."""
-        check_aligned(plan)
-        self._cache.ensure(plan.index)
+        self._cache.ensure(plan.index[plan.index >= 0])
         try:
             return self.core.submit(plan, ends)
         except ValueError as error:

@@ -1,15 +1,17 @@
 """The reference engine: the specification of plans, in NumPy. It is slow and written to be read.
 
-It interpolates the decoded Y, Cb and Cr planes in floating point, then converts to RGB. Pillow converts first and
+It interpolates the decoded Y, Cb and Cr planes in floating point, then converts to RGB. A row with a warp is drawn
+axis-aligned first, as a *tile*, whose pixels are then interpolated. Pillow converts first and
 interpolates afterwards, which differs in rounding, in clipping and in the upsampling of subsampled chroma: by a
 fraction of a level on average, and by more in single saturated pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -19,7 +21,7 @@ from torch import Tensor
 from fastload import _core
 from fastload.engines.validate import check_plan
 from fastload.pixel_format import PixelFormat
-from fastload.plan.batch_plan import FILL, BatchPlan
+from fastload.plan.batch_plan import ADJUST, FILL, BatchPlan
 from fastload.plan.geometry import unmap_points
 
 if TYPE_CHECKING:
@@ -73,9 +75,6 @@ class Source:
         return pixels if self.rgb else (pixels - (0, 128, 128)) @ YCBCR_TO_RGB.T
 
 
-BLACK = Source([np.zeros((1, 1), np.uint8)], 0, False)  # the source of rows without one
-
-
 def draw_aligned(source: Source, crop: NDArray[np.float32], size: tuple[int, int], flip: bool) -> NDArray[np.float64]:
     """Resample `crop` (x, y, w, h) of a source to `size` (width, height) and return RGB (h, w, 3)."""
     width, height = size
@@ -89,70 +88,78 @@ def draw_aligned(source: Source, crop: NDArray[np.float32], size: tuple[int, int
     return pixels[:, ::-1] if flip else pixels
 
 
-def draw_warped(
-    source: Source, crop: NDArray[np.float32], matrix: NDArray[np.float32], clip: NDArray[np.int32]
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Draw a row with a `warp`.
+def covered(plan: BatchPlan, row: int) -> NDArray[np.bool_]:
+    """Return which pixels (H, W) of its canvas a row covers: of its clip those whose centers lie in its crop."""
+    width, height = plan.canvas
+    x, y, w, h = plan.clip[row].tolist()
+    mask = np.zeros((height, width), np.bool_)
+    inside = mask[y : y + h, x : x + w]
+    if _is_aligned(plan, row):
+        inside[:] = True
+    else:
+        crop, points = plan.crop[row].astype(np.float64), source_points(plan, row)
+        inside[:] = ((points >= crop[:2]) & (points < crop[:2] + crop[2:])).all(-1)
+    return mask
 
-    If a plane shrinks along an axis, it is first resampled along this axis by the triangle filter, so that one sample
-    has the size of one canvas pixel. Samples are then interpolated bilinearly, and the outermost are repeated beyond
-    the edges.
 
-    Args:
-        source: the source of the row.
-        crop: (x, y, w, h) in source pixels.
-        matrix: (2, 3) map from the source to the canvas.
-        clip: (x, y, w, h) on the canvas.
-
-    Returns:
-        RGB (h, w, 3) of the clip, and (h, w) whether each pixel lies in the crop.
-    """
-    x, y, w, h = clip.tolist()
+def source_points(plan: BatchPlan, row: int) -> NDArray[np.float64]:
+    """Return the points (h, w, 2) of a warped row's source that the centers of its clip's pixels show."""
+    x, y, w, h = plan.clip[row].tolist()
     centers = np.stack(np.meshgrid(x + np.arange(w) + 0.5, y + np.arange(h) + 0.5), -1)
-    points = unmap_points(matrix.astype(np.float64), centers)
-    inside: NDArray[np.bool_] = ((points >= crop[:2]) & (points < crop[:2] + crop[2:])).all(-1)
-    scale = np.hypot(*matrix[:, :2].astype(np.float64))  # canvas pixels per source pixel, along x and y of the source
-    samples = []
-    for c, plane in enumerate(source.planes):
-        divisor = np.array(source.divisor(c))
-        across, x_of = _shrunk(
-            plane.shape[1], crop[0::2] / divisor[0], scale[0] * divisor[0], points[..., 0] / divisor[0]
-        )
-        down, y_of = _shrunk(
-            plane.shape[0], crop[1::2] / divisor[1], scale[1] * divisor[1], points[..., 1] / divisor[1]
-        )
-        samples.append(_interpolated(down @ plane @ across.T, x_of, y_of))
-    return source.to_rgb(samples), inside
+    points: NDArray[np.float64] = unmap_points(plan.matrix[row].astype(np.float64), centers)
+    return points
 
 
-def _shrunk(
-    length: int, extent: NDArray[np.float64], scale: float, position: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the matrix that resamples an axis before interpolation, and positions after this resampling.
+def tile_size(crop: NDArray[np.float32], matrix: NDArray[np.float32]) -> tuple[int, int]:
+    """Return the size (width, height) at which a warped row's crop is drawn before it is sampled.
 
-    Args:
-        length: samples of the axis.
-        extent: start and length of the visible interval, in samples.
-        scale: canvas pixels per sample.
-        position: positions on the axis, in samples.
+    A tile has one pixel for each source pixel, or for each canvas pixel along an axis of the source that shrinks, so
+    that shrinking is antialiased by the separable filter.
     """
-    if scale >= 1:
-        return np.eye(length), position
-    start, shown = extent.tolist()
-    size = max(round(shown * scale), 1)
-    return resampling_matrix(length, size, start, shown), (position - start) * size / shown
+    scale = np.hypot(*matrix[:, :2].astype(np.float64))  # canvas pixels per source pixel, along x and y of the source
+    width, height = (max(round(length * min(s, 1.0)), 1) for length, s in zip(crop[2:].tolist(), scale, strict=True))
+    return width, height
 
 
-def _interpolated(plane: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Interpolate a plane bilinearly at positions x, y."""
-    height, width = plane.shape
-    x, y = np.clip(x - 0.5, 0, width - 1), np.clip(y - 0.5, 0, height - 1)
+def interpolated(pixels: NDArray[np.uint8], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Interpolate pixels (H, W, 3) bilinearly at positions x, y (h, w). The outermost repeat beyond the edges."""
+    height, width = pixels.shape[:2]
+    x, y = np.clip(x - 0.5, 0, width - 1)[..., None], np.clip(y - 0.5, 0, height - 1)[..., None]
     left, top = np.floor(x).astype(int), np.floor(y).astype(int)
     right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
-    upper = plane[top, left] * (left + 1 - x) + plane[top, right] * (x - left)
-    lower = plane[bottom, left] * (left + 1 - x) + plane[bottom, right] * (x - left)
+
+    def at(row: NDArray[np.int64], column: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return pixels[row[..., 0], column[..., 0]]
+
+    upper = at(top, left) * (left + 1 - x) + at(top, right) * (x - left)
+    lower = at(bottom, left) * (left + 1 - x) + at(bottom, right) * (x - left)
     values: NDArray[np.float64] = upper * (top + 1 - y) + lower * (y - top)
     return values
+
+
+def recolored(pixels: NDArray[np.floating[Any] | np.uint8], color: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Change the colors of pixels (..., 3) by a matrix (3, 4), and round them to levels."""
+    return to_levels(pixels @ color[:, :3].T.astype(np.float64) + color[:, 3])
+
+
+def to_levels(pixels: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
+    """Clip to 0 to 255 and round, halves upward."""
+    levels: NDArray[np.uint8] = np.floor(np.clip(pixels, 0, 255) + 0.5).astype(np.uint8)
+    return levels
+
+
+def mixed(over: NDArray[np.uint8], under: NDArray[np.uint8], alpha: float) -> NDArray[np.uint8]:
+    """Blend pixels over others with an opacity, which is rounded to 1/256."""
+    share = int(alpha * 256 + 0.5)
+    blended: NDArray[np.uint8] = (over.astype(int) * share + under.astype(int) * (256 - share) + 128 >> 8).astype(
+        np.uint8
+    )
+    return blended
+
+
+def adjusted(pixels: NDArray[np.uint8], plan: BatchPlan, row: int) -> NDArray[np.uint8]:
+    """Return pixels (M, 3), all that an ADJUST row covers, with the row's colors."""
+    return recolored(pixels, plan.color[row])
 
 
 def in_format(canvases: NDArray[np.uint8], pixels: PixelFormat) -> Tensor:
@@ -192,7 +199,7 @@ class ReferenceEngine:
     def submit(self, plan: BatchPlan, ends: Sequence[int]) -> list[ReferenceJob]:
         """See `Engine.submit`."""
         check_plan(plan, len(self._cache.lengths))
-        self._cache.ensure(plan.index)
+        self._cache.ensure(plan.index[plan.index >= 0])
         return [ReferenceJob(batch) for batch in plan.split(ends)]
 
     def wait(self, ticket: list[ReferenceJob], number: int) -> dict[int, str]:
@@ -201,36 +208,76 @@ class ReferenceEngine:
         plan = job.plan
         width, height = plan.canvas
         out = job.canvases = np.empty((len(plan.size), height, width, 3), np.uint8)
-        out[:] = plan.fill
         failures: dict[int, str] = {}
-        for row in range(len(plan.index)):
-            try:
-                self._draw(plan, row, out[plan.slot[row]])
-            except ValueError as error:
-                failures[row] = str(error)
-        for row in failures:
-            out[plan.slot[row]] = plan.fill
+        for slot, canvas in enumerate(out):
+            canvas[:] = plan.fill
+            first, end = plan.slot.searchsorted([slot, slot + 1]).tolist()
+            failed = self._draw(plan, range(first, end), canvas)
+            if failed:
+                canvas[:] = plan.fill
+            failures |= failed
         return failures
 
-    def _draw(self, plan: BatchPlan, row: int, canvas: NDArray[np.uint8]) -> None:
-        """Draw a row over the present content of a canvas (H, W, 3).
+    def _draw(self, plan: BatchPlan, rows: range, canvas: NDArray[np.uint8]) -> dict[int, str]:
+        """Draw rows over the present content of a canvas (H, W, 3).
+
+        Returns:
+            Why rows could not be drawn.
+        """
+        failures: dict[int, str] = {}
+        for layer, run in groupby(rows, lambda row: 0 if plan.layer is None else int(plan.layer[row])):
+            if layer == 0:
+                failures |= self._draw_rows(plan, run, canvas)
+                continue
+            ground, *others = run
+            mask, content = covered(plan, ground), np.empty_like(canvas)
+            content[mask] = self._shown(plan, ground, content, mask)
+            failures |= self._draw_rows(plan, others, content, mask)
+            canvas[mask] = mixed(content[mask], canvas[mask], _alpha(plan, ground))
+        return failures
+
+    def _draw_rows(
+        self,
+        plan: BatchPlan,
+        rows: Iterable[int],
+        canvas: NDArray[np.uint8],
+        limit: NDArray[np.bool_] | Literal[True] = True,
+    ) -> dict[int, str]:
+        """Draw rows one after another over a canvas (H, W, 3), where the mask `limit` (H, W) is set."""
+        failures: dict[int, str] = {}
+        for row in rows:
+            mask = covered(plan, row) & limit
+            try:
+                pixels = self._shown(plan, row, canvas, mask)
+            except ValueError as error:
+                failures[row] = str(error)
+            else:
+                canvas[mask] = mixed(pixels, canvas[mask], _alpha(plan, row))
+        return failures
+
+    def _shown(
+        self, plan: BatchPlan, row: int, canvas: NDArray[np.uint8], mask: NDArray[np.bool_]
+    ) -> NDArray[np.uint8]:
+        """Return what a row shows where `mask` is set: (M, 3).
 
         Raises:
             ValueError: the record does not decode.
         """
-        x, y, w, h = plan.clip[row].tolist()
-        under, inside = canvas[y : y + h, x : x + w], np.ones((h, w), np.bool_)
-        aligned = plan.warp is None or plan.is_aligned[row]
-        index = int(plan.index[row])
-        source = BLACK if index == FILL else Source(*_core.decode_record(self._cache.record_bytes(index)))
-        if aligned:
-            pixels = draw_aligned(source, plan.crop[row], (w, h), bool(plan.flip[row]))
+        index, color = int(plan.index[row]), plan.color[row]
+        if index == FILL:
+            return recolored(np.zeros((int(mask.sum()), 3)), color)
+        if index == ADJUST:
+            return adjusted(canvas[mask], plan, row)
+        source = Source(*_core.decode_record(self._cache.record_bytes(index)))
+        crop, (x, y, w, h) = plan.crop[row], plan.clip[row].tolist()
+        if _is_aligned(plan, row):
+            pixels = recolored(draw_aligned(source, crop, (w, h), bool(plan.flip[row])), color)
         else:
-            pixels, inside = draw_warped(source, plan.crop[row], plan.matrix[row], plan.clip[row])
-        color, alpha = plan.color[row], 1.0 if plan.alpha is None else float(plan.alpha[row])
-        pixels = np.clip(pixels @ color[:, :3].T.astype(np.float64) + color[:, 3], 0, 255)
-        blended = np.floor(alpha * pixels + (1 - alpha) * under + 0.5).astype(np.uint8)
-        np.copyto(under, blended, where=inside[..., None])
+            size = tile_size(crop, plan.matrix[row])
+            tile = recolored(draw_aligned(source, crop, size, flip=False), color)
+            place = (source_points(plan, row) - crop[:2]) * (size / crop[2:].astype(np.float64))
+            pixels = to_levels(interpolated(tile, place[..., 0], place[..., 1]))
+        return pixels[mask[y : y + h, x : x + w]]
 
     def images(self, ticket: list[ReferenceJob], number: int) -> Tensor | None:
         """See `Engine.images`."""
@@ -247,3 +294,11 @@ class ReferenceEngine:
 
     def close(self) -> None:
         """See `Engine.close`. There are no threads."""
+
+
+def _is_aligned(plan: BatchPlan, row: int) -> bool:
+    return plan.warp is None or bool(plan.is_aligned[row])
+
+
+def _alpha(plan: BatchPlan, row: int) -> float:
+    return 1.0 if plan.alpha is None else float(plan.alpha[row])

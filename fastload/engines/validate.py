@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastload.errors import PlanError
-from fastload.plan.batch_plan import FILL, BatchPlan
+from fastload.plan.batch_plan import ADJUST, FILL, BatchPlan
 
 COLOR_LIMIT, OFFSET_LIMIT, CROP_LIMIT = 8, 2048, 1e6
-REMEDY = 'Only engine="reference" draws that: use it, or remove the transform.'
+REMEDY = 'engine="native" draws that: use it, or remove the transform.'
 
 
 def check_plan(plan: BatchPlan, records: int) -> None:
@@ -25,7 +25,9 @@ def check_plan(plan: BatchPlan, records: int) -> None:
     corner, size = plan.clip[:, :2].astype(np.int64), plan.clip[:, 2:].astype(np.int64)
     position, extent = plan.crop[:, :2], plan.crop[:, 2:]
     conditions = {
-        "a row's index is not that of a record": _within(plan.index[plan.index != FILL], records),
+        "a row's index is not that of a record": _within(
+            plan.index[(plan.index != FILL) & (plan.index != ADJUST)], records
+        ),
         "rows must be sorted by slot, and slots must exist in the plan": _within(plan.slot, slots)
         and bool((np.diff(plan.slot) >= 0).all()),
         "a row's clip is empty or reaches beyond its canvas": bool(
@@ -34,8 +36,10 @@ def check_plan(plan: BatchPlan, records: int) -> None:
         "a row's crop is empty, not finite or too large": bool(
             np.isfinite(position).all() and (extent > 0).all() and (extent <= CROP_LIMIT).all()
         ),
-        "a row's matrix is not finite or has no inverse": _invertible(plan.matrix),
+        "a row's matrix is not finite or has no inverse": _invertible(plan),
         "a row's alpha is not from 0 to 1": plan.alpha is None or bool(((plan.alpha >= 0) & (plan.alpha <= 1)).all()),
+        "a row's layer is negative": plan.layer is None or bool((plan.layer >= 0).all()),
+        "a layer's first row is not a FILL row": plan.layer is None or _begin_with_fill(plan, plan.layer),
         f"a row's color matrix exceeds +-{COLOR_LIMIT}, or its offset +-{OFFSET_LIMIT}": bool(
             (np.abs(plan.color[:, :, :3]) <= COLOR_LIMIT).all() and (np.abs(plan.color[:, :, 3]) <= OFFSET_LIMIT).all()
         ),
@@ -45,7 +49,7 @@ def check_plan(plan: BatchPlan, records: int) -> None:
 
 
 def check_aligned(plan: BatchPlan) -> None:
-    """Check that all rows of a plan are axis-aligned and opaque, as most engines require.
+    """Check that all rows of a plan are axis-aligned and opaque, as DALI requires.
 
     Raises:
         PlanError: a row is not. The message names an engine that supports it.
@@ -57,12 +61,12 @@ def check_aligned(plan: BatchPlan) -> None:
 
 
 def check_apart(plan: BatchPlan) -> None:
-    """Check that every row has a source and that no row overlaps another.
+    """Check that every row has a source and that no row overlaps another, as DALI requires.
 
     Raises:
         PlanError: a row has no source or overlaps another. The message names an engine that supports it.
     """
-    if (plan.index == FILL).any():
+    if (plan.index < 0).any():
         raise PlanError(f"this plan has a row without a source. {REMEDY}")
     low, high = plan.clip[:, :2], plan.clip[:, :2] + plan.clip[:, 2:]
     for distance in range(1, int(np.bincount(plan.slot).max(initial=1))):
@@ -76,5 +80,18 @@ def _within(values: NDArray[Any], end: int) -> bool:
     return bool(((values >= 0) & (values < end)).all())
 
 
-def _invertible(matrix: NDArray[np.float32]) -> bool:
-    return bool(np.isfinite(matrix).all() and (np.linalg.det(matrix[:, :, :2]) != 0).all())
+def _begin_with_fill(plan: BatchPlan, layer: NDArray[np.int32]) -> bool:
+    """Whether the first row of every layer above 0 is a FILL row."""
+    begins = np.ones(len(layer), np.bool_)
+    begins[1:] = (layer[1:] != layer[:-1]) | (plan.slot[1:] != plan.slot[:-1])
+    return bool((plan.index[begins & (layer > 0)] == FILL).all())
+
+
+def _invertible(plan: BatchPlan) -> bool:
+    m = plan.matrix.astype(np.float64)
+    if plan.warp is not None:
+        np.copyto(m, plan.warp, where=~plan.is_aligned[:, None, None])  # so that NaN is found anywhere in a warp
+    if not np.isfinite(m).all():
+        return False
+    determinant = m[:, 0, 0] * m[:, 1, 1] - m[:, 0, 1] * m[:, 1, 0]
+    return bool((determinant != 0).all())

@@ -251,7 +251,7 @@ def test_truncated_records_are_errors(name: str, cut: int) -> None:
         ("crop", [[np.inf, 0, 5, 5]]),
         ("crop", [[0, 0, -1, 5]]),
         ("index", [1]),
-        ("index", [-2]),
+        ("index", [-3]),
         ("slot", [1]),
         ("color", [np.full((3, 4), 1e6)]),
     ],

@@ -1,4 +1,4 @@
-"""Rows that are turned, blended, drawn over others or have no source: the reference draws them, others refuse."""
+"""Rows that are turned, blended, drawn over others or have no source, as the reference draws them; DALI refuses."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fastload import FastLoader, PlanError, RandomAlign, ShortestEdge, TopLeftAlign, Transform
+from fastload import FastLoader, PlanError, RandomAlign, ShortestEdge, Transform
+from fastload.engines.native import NativeEngine
 from fastload.engines.reference import ReferenceEngine
-from fastload.plan.batch_plan import BatchPlan
+from fastload.plan.batch_plan import OPTIONAL_ROW_COLUMNS, BatchPlan
 from tests.engines.test_engines import FILL, noise, smooth
 from tests.plan.test_geometry import rotation
-from tests.support.engines import THREADED, execute, open_engine, submit
+from tests.support.engines import DALI, execute, open_engine, submit
 from tests.support.memory_cache import MemoryCache
 from tests.support.records import cache_of, jpeg, record
 
@@ -123,11 +124,11 @@ def general_plans():
 
 
 @pytest.mark.parametrize("kind", ["turned", "blended", "covered", "overlapping"])
-@pytest.mark.parametrize("name", THREADED)
-def test_other_engines_refuse_such_plans(name, kind):
+@pytest.mark.parametrize("name", [DALI])
+def test_dali_refuses_such_plans(name, kind):
     """With an error that says which engine draws them, before anything is decoded; the next plan works."""
     engine, plan = open_engine(name, CACHE, 1), placed(general_plans()[kind])
-    with pytest.raises(PlanError, match='engine="reference"'):
+    with pytest.raises(PlanError, match='engine="native"'):
         submit(engine, plan)
     execute(engine, placed(plan_of(0, 1)))
 
@@ -146,16 +147,28 @@ def test_rows_side_by_side_are_not_refused():
     [
         ("warp", [[[1, 2, 0], [2, 4, 0]]]),
         ("warp", [[[1, np.inf, 0], [0, 1, 0]]]),
+        ("warp", [[[np.inf, 0, 0], [0, 1, 0]]]),
+        ("warp", [[[0, 0, 0], [0, 0, 0]]]),
+        ("warp", [[[1e-30, 0, 0], [0, 1e-30, np.nan]]]),
         ("alpha", [1.5]),
+        ("alpha", [-0.01]),
         ("alpha", [np.nan]),
+        ("layer", [-1]),
+        ("layer", [1]),
+        ("index", [-3]),
     ],
 )
-def test_the_reference_refuses_what_cannot_be_drawn(column, value):
-    """A matrix without an inverse, an opacity beyond 0 to 1."""
+def test_what_cannot_be_drawn_is_refused(column, value):
+    """By both engines, with the same words: no inverse, an opacity beyond 0 to 1, a layer without a ground."""
     plan = placed(plan_of(0))
-    setattr(plan, column, np.array(value, np.float32))
-    with pytest.raises(PlanError, match="cannot be executed"):
-        submit(REFERENCE, plan)
+    default = plan.index if column == "index" else OPTIONAL_ROW_COLUMNS[column]
+    setattr(plan, column, np.array(value, default.dtype))
+    reasons = []
+    for engine in (REFERENCE, NativeEngine(CACHE, 0)):
+        with pytest.raises(PlanError, match="cannot be executed") as refusal:
+            submit(engine, plan)
+        reasons.append(str(refusal.value))
+    assert reasons[0] == reasons[1]
 
 
 class Turn(Transform):
@@ -168,7 +181,7 @@ class Turn(Transform):
 def test_a_loader_turns_images_boxes_and_predictions_alike():
     """Boxes enclose the turned corners, clipped; `to_original` takes points of the canvas back through the matrix."""
     cache = MemoryCache(6)
-    data = FastLoader(cache, 3, transforms=[ShortestEdge(80), Turn()], collate_fn=RandomAlign(), engine="reference")
+    data = FastLoader(cache, 3, transforms=[ShortestEdge(80), Turn()], collate_fn=RandomAlign())
     for batch in data:
         targets = batch.targets
         assert not targets.matrix.isnan().any() and targets.scale.isnan().all() and not targets.flip.any()
@@ -195,12 +208,6 @@ def inside(box: np.ndarray, whole: np.ndarray) -> bool:
     return bool(((box[:2] >= whole[:, :2] - 0.01) & (box[2:] <= whole[:, 2:] + 0.01)).all(1).any())
 
 
-def test_a_native_loader_says_which_engine_turns_images():
-    """The error of a user's rotation names the engine that can draw it."""
-    with pytest.raises(PlanError, match='Only engine="reference" draws that'):
-        list(FastLoader(MemoryCache(4), 2, transforms=[Turn()], collate_fn=TopLeftAlign(), num_workers=1))
-
-
 def test_a_row_without_a_source_has_no_boxes_and_is_no_source():
     """Erasing a part of an image leaves its boxes, its matrix and `num_sources`."""
 
@@ -211,7 +218,7 @@ def test_a_row_without_a_source_has_no_boxes_and_is_no_source():
             )
 
     cache = MemoryCache(4)
-    erased, plain = (list(FastLoader(cache, 2, transforms=t, engine="reference")) for t in ([Erase()], []))
+    erased, plain = (list(FastLoader(cache, 2, transforms=t)) for t in ([Erase()], []))
     for (_, with_holes), (_, without) in zip(erased, plain, strict=True):
         assert with_holes.num_sources == (1, 1) and with_holes.boxes.equal(without.boxes)
         assert with_holes.matrix.equal(without.matrix)

@@ -14,6 +14,7 @@
 #include "planes.h"
 #include "render.h"
 #include "resample.h"
+#include "tile.h"
 
 using namespace fastload;
 
@@ -117,6 +118,32 @@ void blend(const Kernels& kernels) {
     require(!std::memcmp(out.get(), expected.get(), size_t(3) * width), "blend to a canvas");
 }
 
+// Paths between any two points of a tile that is allocated to the byte, plus the promised slack.
+void warp(const Kernels& kernels) {
+    const int width = uniform(2, 70), height = uniform(2, 70), count = uniform(1, 300);
+    const size_t size = size_t(3) * width * height + tile_slack;
+    std::unique_ptr<uint8_t[]> pixels(new uint8_t[size]), out(new uint8_t[3 * count]), expected(new uint8_t[3 * count]);
+    for (size_t i = 0; i < size; ++i) pixels[i] = uint8_t(uniform(0, 9) ? uniform(0, 255) : 255 * uniform(0, 1));
+    const Tile tile{pixels.get(), 3 * width};
+    const auto point = [](int side) { return uniform(0, (side - 1) * 65536 - 1) & (uniform(0, 3) ? -1 : ~65535); };
+    const int x = point(width), y = point(height), last = std::max(count - 1, 1);
+    const TilePath path{x, y, (point(width) - x) / last, (point(height) - y) / last};
+    scalar_kernels.warp(tile, path, count, expected.get());
+    kernels.warp(tile, path, count, out.get());
+    require(!std::memcmp(out.get(), expected.get(), size_t(3) * count), "warp");
+    if (path.x % 65536 == 0 && path.y % 65536 == 0)
+        require(!std::memcmp(out.get(), &pixels[size_t(y >> 16) * tile.stride + 3 * (x >> 16)], 3), "a pixel's center");
+}
+
+void mix(const Kernels& kernels) {
+    const int size = uniform(0, 400), alpha = uniform(0, 256);
+    std::unique_ptr<uint8_t[]> over(new uint8_t[size]), under(new uint8_t[size]), expected(new uint8_t[size]);
+    for (int i = 0; i < size; ++i) over[i] = uint8_t(uniform(0, 255)), under[i] = expected[i] = uint8_t(uniform(0, 255));
+    scalar_kernels.mix(over.get(), alpha, size_t(size), expected.get());
+    kernels.mix(over.get(), alpha, size_t(size), under.get());
+    require(!std::memcmp(under.get(), expected.get(), size_t(size)), "mix");
+}
+
 void stream(const Kernels& kernels) {
     const int size = uniform(0, 400), skew = uniform(0, 70);
     std::unique_ptr<uint8_t[]> from(new uint8_t[size]), to(new uint8_t[size + skew]);
@@ -202,19 +229,34 @@ void convert(const Kernels& kernels) {
     require(std::all_of(out.get(), out.get() + skew, [](uint8_t byte) { return byte == 99; }), "bytes before a row");
 }
 
-// Pictures anywhere on a canvas, over one another too, in any format: the packed canvas's bytes by the tables.
+// A warp of any magnitude, mostly one that shows the source on the canvas.
+void random_warp(Placement& placement) {
+    const double scale = std::exp(std::uniform_real_distribution<double>(-3, 3)(rng));
+    const double extreme = uniform(0, 5) ? 1 : std::exp(std::uniform_real_distribution<double>(-40, 40)(rng));
+    std::normal_distribution<double> normal(0, scale);
+    placement.warped = true;
+    do
+        for (auto& row : placement.warp) {
+            for (int k = 0; k < 2; ++k) row[k] = float(normal(rng) * (uniform(0, 1) ? extreme : 1));
+            row[2] = float(uniform(-30, 90));
+        }
+    while (double(placement.warp[0][0]) * placement.warp[1][1] == double(placement.warp[0][1]) * placement.warp[1][0]);
+}
+
+// Rows of all kinds on a canvas, over one another, in any format: the packed canvas's bytes by the tables.
 void canvas() {
-    const int height = uniform(1, 40), width = uniform(1, 150), count = uniform(0, 3);
+    const int height = uniform(1, 40), width = uniform(1, 150), count = uniform(0, 5);
     Canvas packed{height, width, {uint8_t(uniform(0, 255)), 7, 200}}, other = packed;
     std::shared_ptr<const PixelFormat> format = random_format(uniform(0, 3), uniform(0, 1) == 1);
     other.format = format;
     std::vector<std::unique_ptr<uint8_t[]>> planes(3 * size_t(count));
-    std::vector<Picture> pictures(size_t(count) + 1);  // as a pool has more of them than it shows
+    std::vector<PlacedRow> rows(size_t(count) + 1);  // as a pool has more of them than it shows
     TableCache tables;
     const auto draw = [&](const Canvas& onto, uint8_t* out) {
         Buffer row;
-        render(onto, pictures, size_t(count), row, out);
+        render(onto, rows, size_t(count), row, out);
     };
+    const bool general = uniform(0, 1);
     std::vector<std::pair<Planes, Placement>> shown;
     for (int i = 0; i < count; ++i) {
         const int w = uniform(1, 60), h = uniform(1, 60);
@@ -231,9 +273,22 @@ void canvas() {
                           {left, top, uniform(1, width - left), uniform(1, height - top)},
                           uniform(0, 1) == 1,
                           {{1, 0, 0, 0}, {0, 1, 0, 0}, {0, 0, 1, 0}}}});
+        Placement& placement = shown.back().second;
+        if (general) {
+            placement.kind = static_cast<Kind>(uniform(0, 2));
+            if (uniform(0, 1)) random_warp(placement);
+            if (uniform(0, 1)) placement.alpha = uniform(0, 256);
+            for (auto& channel : placement.color)
+                for (float& factor : channel) factor += float(uniform(0, 1)) * float(uniform(-9, 9)) / 9;
+            const bool goes_on = i && shown[size_t(i) - 1].second.layer && uniform(0, 3);
+            if (goes_on || (placement.kind == Kind::fill && uniform(0, 1))) placement.layer = 1;
+        }
     }
     const auto open = [&] {
-        for (size_t i = 0; i < shown.size(); ++i) pictures[i].open(shown[i].first, shown[i].second, tables);
+        for (size_t i = 0; i < shown.size(); ++i) {
+            const auto& [planes, placement] = shown[i];
+            placement.kind == Kind::source ? rows[i].open(placement, planes, tables) : rows[i].open(placement);
+        }
     };
     const size_t pixels = size_t(height) * width, skew = uniform(0, 1) * uniform(0, 70);
     std::unique_ptr<uint8_t[]> bytes(new uint8_t[packed.bytes()]), out(new uint8_t[skew + other.bytes()]);
@@ -258,6 +313,8 @@ int main(int argc, char** argv) {
     for (int i = 0; i < rounds; ++i) {
         horizontal(kernels());
         blend(kernels());
+        warp(kernels());
+        mix(kernels());
         stream(kernels());
         change_colors(kernels());
         split(kernels());

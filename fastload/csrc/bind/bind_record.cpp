@@ -30,9 +30,9 @@ Array<uint8_t> render_record(const py::buffer& buffer) {
         decoder->planes(bytes.data(), bytes.size(), false, memory, planes);
         Placement whole{{0, 0, float(width), float(height)}, {0, 0, width, height}, false, {}};
         std::copy_n(identity[0], 12, whole.color[0]);
-        std::vector<Picture> pictures(1);
-        pictures[0].open(planes, whole, *tables);
-        render({height, width, {0, 0, 0}}, pictures, 1, row_memory, out);
+        std::vector<PlacedRow> rows(1);
+        rows[0].open(whole, planes, *tables);
+        render({height, width, {0, 0, 0}}, rows, 1, row_memory, out);
     }
     return pixels;
 }

@@ -8,26 +8,36 @@
 namespace fastload {
 namespace {
 
+constexpr float crop_limit = 1e6f;
 constexpr float color_limit = 8, offset_limit = 2048;  // beyond these the kernels' fixed point would saturate
 
-void check(const Placement& row, const Canvas& canvas) {
-    const int32_t* clip = row.clip;
+// Checks row i of a plan as fastload/engines/validate.py does.
+void check(const PlanView& plan, py::ssize_t i, const Canvas& canvas, size_t records) {
+    const int64_t index = plan.index.data()[i];
+    require(index == fill_row || index == adjust_row || (index >= 0 && size_t(index) < records),
+            "a row's index is not that of a record");
+    const int32_t* clip = plan.clip.data() + 4 * i;
     require(clip[0] >= 0 && clip[1] >= 0 && clip[2] >= 1 && clip[3] >= 1 && clip[2] <= canvas.width - clip[0] &&
                 clip[3] <= canvas.height - clip[1],
             "a row's clip is empty or reaches beyond its canvas");
-    bool sound = std::isfinite(row.crop[0]) && std::isfinite(row.crop[1]) && row.crop[2] > 0 && row.crop[3] > 0 &&
-                 row.crop[2] <= 1e6f && row.crop[3] <= 1e6f;
-    require(sound, "a row's crop is empty, not finite or too large");
-    for (const auto& channel : row.color) {
-        for (int p = 0; p < 3; ++p) sound = sound && std::abs(channel[p]) <= color_limit;
-        sound = sound && std::abs(channel[3]) <= offset_limit;
-    }
-    require(sound, "a row's color matrix exceeds +-8, or its offset +-2048");
-}
-
-// Whether two rectangles x, y, w, h have no pixel in common. Both lie within a canvas.
-bool apart(const int32_t* a, const int32_t* b) {
-    return a[0] + a[2] <= b[0] || b[0] + b[2] <= a[0] || a[1] + a[3] <= b[1] || b[1] + b[3] <= a[1];
+    const float* crop = plan.crop.data() + 4 * i;
+    require(std::isfinite(crop[0]) && std::isfinite(crop[1]) && crop[2] > 0 && crop[3] > 0 && crop[2] <= crop_limit &&
+                crop[3] <= crop_limit,
+            "a row's crop is empty, not finite or too large");
+    const auto& m = plan.row(i).map.m;
+    require(std::all_of(m[0], m[0] + 6, [](float value) { return std::isfinite(value); }) &&
+                double(m[0][0]) * m[1][1] - double(m[0][1]) * m[1][0] != 0,
+            "a row's matrix is not finite or has no inverse");
+    require(!plan.alpha || (plan.alpha->data()[i] >= 0 && plan.alpha->data()[i] <= 1), "a row's alpha is not from 0 to 1");
+    const float* color = plan.color.data() + 12 * i;
+    for (int k = 0; k < 12; ++k)
+        require(std::abs(color[k]) <= (k % 4 == 3 ? offset_limit : color_limit),
+                "a row's color matrix exceeds +-8, or its offset +-2048");
+    if (!plan.layer) return;
+    const int32_t* const layer = plan.layer->data() + i;
+    require(*layer >= 0, "a row's layer is negative");
+    const bool begins = i == 0 || plan.slot.data()[i - 1] != plan.slot.data()[i] || layer[-1] != *layer;
+    require(*layer == 0 || !begins || index == fill_row, "a layer's first row is not a FILL row");
 }
 
 // The batch of a plan's slots from `begin` to `end`. `row` is the first row of the batch on entry and the one after its
@@ -42,17 +52,11 @@ std::shared_ptr<Job> job_of(const PlanView& plan, py::ssize_t begin, py::ssize_t
     const uint8_t* const fill = plan.fill.data();
     job->canvas = {size[1], size[0], {fill[0], fill[1], fill[2]}, format};
     job->first_row.assign(size_t(end - begin) + 1, 0);
-    const int32_t *const slot = plan.slot.data(), *const clip = plan.clip.data();
+    const int32_t* const slot = plan.slot.data();
     for (; row < plan.rows && slot[row] < end; ++row) {
-        const int64_t index = plan.index.data()[row];
-        require(index != -1, "a row has no source: only engine=\"reference\" draws that");
-        require(index >= 0 && size_t(index) < records, "a row's index is not that of a record");
-        job->index.push_back(index);
+        check(plan, row, job->canvas, records);
+        job->index.push_back(plan.index.data()[row]);
         job->placements.push_back(plan.placement(row));
-        check(job->placements.back(), job->canvas);
-        for (py::ssize_t other = row; other-- > 0 && slot[other] == slot[row];)
-            require(apart(clip + 4 * row, clip + 4 * other),
-                    "an image is drawn over another: only engine=\"reference\" does that");
         ++job->first_row[slot[row] - begin + 1];
     }
     for (size_t s = 1; s < job->first_row.size(); ++s) job->first_row[s] += job->first_row[s - 1];

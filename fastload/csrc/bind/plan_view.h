@@ -7,7 +7,7 @@
 
 #include "bindings.h"
 #include "geometry.h"
-#include "render.h"
+#include "placement.h"
 
 namespace fastload {
 
@@ -25,6 +25,8 @@ public:
           min_size(plan.attr("min_size").cast<float>()), max_aspect(plan.attr("max_aspect").cast<float>()),
           rows(index.size()), slots(size.size() / 2) {
         warp = optional_column<float>(plan, "warp", 6);
+        alpha = optional_column<float>(plan, "alpha", 1);
+        layer = optional_column<int32_t>(plan, "layer", 1);
         centers = optional_column<float>(plan, "centers", 4);
         require(slot.size() == rows && source.size() == 2 * rows && crop.size() == 4 * rows && clip.size() == 4 * rows &&
                     flip.size() == rows && color.size() == 12 * rows &&
@@ -64,13 +66,19 @@ public:
         return row;
     }
 
-    // An axis-aligned row, for the kernel.
+    // A row for the renderer. Its alpha must be from 0 to 1.
     Placement placement(py::ssize_t i) const {
-        Placement result;
+        const int64_t number = index.data()[i];
+        Placement result{};
+        result.kind = number == fill_row ? Kind::fill : number == adjust_row ? Kind::adjust : Kind::source;
         std::copy_n(crop.data() + 4 * i, 4, result.crop);
         std::copy_n(clip.data() + 4 * i, 4, result.clip);
         std::copy_n(color.data() + 12 * i, 12, result.color[0]);
         result.flip = flip.data()[i];
+        result.warped = warp && !std::isnan(warp->data()[6 * i]);
+        if (result.warped) std::copy_n(warp->data() + 6 * i, 6, result.warp[0]);
+        if (alpha) result.alpha = Placement::opacity_of(alpha->data()[i]);
+        if (layer) result.layer = layer->data()[i];
         return result;
     }
 
@@ -83,7 +91,8 @@ public:
     Array<float> color;
     Array<int32_t> size, canvases;
     Array<uint8_t> fill;
-    std::optional<Array<float>> warp, centers;
+    std::optional<Array<float>> warp, alpha, centers;
+    std::optional<Array<int32_t>> layer;
     float min_visible, min_size, max_aspect;
     py::ssize_t rows, slots;
 

@@ -119,6 +119,7 @@ std::vector<int64_t> Pool::unannounced(const Lane& lane) {
 void Pool::announce(const std::vector<int64_t>& index) const {
     static const uintptr_t page = uintptr_t(sysconf(_SC_PAGESIZE));
     for (int64_t i : index) {
+        if (i < 0) continue;  // a row without a source
         const uintptr_t begin = reinterpret_cast<uintptr_t>(records_[i].data) & ~(page - 1);
         const uintptr_t end = reinterpret_cast<uintptr_t>(records_[i].data) + records_[i].size;
         madvise(reinterpret_cast<void*>(begin), end - begin, MADV_WILLNEED);
@@ -251,29 +252,38 @@ Times Pool::times() {
 
 std::vector<Failure> Pool::write(const Job& job, int slot, uint8_t* out, Workspace& workspace) {
     const int first = job.first_row[slot], count = job.first_row[slot + 1] - first;
+    const auto has_source = [&](int row) { return job.placements[row].kind == Kind::source; };
     std::vector<Failure> failures;
     if (emulated_.count() > 0) {
-        sleep(count * emulated_, workspace.overslept);
+        int sources = 0;
+        for (int row = first; row < first + count; ++row) sources += has_source(row);
+        sleep(sources * emulated_, workspace.overslept);
         return failures;
     }
     int row = first;
     try {
         workspace.planes.resize(std::max(workspace.planes.size(), size_t(count)));
-        workspace.pictures.resize(std::max(workspace.pictures.size(), size_t(count)));
+        workspace.rows.resize(std::max(workspace.rows.size(), size_t(count)));
         for (; row < first + count; ++row) try {
+                const Placement& placement = job.placements[row];
+                PlacedRow& placed = workspace.rows[row - first];
+                if (!has_source(row)) {
+                    placed.open(placement);
+                    continue;
+                }
                 Planes planes;
                 records_.decode(size_t(job.index[row]), workspace.decoder, workspace.planes[row - first], planes);
-                workspace.pictures[row - first].open(planes, job.placements[row], workspace.tables);
+                placed.open(placement, planes, workspace.tables);
             } catch (const std::runtime_error& error) {  // this image is damaged; check the others of its slot too
                 failures.push_back({row, records_.there(size_t(job.index[row])) ? error.what() : vanished});
             }
-        const auto draw = [&](int pictures) {
-            render(job.canvas, workspace.pictures, pictures, workspace.row, out + slot * job.canvas_bytes());
+        const auto draw = [&](int rows) {
+            render(job.canvas, workspace.rows, rows, workspace.line, out + slot * job.canvas_bytes());
         };
         if (failures.empty()) {
             draw(count);  // also reads records, since planes are not copied
             for (row = first; row < first + count; ++row)
-                if (!records_.there(size_t(job.index[row]))) failures.push_back({row, vanished});
+                if (has_source(row) && !records_.there(size_t(job.index[row]))) failures.push_back({row, vanished});
         }
         if (!failures.empty()) draw(0);
     } catch (const std::exception& error) {  // such as out of memory: exceptions must not leave a thread

@@ -56,7 +56,7 @@ struct Lane;
 // A batch to execute.
 struct Job {
     Canvas canvas;
-    std::vector<int64_t> index;         // (N) records
+    std::vector<int64_t> index;         // (N) records; not of rows without a source
     std::vector<Placement> placements;  // (N)
     std::vector<int> first_row;         // (B + 1) the first row of each slot
 
@@ -118,8 +118,8 @@ private:
         RecordDecoder decoder;
         TableCache tables;
         std::vector<Buffer> planes;
-        std::vector<Picture> pictures;
-        Buffer row;
+        std::vector<PlacedRow> rows;
+        Buffer line;
         std::chrono::nanoseconds overslept{};  // when emulating
     };
     void work();

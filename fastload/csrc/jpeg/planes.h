@@ -55,6 +55,7 @@ struct Planes {
 // Memory that only grows, aligned for vectors.
 class Buffer {
 public:
+    const uint8_t* data() const { return data_.get(); }
     uint8_t* ensure(size_t size) {
         if (size > size_) {
             data_.reset();

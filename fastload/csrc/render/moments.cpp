@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "render.h"
+#include "picture.h"
 
 namespace fastload {
 namespace {

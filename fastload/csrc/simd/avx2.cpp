@@ -114,6 +114,14 @@ TARGET inline void pack_pixels(const __m256i (&channel)[2][3], __m256i (&packed)
     packed[2] = _mm256_permute2x128_si256(inner, outer[1], 0x31);
 }
 
+TARGET_INLINE void store_pixels(Vector bytes, uint8_t* out) {
+    const Vector in_order = _mm256_permute4x64_epi64(bytes, 0xd8);
+    const Vector three = all_lanes(_mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1));
+    const Vector packed = _mm256_permutevar8x32_epi32(shuffle8(in_order, three), _mm256_setr_epi32(0, 1, 2, 4, 5, 6, 3, 7));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm256_castsi256_si128(packed));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(out + 16), _mm256_extracti128_si256(packed, 1));
+}
+
 // For each byte of a channel: which of the three 16-byte parts of 16 pixels holds it, and where; both lanes alike.
 struct Split {
     alignas(32) uint8_t from[3][3][32];  // [channel][part]
@@ -274,11 +282,13 @@ TARGET void apply_signs(uint8_t* values, const uint8_t* signs, size_t count) {
 #include "idct.h"
 #include "samples.h"
 #include "set_bits.h"
+#include "warp.h"
 
 namespace fastload {
 
-const Kernels avx2_kernels = {horizontal, blend, stream, recolor, adjust_hsv, scalar_kernels.look_up, split, convert,
-                              decode_blocks, inverse_dct, apply_signs, set_bits, huffman_decode_bmi2, decode_mcus_bmi2};
+const Kernels avx2_kernels = {horizontal, blend, stream, recolor, adjust_hsv, scalar_kernels.look_up, warp, mix, split,
+                              convert, decode_blocks, inverse_dct, apply_signs, set_bits, huffman_decode_bmi2,
+                              decode_mcus_bmi2};
 
 }  // namespace fastload
 #endif

@@ -95,6 +95,23 @@ TARGET_INLINE void pack_pixels(const Vector (&channel)[2][3], Vector (&packed)[3
     interleave_pixels(rg, pack_unsigned16(channel[0][2], channel[1][2]), packed);
 }
 
+// The source of each byte of 16 packed pixels. Lane l has the pixels 2 l, 2 l + 1, 8 + 2 l and 9 + 2 l.
+struct DropFourth {
+    alignas(64) uint8_t from[64];
+};
+constexpr DropFourth drop_fourth = [] {
+    DropFourth drop{};
+    for (int j = 0; j < 48; ++j) {
+        const int pixel = j / 3;
+        drop.from[j] = uint8_t(pixel % 8 / 2 * 16 + pixel / 8 * 8 + pixel % 2 * 4 + j % 3);
+    }
+    return drop;
+}();
+
+TARGET_INLINE void store_pixels(Vector bytes, uint8_t* out) {
+    store_bytes(out, _mm512_permutexvar_epi8(load(drop_fourth.from), bytes), 48);
+}
+
 // The source, among 192 bytes, of each of the 64 bytes of a channel: in the first two vectors, or in the third.
 struct Split {
     alignas(64) uint8_t from[3][64];
@@ -225,6 +242,7 @@ TARGET void apply_signs(uint8_t* values, const uint8_t* signs, size_t count) {
 #include "idct.h"
 #include "samples.h"
 #include "set_bits.h"
+#include "warp.h"
 
 namespace fastload {
 namespace {
@@ -248,7 +266,7 @@ TARGET void look_up(uint8_t* rgb, size_t pixels, const LevelTable& given) {
 
 }  // namespace
 
-const Kernels avx512_kernels = {horizontal, blend, stream, recolor, adjust_hsv, look_up, split, convert, decode_blocks,
+const Kernels avx512_kernels = {horizontal, blend, stream, recolor, adjust_hsv, look_up, warp, mix, split, convert, decode_blocks,
                                 inverse_dct, apply_signs, set_bits, huffman_decode_bmi2, decode_mcus_bmi2};
 
 }  // namespace fastload

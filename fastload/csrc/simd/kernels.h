@@ -28,6 +28,8 @@ struct HsvChange;
 struct LevelTable;
 struct McuBlock;
 struct PixelMatrix;
+struct Tile;
+struct TilePath;
 struct WeightedRows;
 
 struct Kernels {
@@ -45,6 +47,12 @@ struct Kernels {
     void (*recolor)(uint8_t* rgb, size_t pixels, const PixelMatrix& matrix);
     void (*adjust_hsv)(uint8_t* rgb, size_t pixels, const HsvChange& change);
     void (*look_up)(uint8_t* rgb, size_t pixels, const LevelTable& table);
+
+    // Drawing over pixels, see tile.h.
+    // Interpolates `count` points of a tile bilinearly -> packed RGB pixels, not a byte more. Fractions have 8 bits.
+    void (*warp)(const Tile& tile, const TilePath& path, int count, uint8_t* rgb);
+    // under = (over * alpha + under * (256 - alpha) + 128) >> 8, with alpha from 0 to 256
+    void (*mix)(const uint8_t* over, int alpha, size_t size, uint8_t* under);
 
     // A canvas's format, see pixel_format.h.
     // `width` packed RGB pixels -> a row of each channel, not a byte more

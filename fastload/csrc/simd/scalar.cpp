@@ -11,6 +11,7 @@
 #include "kernels.h"
 #include "pixel_format.h"
 #include "resample.h"
+#include "tile.h"
 
 #define TARGET
 #include "set_bits.h"
@@ -137,6 +138,26 @@ void look_up(uint8_t* rgb, size_t pixels, const LevelTable& table) {
         for (int c = 0; c < 3; ++c) rgb[c] = table.level[c][rgb[c]];
 }
 
+// The fixed point is that of `horizontal`, `vertical` and `color`: 1/255 level after the first step, 1/8 level at last.
+void warp(const Tile& tile, const TilePath& path, int count, uint8_t* rgb) {
+    for (int u = 0; u < count; ++u) {
+        const int x = path.x + u * path.dx, y = path.y + u * path.dy;
+        const int right = x >> 8 & 255, down = (y >> 8 & 255) * 128, up = std::min(32768 - down, 32767);
+        const uint8_t* const upper = tile.pixels + (y >> 16) * tile.stride + 3 * (x >> 16);
+        const uint8_t* const lower = upper + tile.stride;
+        for (int c = 0; c < 3; ++c) {
+            const auto across = [&](const uint8_t* p) { return (255 - right) * (p[c] - 128) + right * (p[c + 3] - 128); };
+            const int sum = multiply_high(across(upper), up) + multiply_high(across(lower), down);
+            const int value = (multiply_high(sum, 1028) + 4) >> 3;  // 1028 = 8 / 255 * 32768, rounded
+            *rgb++ = uint8_t(std::clamp(value + 128, 0, 255));
+        }
+    }
+}
+
+void mix(const uint8_t* over, int alpha, size_t size, uint8_t* under) {
+    for (size_t i = 0; i < size; ++i) under[i] = uint8_t((over[i] * alpha + under[i] * (256 - alpha) + 128) >> 8);
+}
+
 void split(const uint8_t* rgb, int width, uint8_t* const channel[3]) {
     for (int u = 0; u < width; ++u)
         for (int c = 0; c < 3; ++c) channel[c][u] = rgb[3 * u + c];
@@ -229,7 +250,8 @@ void apply_signs(uint8_t* values, const uint8_t* signs, size_t count) {
 
 }  // namespace
 
-const Kernels scalar_kernels = {horizontal, vertical_then_color<vertical, color>, stream, recolor, adjust_hsv, look_up, split,
-                                convert, decode_blocks, inverse_dct, apply_signs, set_bits, huffman_decode, decode_mcus};
+const Kernels scalar_kernels = {horizontal, vertical_then_color<vertical, color>, stream, recolor, adjust_hsv, look_up, warp,
+                                mix, split, convert, decode_blocks, inverse_dct, apply_signs, set_bits, huffman_decode,
+                                decode_mcus};
 
 }  // namespace fastload

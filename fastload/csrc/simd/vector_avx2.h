@@ -15,8 +15,10 @@ namespace fastload {
 namespace {
 
 using Vector = __m256i;
+using Half = __m128i;
 using Floats = __m256;
 constexpr int lanes = sizeof(Vector) / 16;
+constexpr int block_shift = 3;  // a vector has 1 << block_shift words of 32 bits
 
 TARGET_INLINE Vector load(const void* p) { return _mm256_loadu_si256(static_cast<const Vector*>(p)); }
 TARGET_INLINE __m128i load_lane(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
@@ -45,6 +47,7 @@ TARGET_INLINE Vector subtract16(Vector a, Vector b) { return _mm256_sub_epi16(a,
 TARGET_INLINE Vector subtract_saturated_unsigned16(Vector a, Vector b) { return _mm256_subs_epu16(a, b); }
 TARGET_INLINE Vector add32(Vector a, Vector b) { return _mm256_add_epi32(a, b); }
 TARGET_INLINE Vector subtract32(Vector a, Vector b) { return _mm256_sub_epi32(a, b); }
+TARGET_INLINE Vector multiply32(Vector a, Vector b) { return _mm256_mullo_epi32(a, b); }
 TARGET_INLINE Vector multiply16(Vector a, Vector b) { return _mm256_mullo_epi16(a, b); }
 // (a * b + 0x4000) >> 15
 TARGET_INLINE Vector multiply_high16(Vector a, Vector b) { return _mm256_mulhrs_epi16(a, b); }
@@ -52,17 +55,21 @@ TARGET_INLINE Vector multiply_high_unsigned16(Vector a, Vector b) { return _mm25
 // a * b of two neighbours, summed in 32 bits
 TARGET_INLINE Vector dot16(Vector a, Vector b) { return _mm256_madd_epi16(a, b); }
 TARGET_INLINE Vector add_dot16(Vector sum, Vector a, Vector b) { return add32(sum, dot16(a, b)); }
+// a * b of two neighbours, unsigned times signed, summed in 16 bits
+TARGET_INLINE Vector dot8(Vector a, Vector b) { return _mm256_maddubs_epi16(a, b); }
 TARGET_INLINE Vector absolute16(Vector v) { return _mm256_abs_epi16(v); }
 TARGET_INLINE Vector min_unsigned16(Vector a, Vector b) { return _mm256_min_epu16(a, b); }
 TARGET_INLINE Vector max_unsigned16(Vector a, Vector b) { return _mm256_max_epu16(a, b); }
 TARGET_INLINE Vector min_unsigned8(Vector a, Vector b) { return _mm256_min_epu8(a, b); }
 TARGET_INLINE Vector max_unsigned8(Vector a, Vector b) { return _mm256_max_epu8(a, b); }
 TARGET_INLINE Vector min8(Vector a, Vector b) { return _mm256_min_epi8(a, b); }
+TARGET_INLINE Vector min32(Vector a, Vector b) { return _mm256_min_epi32(a, b); }
 TARGET_INLINE Vector max32(Vector a, Vector b) { return _mm256_max_epi32(a, b); }
 TARGET_INLINE Vector shift_left16(Vector v, int bits) { return _mm256_slli_epi16(v, bits); }
 TARGET_INLINE Vector shift_right16(Vector v, int bits) { return _mm256_srai_epi16(v, bits); }
 TARGET_INLINE Vector shift_right_unsigned16(Vector v, int bits) { return _mm256_srli_epi16(v, bits); }
 TARGET_INLINE Vector shift_right32(Vector v, __m128i bits) { return _mm256_sra_epi32(v, bits); }
+TARGET_INLINE Vector shift_left32(Vector v, int bits) { return _mm256_slli_epi32(v, bits); }
 TARGET_INLINE Vector shift_right32(Vector v, int bits) { return _mm256_srai_epi32(v, bits); }
 TARGET_INLINE Vector shift_right_unsigned32(Vector v, int bits) { return _mm256_srli_epi32(v, bits); }
 
@@ -81,6 +88,27 @@ template <int selection>  // as of _mm_shuffle_ps
 TARGET_INLINE Vector select32(Vector a, Vector b) {
     return _mm256_castps_si256(_mm256_shuffle_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), selection));
 }
+
+// Halves of a vector: positions of as many 64-bit words.
+TARGET_INLINE Vector counting32() { return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7); }
+TARGET_INLINE Half lower_half(Vector v) { return _mm256_castsi256_si128(v); }
+TARGET_INLINE Half upper_half(Vector v) { return _mm256_extracti128_si256(v, 1); }
+TARGET_INLINE Half all32_half(int value) { return _mm_set1_epi32(value); }
+TARGET_INLINE Half add32(Half a, Half b) { return _mm_add_epi32(a, b); }
+TARGET_INLINE Half multiply32(Half a, Half b) { return _mm_mullo_epi32(a, b); }
+TARGET_INLINE Half shift_right32(Half v, int bits) { return _mm_srai_epi32(v, bits); }
+TARGET_INLINE Vector widen32(Half v) { return _mm256_cvtepu32_epi64(v); }
+// 8 bytes from base + place[0] and from base + place[1]. Loads are faster than gathers on all CPUs measured.
+TARGET_INLINE __m128i load_two(const uint8_t* base, uint64_t place) {
+    const __m128i first = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(base + uint32_t(place)));
+    return _mm_castps_si128(
+        _mm_loadh_pi(_mm_castsi128_ps(first), reinterpret_cast<const __m64*>(base + (place >> 32))));
+}
+TARGET_INLINE __m256i load_four(const uint8_t* base, __m128i place) {
+    const auto low = uint64_t(_mm_cvtsi128_si64(place)), high = uint64_t(_mm_extract_epi64(place, 1));
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(load_two(base, low)), load_two(base, high), 1);
+}
+TARGET_INLINE Vector load_places(const uint8_t* base, Half place) { return load_four(base, place); }
 
 // A bit for each byte.
 TARGET_INLINE uint64_t equal8(Vector v, int value) {

@@ -18,8 +18,10 @@ namespace fastload {
 namespace {
 
 using Vector = __m512i;
+using Half = __m256i;
 using Floats = __m512;
 constexpr int lanes = sizeof(Vector) / 16;
+constexpr int block_shift = 4;
 
 TARGET_INLINE Vector load(const void* p) { return _mm512_loadu_si512(p); }
 TARGET_INLINE __m128i load_lane(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
@@ -51,22 +53,26 @@ TARGET_INLINE Vector subtract16(Vector a, Vector b) { return _mm512_sub_epi16(a,
 TARGET_INLINE Vector subtract_saturated_unsigned16(Vector a, Vector b) { return _mm512_subs_epu16(a, b); }
 TARGET_INLINE Vector add32(Vector a, Vector b) { return _mm512_add_epi32(a, b); }
 TARGET_INLINE Vector subtract32(Vector a, Vector b) { return _mm512_sub_epi32(a, b); }
+TARGET_INLINE Vector multiply32(Vector a, Vector b) { return _mm512_mullo_epi32(a, b); }
 TARGET_INLINE Vector multiply16(Vector a, Vector b) { return _mm512_mullo_epi16(a, b); }
 TARGET_INLINE Vector multiply_high16(Vector a, Vector b) { return _mm512_mulhrs_epi16(a, b); }
 TARGET_INLINE Vector multiply_high_unsigned16(Vector a, Vector b) { return _mm512_mulhi_epu16(a, b); }
 TARGET_INLINE Vector dot16(Vector a, Vector b) { return _mm512_madd_epi16(a, b); }
 TARGET_INLINE Vector add_dot16(Vector sum, Vector a, Vector b) { return _mm512_dpwssd_epi32(sum, a, b); }
+TARGET_INLINE Vector dot8(Vector a, Vector b) { return _mm512_maddubs_epi16(a, b); }
 TARGET_INLINE Vector absolute16(Vector v) { return _mm512_abs_epi16(v); }
 TARGET_INLINE Vector min_unsigned16(Vector a, Vector b) { return _mm512_min_epu16(a, b); }
 TARGET_INLINE Vector max_unsigned16(Vector a, Vector b) { return _mm512_max_epu16(a, b); }
 TARGET_INLINE Vector min_unsigned8(Vector a, Vector b) { return _mm512_min_epu8(a, b); }
 TARGET_INLINE Vector max_unsigned8(Vector a, Vector b) { return _mm512_max_epu8(a, b); }
 TARGET_INLINE Vector min8(Vector a, Vector b) { return _mm512_min_epi8(a, b); }
+TARGET_INLINE Vector min32(Vector a, Vector b) { return _mm512_min_epi32(a, b); }
 TARGET_INLINE Vector max32(Vector a, Vector b) { return _mm512_max_epi32(a, b); }
 TARGET_INLINE Vector shift_left16(Vector v, int bits) { return _mm512_slli_epi16(v, unsigned(bits)); }
 TARGET_INLINE Vector shift_right16(Vector v, int bits) { return _mm512_srai_epi16(v, unsigned(bits)); }
 TARGET_INLINE Vector shift_right_unsigned16(Vector v, int bits) { return _mm512_srli_epi16(v, unsigned(bits)); }
 TARGET_INLINE Vector shift_right32(Vector v, __m128i bits) { return _mm512_sra_epi32(v, bits); }
+TARGET_INLINE Vector shift_left32(Vector v, int bits) { return _mm512_slli_epi32(v, unsigned(bits)); }
 TARGET_INLINE Vector shift_right32(Vector v, int bits) { return _mm512_srai_epi32(v, unsigned(bits)); }
 TARGET_INLINE Vector shift_right_unsigned32(Vector v, int bits) { return _mm512_srli_epi32(v, unsigned(bits)); }
 
@@ -83,6 +89,30 @@ TARGET_INLINE Vector shuffle8(Vector v, Vector from) { return _mm512_shuffle_epi
 template <int selection>
 TARGET_INLINE Vector select32(Vector a, Vector b) {
     return _mm512_castps_si512(_mm512_shuffle_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), selection));
+}
+
+TARGET_INLINE Vector counting32() {
+    return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+}
+TARGET_INLINE Half lower_half(Vector v) { return _mm512_castsi512_si256(v); }
+TARGET_INLINE Half upper_half(Vector v) { return _mm512_extracti64x4_epi64(v, 1); }
+TARGET_INLINE Half all32_half(int value) { return _mm256_set1_epi32(value); }
+TARGET_INLINE Half add32(Half a, Half b) { return _mm256_add_epi32(a, b); }
+TARGET_INLINE Half multiply32(Half a, Half b) { return _mm256_mullo_epi32(a, b); }
+TARGET_INLINE Half shift_right32(Half v, int bits) { return _mm256_srai_epi32(v, bits); }
+TARGET_INLINE Vector widen32(Half v) { return _mm512_cvtepu32_epi64(v); }
+TARGET_INLINE __m128i load_two(const uint8_t* base, uint64_t place) {
+    const __m128i first = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(base + uint32_t(place)));
+    return _mm_castps_si128(
+        _mm_loadh_pi(_mm_castsi128_ps(first), reinterpret_cast<const __m64*>(base + (place >> 32))));
+}
+TARGET_INLINE __m256i load_four(const uint8_t* base, __m128i place) {
+    const auto low = uint64_t(_mm_cvtsi128_si64(place)), high = uint64_t(_mm_extract_epi64(place, 1));
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(load_two(base, low)), load_two(base, high), 1);
+}
+TARGET_INLINE Vector load_places(const uint8_t* base, Half place) {
+    const __m256i low = load_four(base, _mm256_castsi256_si128(place));
+    return _mm512_inserti64x4(_mm512_castsi256_si512(low), load_four(base, _mm256_extracti128_si256(place, 1)), 1);
 }
 
 TARGET_INLINE uint64_t equal8(Vector v, int value) { return _mm512_cmpeq_epi8_mask(v, all8(value)); }

@@ -8,8 +8,9 @@
 #include "bindings.h"
 #include "color_change.h"
 #include "record.h"
-#include "render.h"
+#include "picture.h"
 #include "testing.h"
+#include "warped.h"
 
 #include <pybind11/stl.h>
 
@@ -17,6 +18,8 @@ namespace fastload {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+constexpr float identity_color[3][4] = {{1, 0, 0, 0}, {0, 1, 0, 0}, {0, 0, 1, 0}};
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
@@ -109,11 +112,10 @@ double render_loop(const std::vector<py::buffer>& records, const Array<int32_t>&
         decoder.planes(bytes[i].data(), bytes[i].size(), false, memory, planes);
         const int width = sizes.data()[2 * i], height = sizes.data()[2 * i + 1];
         const size_t size = Rows::bytes(width);
-        const Placement whole{{0, 0, float(planes.width), float(planes.height)}, {0, 0, width, height}, false,
-                              {{1, 0, 0, 0}, {0, 1, 0, 0}, {0, 0, 1, 0}}};
+        const View whole{0, 0, double(planes.width), double(planes.height), width, height, false};
         uint8_t* const row = row_memory.ensure(size);
         const auto start = Clock::now();
-        picture.open(planes, whole, tables);
+        picture.open(planes, whole, identity_color, tables);
         for (int y = 0; y < height; ++y) {
             uint8_t* const canvas = store ? rows.next(size) : nullptr;
             const size_t stored = size_t(3) * picture.draw(y, row, canvas);
@@ -168,6 +170,58 @@ double adjust_loop(const std::string& step, int width, int height, const std::st
     return timed([&](uint8_t* rgb, size_t pixels) { count_levels(rgb, pixels, histogram); });
 }
 
+// Decodes records, then draws each rotated by 10 degrees in `sizes` (N, 2) width, height, which it covers in part. Only
+// sampling the tile is timed: drawing the tile takes as long as an aligned row.
+double warp_loop(const std::vector<py::buffer>& records, const Array<int32_t>& sizes, const std::string& level) {
+    const std::vector<Bytes> bytes(records.begin(), records.end());
+    require(sizes.size() == py::ssize_t(2 * bytes.size()), "a size for each record is needed");
+    const Kernels& kernels = kernels_of(simd_level_named(level));
+    RecordDecoder decoder(kernels);
+    WarpedPicture picture(kernels);
+    TableCache tables;
+    Buffer memory, row_memory;
+    double seconds = 0;
+    WithoutGil without_gil;
+    for (size_t i = 0; i < bytes.size(); ++i) {
+        Planes planes;
+        decoder.planes(bytes[i].data(), bytes[i].size(), false, memory, planes);
+        const int width = sizes.data()[2 * i], height = sizes.data()[2 * i + 1];
+        const float x = float(width) / float(planes.width), y = float(height) / float(planes.height);
+        Placement placement{{0, 0, float(planes.width), float(planes.height)}, {0, 0, width, height}, false, {}};
+        std::copy_n(identity_color[0], 12, placement.color[0]);
+        placement.warped = true;
+        const float turn[2][2] = {{.98480775f * x, -.17364818f * y}, {.17364818f * x, .98480775f * y}};
+        for (int axis = 0; axis < 2; ++axis) {
+            const float shift = float(axis ? height : width) / 2 -
+                                (turn[axis][0] * float(planes.width) + turn[axis][1] * float(planes.height)) / 2;
+            std::copy_n(turn[axis], 2, placement.warp[axis]);
+            placement.warp[axis][2] = shift;
+        }
+        WarpedCrop crop;
+        crop.open(placement);
+        picture.open(planes, placement, crop, tables);
+        uint8_t* const row = row_memory.ensure(size_t(3) * width);
+        const auto start = Clock::now();
+        for (int v = 0; v < height; ++v) picture.draw(v, crop.span(v), row);
+        seconds += seconds_since(start);
+    }
+    return seconds;
+}
+
+// Blends rows of `sizes` that are in the cache.
+double mix_loop(const Array<int32_t>& sizes, const std::string& level) {
+    const Kernels& kernels = kernels_of(simd_level_named(level));
+    Buffer over, under;
+    WithoutGil without_gil;
+    const auto start = Clock::now();
+    for (const int32_t* size = sizes.data(); size < sizes.data() + sizes.size(); size += 2) {
+        const size_t bytes = Rows::bytes(size[0]);
+        uint8_t *const from = over.ensure(bytes), *const to = under.ensure(bytes);
+        for (int y = 0; y < size[1]; ++y) kernels.mix(from, 128, bytes, to);
+    }
+    return seconds_since(start);
+}
+
 // Decodes images from a shared counter until none is left: the reference of the benchmarks.
 double decode_loop(const std::vector<py::buffer>& images, int threads) {
     std::vector<Bytes> bytes(images.begin(), images.end());
@@ -209,6 +263,10 @@ void bind_stages(py::module_& m) {
     m.def("adjust_loop", &adjust_loop, py::arg("step"), py::arg("width"), py::arg("height"), py::arg("level"),
           "Change the colors of an image in one `step`: hsv, saturation (and value), value, recolor, table or histogram; "
           "returns seconds.");
+    m.def("warp_loop", &warp_loop, py::arg("records"), py::arg("sizes"), py::arg("level"),
+          "Decode records, draw them rotated in sizes (N, 2) width, height; returns the seconds of sampling.");
+    m.def("mix_loop", &mix_loop, py::arg("sizes"), py::arg("level"),
+          "Blend pictures of sizes (N, 2) width, height; returns seconds.");
     m.def("decode_loop", &decode_loop, py::arg("images"), py::arg("threads"),
           "Decode all images to RGB with nothing around it; returns seconds.");
     m.def(

@@ -1,0 +1,60 @@
+#include "placed_row.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace fastload {
+
+void fill_pixels(uint8_t* line, Span span, const uint8_t fill[3]) {
+    for (uint8_t* p = line + 3 * span.begin; p < line + 3 * span.end; p += 3) std::copy_n(fill, 3, p);
+}
+
+void PlacedRow::open(const Placement& placement, const Planes& planes, TableCache& tables) {
+    placement_ = placement;
+    if (placement.warped) {
+        crop_.open(placement);
+        return warped_.open(planes, placement, crop_, tables);
+    }
+    const float* crop = placement.crop;
+    const View view{crop[0], crop[1], crop[2], crop[3], placement.clip[2], placement.clip[3], placement.flip};
+    picture_.open(planes, view, placement.color, tables);
+}
+
+void PlacedRow::open(const Placement& placement) {
+    placement_ = placement;
+    if (placement.warped) crop_.open(placement);
+    if (placement.kind == Kind::adjust) return adjustment_.open(placement);
+    for (int c = 0; c < 3; ++c) fill_[c] = uint8_t(std::floor(std::clamp(double(placement.color[c][3]), 0., 255.) + .5));
+}
+
+Span PlacedRow::span(int y) const {
+    if (placement_.warped) return crop_.span(y);
+    const int32_t* clip = placement_.clip;
+    return y < clip[1] || y >= clip[1] + clip[3] ? Span{0, 0} : Span{clip[0], clip[0] + clip[2]};
+}
+
+void PlacedRow::draw(int y, Span span, uint8_t* line) {
+    const int32_t* clip = placement_.clip;
+    const bool aligned_source = placement_.kind == Kind::source && !placement_.warped;
+    // An axis-aligned source draws its whole clip.
+    const Span drawn = aligned_source ? Span{clip[0], clip[0] + clip[2]} : span;
+    uint8_t* const under = line + 3 * size_t(span.begin);
+    const size_t size = size_t(3) * span.size();
+    const bool aside = placement_.alpha < opaque || drawn.size() > span.size();
+    uint8_t* const pixels = aside ? memory_.ensure(size_t(3) * drawn.size()) : under;
+    switch (placement_.kind) {
+        case Kind::source:
+            placement_.warped ? warped_.draw(y, span, pixels) : void(draw_plain(y, pixels, nullptr));
+            break;
+        case Kind::fill:
+            fill_pixels(pixels, {0, span.size()}, fill_);
+            break;
+        case Kind::adjust:
+            if (aside) std::memcpy(pixels, under, size);
+            adjustment_.apply(pixels, span.size());
+    }
+    if (aside) kernels_->mix(pixels + 3 * size_t(span.begin - drawn.begin), placement_.alpha, size, under);
+}
+
+}  // namespace fastload

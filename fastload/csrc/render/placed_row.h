@@ -1,0 +1,48 @@
+// A row of a plan, drawn line by line.
+#pragma once
+
+#include <cstdint>
+
+#include "adjustment.h"
+#include "kernels.h"
+#include "picture.h"
+#include "placement.h"
+#include "planes.h"
+#include "warped.h"
+
+namespace fastload {
+
+class PlacedRow {
+public:
+    explicit PlacedRow(const Kernels& chosen = kernels())
+        : kernels_(&chosen), picture_(chosen), warped_(chosen), adjustment_(chosen) {}
+
+    // Of a row with a source. Throws std::runtime_error if it cannot be drawn.
+    void open(const Placement& placement, const Planes& planes, TableCache& tables);
+    // Of a row without one.
+    void open(const Placement& placement);
+    const Placement& placement() const { return placement_; }
+    // The color of a FILL row.
+    const uint8_t* fill() const { return fill_; }
+
+    // The pixels of line y of the canvas that it covers.
+    Span span(int y) const;
+    // Draws `span` of line y, which it covers, over `line`, the pixels of the whole line.
+    void draw(int y, Span span, uint8_t* line);
+    // As Picture::draw, of a row that is plain.
+    int draw_plain(int y, uint8_t* rgb, uint8_t* canvas) { return picture_.draw(y - placement_.clip[1], rgb, canvas); }
+
+private:
+    const Kernels* kernels_;
+    Placement placement_{};
+    uint8_t fill_[3]{};
+    WarpedCrop crop_{};
+    Picture picture_;
+    WarpedPicture warped_;
+    Adjustment adjustment_;
+    Buffer memory_;
+};
+
+void fill_pixels(uint8_t* line, Span span, const uint8_t fill[3]);
+
+}  // namespace fastload

@@ -1,0 +1,39 @@
+// A row of a plan, as the renderer takes it.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+namespace fastload {
+
+enum class Kind { source, fill, adjust };  // what a row draws: a record, a color, or what is under it with other colors
+
+constexpr int opaque = 256;
+
+// See fastload/plan/batch_plan.py.
+struct Placement {
+    float crop[4];    // x, y, w, h in source pixels
+    int32_t clip[4];  // x, y, w, h on the canvas
+    bool flip;
+    float color[3][4];
+    Kind kind = Kind::source;
+    bool warped = false;
+    float warp[2][3] = {};  // from the source to the canvas; if it is `warped`
+    int alpha = opacity_of(1);
+    int32_t layer = 0;
+
+    static constexpr int opacity_of(float alpha) { return int(alpha * opaque + .5f); }
+    // Whether it is drawn over the canvas without regard to what is there.
+    bool is_plain() const { return kind == Kind::source && !warped && alpha == opaque && layer == 0; }
+};
+
+// Pixels of a line of the canvas.
+struct Span {
+    int begin, end;
+
+    bool empty() const { return begin >= end; }
+    int size() const { return end - begin; }
+    Span within(const Span& other) const { return {std::max(begin, other.begin), std::min(end, other.end)}; }
+};
+
+}  // namespace fastload
