@@ -156,7 +156,12 @@ class testing:  # a submodule: what only tests and benchmarks call
     def planes_loop(records: Sequence[_Bytes], level: str) -> float: ...
     @staticmethod
     def render_loop(
-        records: Sequence[_Bytes], sizes: NDArray[np.int32], level: str, out: NDArray[np.uint8], store: bool
+        records: Sequence[_Bytes],
+        sizes: NDArray[np.int32],
+        level: str,
+        out: NDArray[np.uint8],
+        store: bool,
+        filter: int = 0,
     ) -> float: ...
     @staticmethod
     def store_loop(sizes: NDArray[np.int32], level: str, out: NDArray[np.uint8]) -> float: ...

@@ -17,14 +17,11 @@ from numpy.typing import NDArray
 from fastload import Cache, MixUp, Mosaic, MosaicAffine, RandomAffine, RandomPhotometricDistort, RandomZoomOut
 from fastload.cache.format.layout import Encoding
 from fastload.cache.write.build import BuildOptions, build_cache
-from fastload.engines.native import NativeEngine
-from fastload.plan.align import TopLeftAlign
 from fastload.plan.batch_plan import BatchPlan
 from fastload.plan.image_index import ImageIndex
 from fastload.plan.transforms.grid_mosaic import GridMosaic
 from fastload.plan.transforms.mix import BatchMixUp
 from fastload.plan.transforms.pad import Pad
-from fastload.plan.transforms.rand_augment import CHANGES
 from fastload.plan.transforms.resize import LetterBox, ShortestEdge
 from fastload.plan.transforms.transform import scaled
 from fastload.sources.detect import find_datasets

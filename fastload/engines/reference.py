@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastload import _core
+from fastload.engines import adjust
 from fastload.engines.validate import check_plan
 from fastload.pixel_format import PixelFormat
-from fastload.plan.batch_plan import ADJUST, FILL, BatchPlan
+from fastload.plan.batch_plan import ADJUST, AUTOCONTRAST, EQUALIZE, FILL, FILTERS, NO_TABLE, BatchPlan
 from fastload.plan.geometry import unmap_points
 
 if TYPE_CHECKING:
@@ -34,19 +35,33 @@ CHROMA_DIVISOR = ((1, 1), (2, 1), (2, 2), (1, 1), (1, 2), (4, 1))
 YCBCR_TO_RGB = np.array([[1, 0, 1.402], [1, -0.344136286, -0.714136286], [1, 1.772, 0]])
 
 
-def resampling_matrix(source: int, size: int, start: float, extent: float) -> NDArray[np.float64]:
+def resampling_matrix(
+    source: int, size: int, start: float, extent: float, filter: str = "bilinear"
+) -> NDArray[np.float64]:
     """Return weights (size, source) that resample the interval [start, start + extent) of `source` samples to `size`.
 
-    The filter is a triangle of radius max(scale, 1) samples, where scale = extent / size, normalized over the samples
-    within the source. This is Pillow's BILINEAR.
+    "bilinear" and "bicubic" are Pillow's BILINEAR and BICUBIC: a triangle of radius 1 and Keys' cubic (a = -0.5) of
+    radius 2, both as many times larger as the interval shrinks, normalized over the samples within the source.
+    "bilinear-no-antialias" does not enlarge the triangle. "nearest" takes the sample that contains the center.
     """
-    scale = extent / size
-    radius = max(scale, 1.0)
-    center = np.clip(start + (np.arange(size) + 0.5) * scale, 0.5 if radius == 1 else 0, source - (radius == 1) * 0.5)
-    distance = np.abs(np.arange(source) + 0.5 - center[:, None])
-    weights: NDArray[np.float64] = np.maximum(0, 1 - distance / radius)
+    center = start + (np.arange(size) + 0.5) * extent / size
+    middle = np.arange(source) + 0.5
+    if filter == "nearest":
+        chosen: NDArray[np.int64] = np.clip(np.floor(center), 0, source - 1).astype(np.int64)
+        return np.eye(source)[chosen]
+    scale = 1.0 if filter == "bilinear-no-antialias" else max(extent / size, 1.0)
+    margin = 0.5 if scale == 1 and filter != "bicubic" else 0  # between samples the outermost are repeated
+    distance = np.abs(middle - np.clip(center, margin, source - margin)[:, None]) / scale
+    weights: NDArray[np.float64] = _cubic(distance) if filter == "bicubic" else np.maximum(0, 1 - distance)
     weights /= weights.sum(1, keepdims=True)
     return weights
+
+
+def _cubic(distance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Keys' cubic with a = -0.5 (Cubic convolution interpolation for digital image processing, 1981)."""
+    near = (1.5 * distance - 2.5) * distance**2 + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    return np.where(distance < 1, near, np.where(distance < 2, far, 0))
 
 
 @dataclass(frozen=True)
@@ -75,15 +90,20 @@ class Source:
         return pixels if self.rgb else (pixels - (0, 128, 128)) @ YCBCR_TO_RGB.T
 
 
-def draw_aligned(source: Source, crop: NDArray[np.float32], size: tuple[int, int], flip: bool) -> NDArray[np.float64]:
-    """Resample `crop` (x, y, w, h) of a source to `size` (width, height) and return RGB (h, w, 3)."""
+def draw_aligned(
+    source: Source, crop: NDArray[np.float32], size: tuple[int, int], flip: bool, filter: str = "bilinear"
+) -> NDArray[np.float64]:
+    """Resample `crop` (x, y, w, h) of a source to `size` (width, height) and return RGB (h, w, 3).
+
+    Between x and y samples are clipped to 0 to 255, as Pillow does: bicubic may leave this range.
+    """
     width, height = size
     samples = []
     for c, plane in enumerate(source.planes):
         x, y, w, h = crop.astype(np.float64) / np.array(source.divisor(c) * 2)
-        across = resampling_matrix(plane.shape[1], width, x, w)
-        down = resampling_matrix(plane.shape[0], height, y, h)
-        samples.append(down @ plane @ across.T)
+        across = resampling_matrix(plane.shape[1], width, x, w, filter)
+        down = resampling_matrix(plane.shape[0], height, y, h, filter)
+        samples.append(down @ np.clip(plane @ across.T, 0, 255))
     pixels = source.to_rgb(samples)
     return pixels[:, ::-1] if flip else pixels
 
@@ -159,7 +179,18 @@ def mixed(over: NDArray[np.uint8], under: NDArray[np.uint8], alpha: float) -> ND
 
 def adjusted(pixels: NDArray[np.uint8], plan: BatchPlan, row: int) -> NDArray[np.uint8]:
     """Return pixels (M, 3), all that an ADJUST row covers, with the row's colors."""
-    return recolored(pixels, plan.color[row])
+    pixels = adjust.recolored(pixels, plan.color[row])
+    if plan.hsv is not None:
+        pixels = adjust.hsv_changed(pixels, plan.hsv[row])
+    table = NO_TABLE if plan.table is None else int(plan.table[row])
+    if table == NO_TABLE or not len(pixels):
+        return pixels
+    if table == AUTOCONTRAST:
+        return adjust.looked_up(pixels, adjust.autocontrast_table(pixels))
+    if table == EQUALIZE:
+        return adjust.looked_up(pixels, adjust.equalize_table(pixels))
+    assert plan.tables is not None
+    return adjust.looked_up(pixels, plan.tables[table])
 
 
 def in_format(canvases: NDArray[np.uint8], pixels: PixelFormat) -> Tensor:
@@ -271,10 +302,10 @@ class ReferenceEngine:
         source = Source(*_core.decode_record(self._cache.record_bytes(index)))
         crop, (x, y, w, h) = plan.crop[row], plan.clip[row].tolist()
         if _is_aligned(plan, row):
-            pixels = recolored(draw_aligned(source, crop, (w, h), bool(plan.flip[row])), color)
+            pixels = recolored(draw_aligned(source, crop, (w, h), bool(plan.flip[row]), _filter(plan, row)), color)
         else:
             size = tile_size(crop, plan.matrix[row])
-            tile = recolored(draw_aligned(source, crop, size, flip=False), color)
+            tile = recolored(draw_aligned(source, crop, size, False, _filter(plan, row)), color)
             place = (source_points(plan, row) - crop[:2]) * (size / crop[2:].astype(np.float64))
             pixels = to_levels(interpolated(tile, place[..., 0], place[..., 1]))
         return pixels[mask[y : y + h, x : x + w]]
@@ -298,6 +329,10 @@ class ReferenceEngine:
 
 def _is_aligned(plan: BatchPlan, row: int) -> bool:
     return plan.warp is None or bool(plan.is_aligned[row])
+
+
+def _filter(plan: BatchPlan, row: int) -> str:
+    return FILTERS[0 if plan.filter is None else plan.filter[row]]
 
 
 def _alpha(plan: BatchPlan, row: int) -> float:

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastload.errors import PlanError
-from fastload.plan.batch_plan import ADJUST, FILL, BatchPlan
+from fastload.plan.batch_plan import ADJUST, EQUALIZE, FILL, FILTERS, BatchPlan
 
 COLOR_LIMIT, OFFSET_LIMIT, CROP_LIMIT = 8, 2048, 1e6
+HSV_MIDDLE, HSV_REACH = (0, 4, 0, 4, 0), (1024, 4, 8, 4, 2048)  # gains are from 0 to 8
 REMEDY = 'engine="native" draws that: use it, or remove the transform.'
 
 
@@ -37,7 +38,11 @@ def check_plan(plan: BatchPlan, records: int) -> None:
             np.isfinite(position).all() and (extent > 0).all() and (extent <= CROP_LIMIT).all()
         ),
         "a row's matrix is not finite or has no inverse": _invertible(plan),
+        "a row's filter is not a position in FILTERS": plan.filter is None or _within(plan.filter, len(FILTERS)),
         "a row's alpha is not from 0 to 1": plan.alpha is None or bool(((plan.alpha >= 0) & (plan.alpha <= 1)).all()),
+        "a row's hsv is out of range": plan.hsv is None or bool((np.abs(plan.hsv - HSV_MIDDLE) <= HSV_REACH).all()),
+        "a row's table is not in the plan's tables": plan.table is None
+        or bool(((plan.table >= EQUALIZE) & (plan.table < (0 if plan.tables is None else len(plan.tables)))).all()),
         "a row's layer is negative": plan.layer is None or bool((plan.layer >= 0).all()),
         "a layer's first row is not a FILL row": plan.layer is None or _begin_with_fill(plan, plan.layer),
         f"a row's color matrix exceeds +-{COLOR_LIMIT}, or its offset +-{OFFSET_LIMIT}": bool(
@@ -58,6 +63,17 @@ def check_aligned(plan: BatchPlan) -> None:
         raise PlanError(f"this plan rotates or shears an image. {REMEDY}")
     if plan.alpha is not None and not (plan.alpha == 1).all():
         raise PlanError(f"this plan blends images. {REMEDY}")
+
+
+def check_bilinear(plan: BatchPlan) -> None:
+    """Check that all rows are resampled by the default filter.
+
+    Raises:
+        PlanError: a row is not. The message names the filter and an engine that supports it.
+    """
+    if plan.filter is not None and (plan.filter != 0).any():
+        name = FILTERS[int(plan.filter[plan.filter != 0][0])]
+        raise PlanError(f'this engine does not resample with the filter "{name}": use engine="native", or "bilinear"')
 
 
 def check_apart(plan: BatchPlan) -> None:

@@ -30,7 +30,7 @@ Axis random_axis() {
     const int source = side(), size = side();
     const double extent = uniform(0, 1) ? source : std::uniform_real_distribution<double>(.01, 2 * source)(rng);
     const double start = uniform(0, 1) ? 0 : std::uniform_real_distribution<double>(-2. * source, 2. * source)(rng);
-    return {start, extent, source, size, uniform(0, 1) == 1};
+    return {start, extent, source, size, uniform(0, 1) == 1, Filter(uniform(0, filter_kinds - 1))};
 }
 
 size_t padded(int size) { return size_t(size + row_padding - 1) / row_padding * row_padding; }
@@ -272,7 +272,8 @@ void canvas() {
                          {{0, 0, float(w), float(h)},
                           {left, top, uniform(1, width - left), uniform(1, height - top)},
                           uniform(0, 1) == 1,
-                          {{1, 0, 0, 0}, {0, 1, 0, 0}, {0, 0, 1, 0}}}});
+                          {{1, 0, 0, 0}, {0, 1, 0, 0}, {0, 0, 1, 0}},
+                           Filter(uniform(0, filter_kinds - 1))}});
         Placement& placement = shown.back().second;
         if (general) {
             placement.kind = static_cast<Kind>(uniform(0, 2));

@@ -9,7 +9,7 @@ namespace fastload {
 namespace {
 
 constexpr float crop_limit = 1e6f;
-constexpr float color_limit = 8, offset_limit = 2048;  // beyond these the kernels' fixed point would saturate
+constexpr float hue_limit = 1024, color_limit = 8, offset_limit = 2048;  // beyond these the kernels' fixed point would saturate
 
 // Checks row i of a plan as fastload/engines/validate.py does.
 void check(const PlanView& plan, py::ssize_t i, const Canvas& canvas, size_t records) {
@@ -33,6 +33,17 @@ void check(const PlanView& plan, py::ssize_t i, const Canvas& canvas, size_t rec
     for (int k = 0; k < 12; ++k)
         require(std::abs(color[k]) <= (k % 4 == 3 ? offset_limit : color_limit),
                 "a row's color matrix exceeds +-8, or its offset +-2048");
+    require(!plan.filter || plan.filter->data()[i] < filter_kinds, "a row's filter is not a position in FILTERS");
+    if (plan.hsv) {
+        const float* const hsv = plan.hsv->data() + 5 * i;
+        require(std::abs(hsv[0]) <= hue_limit && hsv[1] >= 0 && hsv[1] <= HsvChange::largest_gain &&
+                    std::abs(hsv[2]) <= HsvChange::largest_shift && hsv[3] >= 0 && hsv[3] <= HsvChange::largest_gain &&
+                    std::abs(hsv[4]) <= HsvChange::largest_value_shift,
+                "a row's hsv is out of range");
+    }
+    if (plan.table)
+        require(plan.table->data()[i] >= PlanView::equalize && plan.table->data()[i] < plan.table_count(),
+                "a row's table is not in the plan's tables");
     if (!plan.layer) return;
     const int32_t* const layer = plan.layer->data() + i;
     require(*layer >= 0, "a row's layer is negative");

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cmath>
+#include <cstring>
+#include <memory>
 #include <optional>
 #include <string>
 
@@ -28,6 +30,10 @@ public:
         alpha = optional_column<float>(plan, "alpha", 1);
         layer = optional_column<int32_t>(plan, "layer", 1);
         centers = optional_column<float>(plan, "centers", 4);
+        filter = optional_column<uint8_t>(plan, "filter", 1);
+        hsv = optional_column<float>(plan, "hsv", 5);
+        table = optional_column<int32_t>(plan, "table", 1);
+        if (!plan.attr("tables").is_none()) tables = column<uint8_t>(plan, "tables");
         require(slot.size() == rows && source.size() == 2 * rows && crop.size() == 4 * rows && clip.size() == 4 * rows &&
                     flip.size() == rows && color.size() == 12 * rows &&
                     size.size() == 2 * slots && canvases.size() == 2 * slots && fill.size() == 3,
@@ -79,6 +85,8 @@ public:
         if (result.warped) std::copy_n(warp->data() + 6 * i, 6, result.warp[0]);
         if (alpha) result.alpha = Placement::opacity_of(alpha->data()[i]);
         if (layer) result.layer = layer->data()[i];
+        if (filter) result.filter = Filter(filter->data()[i]);
+        if (result.kind == Kind::adjust) set_changes(i, result);
         return result;
     }
 
@@ -92,11 +100,34 @@ public:
     Array<int32_t> size, canvases;
     Array<uint8_t> fill;
     std::optional<Array<float>> warp, alpha, centers;
-    std::optional<Array<int32_t>> layer;
+    std::optional<Array<float>> hsv;
+    std::optional<Array<int32_t>> layer, table;
+    std::optional<Array<uint8_t>> tables;  // (T, 3, 256)
+    std::optional<Array<uint8_t>> filter;
     float min_visible, min_size, max_aspect;
     py::ssize_t rows, slots;
 
+    static constexpr int32_t no_table = -1, autocontrast = -2, equalize = -3;  // values of `table`
+    py::ssize_t table_count() const { return tables ? tables->size() / py::ssize_t(sizeof(LevelTable)) : 0; }
+
 private:
+    // Sets the changes of an ADJUST row besides its color matrix.
+    void set_changes(py::ssize_t i, Placement& result) const {
+        if (hsv) {
+            std::copy_n(hsv->data() + 5 * i, 5, result.hsv);
+            constexpr float unchanged[5] = {0, 1, 0, 1, 0};
+            result.changes_hsv = !std::equal(unchanged, unchanged + 5, result.hsv);
+        }
+        const int32_t number = table ? table->data()[i] : no_table;
+        if (number == autocontrast) result.table = Placement::Table::autocontrast;
+        if (number == equalize) result.table = Placement::Table::equalize;
+        if (number < 0) return;
+        auto levels = std::make_shared<LevelTable>();
+        std::memcpy(levels.get(), tables->data() + size_t(number) * sizeof(LevelTable), sizeof(LevelTable));
+        result.table = Placement::Table::given;
+        result.levels = std::move(levels);
+    }
+
     template <class T>
     static Array<T> column(py::handle plan, const char* name) {
         py::object values = plan.attr(name);

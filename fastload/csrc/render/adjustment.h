@@ -1,4 +1,4 @@
-// The colors of an ADJUST row: changes pixels that are already drawn.
+// Changes the colors of pixels that are already drawn.
 #pragma once
 
 #include <cstdint>
@@ -14,13 +14,18 @@ public:
     explicit Adjustment(const Kernels& chosen = kernels()) : kernels_(&chosen) {}
 
     void open(const Placement& placement);
-    // Changes `count` packed RGB pixels.
-    void apply(uint8_t* rgb, int count) const;
+    // Sets the table of a row that computes it from the pixels that it covers, with its other changes.
+    void set_table(const Histogram& counted);
+    // Changes packed RGB pixels; before `set_table`, without a computed table.
+    void apply(uint8_t* rgb, size_t pixels) const;
 
 private:
     const Kernels* kernels_;
-    bool recolors_ = false;
+    Placement::Table kind_ = Placement::Table::none;
+    bool recolors_ = false, changes_hsv_ = false, looks_up_ = false;
     PixelMatrix matrix_{};
+    HsvChange hsv_{};
+    LevelTable table_{};
 };
 
 }  // namespace fastload

@@ -20,14 +20,14 @@ int16_t rounded(double value) { return int16_t(std::lround(std::clamp(value, -32
 
 }  // namespace
 
-ColorMatrix color_matrix(const double base[3][3], const float color[3][4]) {
+ColorMatrix color_matrix(const double base[3][3], const float color[3][4], Filter filter) {
     ColorMatrix matrix;
     for (int c = 0; c < 3; ++c) {
         double offset = color[c][3];
         for (int p = 0; p < 3; ++p) {
             double factor = 0;
             for (int k = 0; k < 3; ++k) factor += double(color[c][k]) * base[k][p];
-            matrix.plane[c][p] = rounded(factor * 8 * 32768 / 255);
+            matrix.plane[c][p] = rounded(factor * blended_scale(filter) * 8 * 32768 / 255);
             offset += 128 * color[c][p];  // planes are centered, so all of them are zero at gray 128
         }
         matrix.offset[c] = rounded(offset * 8 + 4);
@@ -38,7 +38,7 @@ ColorMatrix color_matrix(const double base[3][3], const float color[3][4]) {
 void Picture::open(const Planes& planes, const View& view, const float color[3][4], TableCache& tables) {
     double base[3][3];
     to_rgb(planes, base);
-    matrix_ = color_matrix(base, color);
+    matrix_ = color_matrix(base, color, view.filter);
     count_ = planes.count;
     width_ = view.width;
     stride_ = size_t(width_ + row_padding - 1) / row_padding * row_padding;
@@ -48,8 +48,8 @@ void Picture::open(const Planes& planes, const View& view, const float color[3][
         Channel& channel = channels_[c];
         channel.plane = planes.plane[c];
         const double dx = c ? chroma_divisor_x[planes.subsampling] : 1, dy = c ? chroma_divisor_y[planes.subsampling] : 1;
-        channel.horizontal = tables.horizontal({view.x / dx, view.w / dx, channel.plane.width, width_, view.flip});
-        channel.vertical = tables.vertical({view.y / dy, view.h / dy, channel.plane.height, view.height, false});
+        channel.horizontal = tables.horizontal({view.x / dx, view.w / dx, channel.plane.width, width_, view.flip, view.filter});
+        channel.vertical = tables.vertical({view.y / dy, view.h / dy, channel.plane.height, view.height, false, view.filter});
         size_t ring = 2;  // a power of two: slots are found by masking
         while (ring < size_t(channel.vertical->taps)) ring *= 2;
         channel.held.assign(ring, -1);

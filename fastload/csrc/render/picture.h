@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "filter.h"
 #include "kernels.h"
 #include "planes.h"
 #include "resample.h"
@@ -17,13 +18,14 @@ struct View {
     double x, y, w, h;  // in source pixels
     int width, height;
     bool flip;          // mirrors it left to right
+    Filter filter = Filter::bilinear;
 };
 
 // The matrix from planes, minus 128, to RGB: JFIF's for YCbCr (ITU-T T.871), or that of gray or RGB planes.
 void to_rgb(const Planes& planes, double matrix[3][3]);
 
-// `color` in the kernels' fixed point, for planes that `base` converts to RGB.
-ColorMatrix color_matrix(const double base[3][3], const float color[3][4]);
+// `color` in the kernels' fixed point, for planes that `base` converts to RGB and `filter` has resampled.
+ColorMatrix color_matrix(const double base[3][3], const float color[3][4], Filter filter);
 
 // Keeps the rows that it has resampled horizontally.
 class Picture {

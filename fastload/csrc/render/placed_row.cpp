@@ -17,7 +17,8 @@ void PlacedRow::open(const Placement& placement, const Planes& planes, TableCach
         return warped_.open(planes, placement, crop_, tables);
     }
     const float* crop = placement.crop;
-    const View view{crop[0], crop[1], crop[2], crop[3], placement.clip[2], placement.clip[3], placement.flip};
+    const View view{crop[0], crop[1], crop[2], crop[3], placement.clip[2],
+                    placement.clip[3], placement.flip, placement.filter};
     picture_.open(planes, view, placement.color, tables);
 }
 
@@ -26,6 +27,14 @@ void PlacedRow::open(const Placement& placement) {
     if (placement.warped) crop_.open(placement);
     if (placement.kind == Kind::adjust) return adjustment_.open(placement);
     for (int c = 0; c < 3; ++c) fill_[c] = uint8_t(std::floor(std::clamp(double(placement.color[c][3]), 0., 255.) + .5));
+}
+
+void PlacedRow::count(Span span, const uint8_t* line, Histogram& histogram) {
+    const size_t pixels = size_t(span.size());
+    uint8_t* const changed = memory_.ensure(3 * pixels);
+    std::memcpy(changed, line + 3 * size_t(span.begin), 3 * pixels);
+    adjustment_.apply(changed, pixels);
+    count_levels(changed, pixels, histogram);
 }
 
 Span PlacedRow::span(int y) const {
@@ -52,7 +61,7 @@ void PlacedRow::draw(int y, Span span, uint8_t* line) {
             break;
         case Kind::adjust:
             if (aside) std::memcpy(pixels, under, size);
-            adjustment_.apply(pixels, span.size());
+            adjustment_.apply(pixels, size_t(span.size()));
     }
     if (aside) kernels_->mix(pixels + 3 * size_t(span.begin - drawn.begin), placement_.alpha, size, under);
 }

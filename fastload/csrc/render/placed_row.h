@@ -25,6 +25,12 @@ public:
     // The color of a FILL row.
     const uint8_t* fill() const { return fill_; }
 
+    // Whether it must see the pixels under it, by `count` and then `set_table`, before it is drawn.
+    bool computes_table() const { return placement_.computes_table(); }
+    // Counts the levels of `span` of a line as the row's other changes leave them.
+    void count(Span span, const uint8_t* line, Histogram& histogram);
+    void set_table(const Histogram& histogram) { adjustment_.set_table(histogram); }
+
     // The pixels of line y of the canvas that it covers.
     Span span(int y) const;
     // Draws `span` of line y, which it covers, over `line`, the pixels of the whole line.

@@ -3,6 +3,10 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
+
+#include "color_change.h"
+#include "filter.h"
 
 namespace fastload {
 
@@ -16,13 +20,22 @@ struct Placement {
     int32_t clip[4];  // x, y, w, h on the canvas
     bool flip;
     float color[3][4];
+    Filter filter = Filter::bilinear;
     Kind kind = Kind::source;
     bool warped = false;
     float warp[2][3] = {};  // from the source to the canvas; if it is `warped`
     int alpha = opacity_of(1);
     int32_t layer = 0;
+    // Further changes of an ADJUST row, after `color`.
+    enum class Table { none, given, autocontrast, equalize };
+    bool changes_hsv = false;
+    float hsv[5] = {};
+    Table table = Table::none;
+    std::shared_ptr<const LevelTable> levels = nullptr;  // of a given table
 
     static constexpr int opacity_of(float alpha) { return int(alpha * opaque + .5f); }
+    // Whether its table depends on what is under it.
+    bool computes_table() const { return table == Table::autocontrast || table == Table::equalize; }
     // Whether it is drawn over the canvas without regard to what is there.
     bool is_plain() const { return kind == Kind::source && !warped && alpha == opaque && layer == 0; }
 };

@@ -27,10 +27,42 @@ public:
     Layers(std::vector<PlacedRow>& rows, size_t count, uint8_t* layer_line)
         : rows_(rows), count_(count), layer_line_(layer_line) {}
 
+    // Computes the tables that depend on what is drawn before their rows. `blank` is a line of the fill color, `line`
+    // scratch memory.
+    void compute_tables(int height, const uint8_t* blank, size_t size, uint8_t* line) {
+        for (size_t i = 0; i < count_; ++i) {
+            if (!rows_[i].computes_table()) continue;
+            Histogram histogram{};
+            for (int y = 0; y < height; ++y) {
+                const Span span = rows_[i].span(y);
+                if (span.empty()) continue;
+                std::memcpy(line, blank, size);
+                const uint8_t* const under = draw_under(y, i, line);
+                const Span seen = under == line ? span : span.within(rows_[first_of_layer(i)].span(y));
+                if (!seen.empty()) rows_[i].count(seen, under, histogram);
+            }
+            rows_[i].set_table(histogram);
+        }
+    }
+
     // Draws line y over `line`.
-    void draw(int y, uint8_t* line) {
-        for (size_t i = 0; i < count_;) {
-            const size_t end = end_of_layer(i);
+    void draw(int y, uint8_t* line) { draw(y, count_, line); }
+
+private:
+    // What is drawn before a row: on the canvas, or on the row's layer.
+    const uint8_t* draw_under(int y, size_t row, uint8_t* line) {
+        const size_t first = first_of_layer(row);
+        if (rows_[row].placement().layer == 0) {
+            draw(y, row, line);
+            return line;
+        }
+        draw_content(y, first, row, rows_[first].span(y));
+        return layer_line_;
+    }
+
+    void draw(int y, size_t count, uint8_t* line) {
+        for (size_t i = 0; i < count;) {
+            const size_t end = std::min(end_of_layer(i), count);
             if (rows_[i].placement().layer)
                 draw_layer(y, i, end, line);
             else
@@ -39,7 +71,11 @@ public:
         }
     }
 
-private:
+    size_t first_of_layer(size_t row) const {
+        while (row > 0 && rows_[row - 1].placement().layer == rows_[row].placement().layer) --row;
+        return row;
+    }
+
     size_t end_of_layer(size_t first) const {
         size_t end = first + 1;
         while (end < count_ && rows_[end].placement().layer == rows_[first].placement().layer) ++end;
@@ -58,10 +94,15 @@ private:
         const PlacedRow& ground = rows_[first];
         const Span limit = ground.span(y);
         if (limit.empty()) return;
-        fill_pixels(layer_line_, limit, ground.fill());
-        draw_rows(y, first + 1, end, limit, layer_line_);
+        draw_content(y, first, end, limit);
         const size_t begin = size_t(3) * limit.begin;
         kernels().mix(layer_line_ + begin, ground.placement().alpha, size_t(3) * limit.size(), line + begin);
+    }
+
+    void draw_content(int y, size_t first, size_t end, Span limit) {
+        if (limit.empty()) return;
+        fill_pixels(layer_line_, limit, rows_[first].fill());
+        draw_rows(y, first + 1, end, limit, layer_line_);
     }
 
     std::vector<PlacedRow>& rows_;
@@ -80,6 +121,7 @@ void render(const Canvas& canvas, std::vector<PlacedRow>& rows, size_t count, Bu
                                    [](const PlacedRow& row) { return row.placement().is_plain(); });
     Layers layers(rows, count, channels);
     fill_pixels(blank, {0, canvas.width}, canvas.fill);
+    layers.compute_tables(canvas.height, blank, size, line);
     std::memcpy(line, blank, size);
     for (int y = 0; y < canvas.height; ++y) {
         int shown = 0;

@@ -1,12 +1,17 @@
 // Resampling along one axis: the source samples of each output and their weights.
 //
-// Output u is centered at start + (u + .5) * extent / size in the source. Enlarging interpolates between the two
-// nearest samples (bilinear). Shrinking uses a triangle whose radius is the scale, like Pillow's antialiased BILINEAR.
-// At the edges of the plane, bilinear repeats the outermost sample, and the triangle is normalized over the samples
-// within the plane.
+// Output u is centered at start + (u + .5) * extent / size in the source. The filters are
+//     bilinear: enlarging interpolates between the two nearest samples. Shrinking uses a triangle whose radius is the
+//         scale, like Pillow's antialiased BILINEAR.
+//     bilinear without antialiasing: interpolates between the two nearest samples also when shrinking.
+//     nearest: the sample that contains the center.
+//     bicubic: Keys' cubic with a = -.5, whose radius is 2 and twice the scale when shrinking, like Pillow's BICUBIC.
+// At the edges of the plane, interpolation repeats the outermost sample; the triangle and the cubic are normalized over
+// the samples within the plane.
 //
 // All kernels use the same fixed point. Samples are centered (minus 128) and resampled horizontally to int16 in units
-// of 1/255 level; rows are then blended with weights in units of 1/32768.
+// of 1/255 level, clipped to 0 to 255; rows are then blended with weights in units of 1/32768. Bicubic has weights
+// above 1 and sums beyond the range of a byte, so its rows are blended with half of these weights.
 #pragma once
 
 #include <cstdint>
@@ -14,21 +19,28 @@
 #include <memory>
 #include <vector>
 
+#include "filter.h"
+
 namespace fastload {
+
+// By how much the color matrix has to multiply the blended rows of a filter.
+constexpr int blended_scale(Filter filter) { return filter == Filter::bicubic ? 2 : 1; }
 
 struct Axis {
     double start, extent;  // the source interval, in samples of the plane
     int source;            // number of samples
     int size;              // number of outputs
     bool flip;             // whether outputs are in reverse order
+    Filter filter = Filter::bilinear;
     bool operator==(const Axis& other) const {
         return start == other.start && extent == other.extent && source == other.source && size == other.size &&
-               flip == other.flip;
+               flip == other.flip && filter == other.filter;
     }
 };
 
-// With two taps, outputs are in blocks of 8, and the samples of a block lie within 16 bytes of its base. With more
-// taps, the weights are in blocks of 16 outputs and groups of 4 taps.
+// With two taps, outputs are in blocks of 8, and the samples of a block lie within 16 bytes of its base; in blocks of
+// 32, within 64 bytes. With more taps, and where two taps lie farther apart, the weights are in blocks of 16 outputs
+// and groups of 4 taps.
 struct HorizontalTable {
     Axis axis;
     int taps;  // 2, or a multiple of 4
@@ -40,10 +52,16 @@ struct HorizontalTable {
     std::vector<uint8_t> index32; // (block, 32, 2) bytes relative to base32
     std::vector<uint8_t> weight;  // (output, 2), summing to 255
 
+    // Four taps, which are next to each other: `base8` and `base32`; in `index8` and `index32`, 128 and the first tap.
+    std::vector<int16_t> four_weights;  // (block of 32, tap, 32), summing to four_taps_one; else empty
+
     // more taps
     std::vector<int32_t> start;   // first sample of each output
-    std::vector<uint8_t> weights; // (block, group, 16, 4)
+    std::vector<uint8_t> weights; // (block, group, 16, 4); empty if weights are signed
     std::vector<float> norm;      // 255 / sum of the output's weights
+    // Signed weights: taps 0 and 2 of a group, then taps 1 and 3.
+    std::vector<int16_t> signed_weights;  // (block, group, 2, 16, 2)
+    std::vector<int32_t> bias;            // -128 * sum of the output's weights: samples are not centered
     // For shuffles that gather four taps of several adjacent outputs at once: bytes relative to the lowest start of
     // them.
     std::vector<int32_t> base4, base16;    // of 4 and of 16 outputs
@@ -55,7 +73,7 @@ struct VerticalTable {
     Axis axis;
     int taps;
     std::vector<int32_t> first;   // first source row of each output row
-    std::vector<int16_t> weight;  // (output, taps), summing to 32768 (a single 32768 is stored as 32767)
+    std::vector<int16_t> weight;  // (output, taps), summing to 32768 / blended_scale; a 32768 is stored as 32767
 };
 
 HorizontalTable horizontal_table(const Axis& axis);
@@ -72,6 +90,12 @@ private:
     std::shared_ptr<const HorizontalTable> horizontal_[slots];
     std::shared_ptr<const VerticalTable> vertical_[slots];
 };
+
+// The sum of an output's four weights. Products with samples in units of 1/256 are rounded to units of 1/127.5.
+constexpr int four_taps_one = 255 * 64;
+
+// The limits of samples after resampling horizontally.
+constexpr int least_sample = -128 * 255, largest_sample = 127 * 255;
 
 // RGB = matrix * (plane samples - 128) + offset, in 1/8 level: matrix in units of 255 / (8 * 32768).
 struct ColorMatrix {

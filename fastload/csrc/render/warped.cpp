@@ -81,6 +81,7 @@ Part part_of(const Placement& placement, const WarpedCrop& crop, int axis) {
 
 void WarpedPicture::open(const Planes& planes, const Placement& placement, const WarpedCrop& crop, TableCache& tables) {
     View view{};
+    view.filter = placement.filter;
     double* const start[2] = {&view.x, &view.y};
     double* const extent[2] = {&view.w, &view.h};
     int* const size[2] = {&view.width, &view.height};

@@ -62,8 +62,57 @@ TARGET void horizontal_many(const uint8_t* row, const HorizontalTable& table, in
     }
 }
 
+TARGET void horizontal_four(const uint8_t* row, const HorizontalTable& table, int16_t* out) {
+    const __m256i center = _mm256_set1_epi8(-128), next = all16(256);
+    const __m256i least = all16(least_sample / 2), largest = all16(largest_sample / 2);
+    const int32_t* base = table.base8.data();
+    const uint8_t* index = table.index8.data();
+    const int16_t* const weights = table.four_weights.data();
+    const int size = table.axis.size;
+    for (int u = 0; u < size; u += 16, base += 2, index += 32) {
+        const __m256i samples = bit_xor(load_pair(row + base[0], row + base[1]), center);
+        const int16_t* weight = weights + u / 32 * 128 + u % 32;
+        __m256i where = load(index), sum = multiply_high16(shuffle8(samples, where), load(weight));
+        for (int k = 1; k < 4; ++k) {
+            where = add16(where, next);
+            sum = add16(sum, multiply_high16(shuffle8(samples, where), load(weight + 32 * k)));
+        }
+        sum = _mm256_max_epi16(_mm256_min_epi16(sum, largest), least);
+        store(out + u, add16(sum, sum));
+    }
+}
+
+template <bool shuffles>
+TARGET void horizontal_signed(const uint8_t* row, const HorizontalTable& table, int16_t* out) {
+    const __m256i even = _mm256_set1_epi16(255);
+    const __m128i least = _mm_set1_epi16(least_sample), largest = _mm_set1_epi16(largest_sample);
+    const int groups = table.taps / 4, size = table.axis.size;
+    const int32_t* const bias = table.bias.data();
+    const float* const norm = table.norm.data();
+    for (int u = 0; u < size; u += 8) {
+        const int16_t* weights = &table.signed_weights[size_t(u / 16) * groups * 64 + u % 16 * 2];
+        const __m256i where = load(shuffles ? static_cast<const void*>(&table.index4[4 * u]) : &table.start[u]);
+        const uint8_t* low = shuffles ? row + table.base4[u / 4] : row;
+        const uint8_t* high = shuffles ? row + table.base4[u / 4 + 1] : row;
+        __m256i sum = load(bias + u);
+        for (int g = 0; g < groups; ++g, low += 4, high += 4, weights += 64) {
+            const __m256i taps = shuffles ? shuffle8(load_pair(low, high), where)
+                                          : _mm256_i32gather_epi32(reinterpret_cast<const int*>(low), where, 1);
+            sum = add_dot16(sum, _mm256_and_si256(taps, even), load(weights));
+            sum = add_dot16(sum, _mm256_srli_epi16(taps, 8), load(weights + 32));
+        }
+        const __m256i scaled = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_loadu_ps(norm + u)));
+        const __m128i packed =
+            _mm_packs_epi32(_mm256_castsi256_si128(scaled), _mm256_extracti128_si256(scaled, 1));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out + u), _mm_max_epi16(_mm_min_epi16(packed, largest), least));
+    }
+}
+
 void horizontal(const uint8_t* row, const HorizontalTable& table, int16_t* out) {
     if (table.taps == 2) return horizontal_two(row, table, out);
+    if (!table.four_weights.empty()) return horizontal_four(row, table, out);
+    if (!table.signed_weights.empty())
+        return table.shuffles4 ? horizontal_signed<true>(row, table, out) : horizontal_signed<false>(row, table, out);
     table.shuffles4 ? horizontal_many<true>(row, table, out) : horizontal_many<false>(row, table, out);
 }
 

@@ -52,8 +52,56 @@ TARGET void horizontal_many(const uint8_t* row, const HorizontalTable& table, in
     }
 }
 
+TARGET void horizontal_four(const uint8_t* row, const HorizontalTable& table, int16_t* out) {
+    constexpr __mmask64 upper = 0xaaaaaaaaaaaaaaaa;  // the samples' bytes of words
+    const __m512i center = _mm512_set1_epi8(-128), next = all16(256);
+    const __m512i least = all16(least_sample / 2), largest = all16(largest_sample / 2);
+    const int32_t* base = table.base32.data();
+    const uint8_t* index = table.index32.data();
+    const int16_t* weight = table.four_weights.data();
+    const int size = table.axis.size;
+    for (int u = 0; u < size; u += 32, ++base, index += 64, weight += 128) {
+        const __m512i samples = _mm512_xor_si512(load(row + *base), center);
+        __m512i where = load(index), sum = zeros();
+        for (int k = 0; k < 4; ++k, where = add16(where, next)) {
+            const __m512i taps = _mm512_maskz_permutexvar_epi8(upper, where, samples);
+            sum = add16(sum, multiply_high16(taps, load(weight + 32 * k)));
+        }
+        sum = _mm512_max_epi16(_mm512_min_epi16(sum, largest), least);
+        store(out + u, add16(sum, sum));
+    }
+}
+
+template <bool shuffles>
+TARGET void horizontal_signed(const uint8_t* row, const HorizontalTable& table, int16_t* out) {
+    const __m512i even = all16(255);
+    const __m256i least = _mm256_set1_epi16(least_sample), largest = _mm256_set1_epi16(largest_sample);
+    const int groups = table.taps / 4, size = table.axis.size;
+    const int16_t* weights = table.signed_weights.data();
+    const int32_t* const bias = table.bias.data();
+    const float* const norm = table.norm.data();
+    for (int u = 0; u < size; u += 16) {
+        const __m512i where = load(shuffles ? static_cast<const void*>(&table.index16[4 * u]) : &table.start[u]);
+        const uint8_t* samples = shuffles ? row + table.base16[u / 16] : row;
+        __m512i sum = load(bias + u);
+        for (int g = 0; g < groups; ++g, samples += 4, weights += 64) {
+            const __m512i taps = shuffles ? _mm512_permutexvar_epi8(where, load(samples))
+                                          : _mm512_i32gather_epi32(where, samples, 1);
+            sum = add_dot16(sum, bit_and(taps, even), load(weights));
+            sum = add_dot16(sum, _mm512_srli_epi16(taps, 8), load(weights + 32));
+        }
+        const __m512i scaled = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_loadu_ps(norm + u)));
+        const __m256i packed = _mm512_cvtsepi32_epi16(scaled);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + u),
+                            _mm256_max_epi16(_mm256_min_epi16(packed, largest), least));
+    }
+}
+
 void horizontal(const uint8_t* row, const HorizontalTable& table, int16_t* out) {
     if (table.taps == 2) return horizontal_two(row, table, out);
+    if (!table.four_weights.empty()) return horizontal_four(row, table, out);
+    if (!table.signed_weights.empty())
+        return table.shuffles16 ? horizontal_signed<true>(row, table, out) : horizontal_signed<false>(row, table, out);
     table.shuffles16 ? horizontal_many<true>(row, table, out) : horizontal_many<false>(row, table, out);
 }
 

@@ -58,7 +58,8 @@ void horizontal_many(const uint8_t* row, const HorizontalTable& table, int16_t* 
 
 void horizontal(const uint8_t* row, const HorizontalTable& table, int16_t* out) {
     if (table.taps == 2) return horizontal_two(row, table, out);
-    table.shuffles4 ? horizontal_many(row, table, out) : scalar_kernels.horizontal(row, table, out);
+    table.shuffles4 && !table.weights.empty() ? horizontal_many(row, table, out)
+                                               : scalar_kernels.horizontal(row, table, out);
 }
 
 void vertical(const int16_t* const* rows, const int16_t* weights, int taps, int width, int16_t* out) {

@@ -23,7 +23,33 @@ int16_t saturated(int value) { return int16_t(std::clamp(value, -32768, 32767));
 
 int multiply_high(int a, int b) { return (a * b + 0x4000) >> 15; }
 
+void horizontal_four(const uint8_t* row, const HorizontalTable& table, int16_t* out) {
+    for (int u = 0; u < table.axis.size; ++u) {
+        const uint8_t* samples = row + table.base8[u / 8] + table.index8[2 * u + 1];
+        int sum = 0;
+        for (int k = 0; k < 4; ++k) {
+            const int weight = table.four_weights[size_t(u / 32) * 128 + k * 32 + u % 32];
+            if (weight) sum += multiply_high((samples[k] - 128) * 256, weight);
+        }
+        out[u] = int16_t(2 * std::clamp(sum, least_sample / 2, largest_sample / 2));
+    }
+}
+
+void horizontal_signed(const uint8_t* row, const HorizontalTable& table, int16_t* out) {
+    for (int u = 0; u < table.axis.size; ++u) {
+        int sum = table.bias[u];
+        for (int k = 0; k < table.taps; ++k) {
+            const size_t group = size_t(u / 16) * (table.taps / 4) + k / 4;
+            const int weight = table.signed_weights[((group * 2 + k % 2) * 16 + u % 16) * 2 + k % 4 / 2];
+            if (weight) sum += weight * row[table.start[u] + k];
+        }
+        out[u] = int16_t(std::clamp<long>(std::lrint(float(sum) * table.norm[u]), least_sample, largest_sample));
+    }
+}
+
 void horizontal(const uint8_t* row, const HorizontalTable& table, int16_t* out) {
+    if (!table.four_weights.empty()) return horizontal_four(row, table, out);
+    if (!table.signed_weights.empty()) return horizontal_signed(row, table, out);
     if (table.taps == 2) {
         for (int u = 0; u < table.axis.size; ++u) {
             const uint8_t* samples = row + table.base8[u / 8];

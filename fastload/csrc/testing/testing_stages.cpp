@@ -96,9 +96,10 @@ private:
 // Decodes records, then draws each whole image in `sizes` (N, 2) width, height; only drawing is timed. Rows are stored
 // to `out`, as in an engine, or without `store` stay where they were made.
 double render_loop(const std::vector<py::buffer>& records, const Array<int32_t>& sizes, const std::string& level,
-                   const Array<uint8_t>& out, bool store) {
+                   const Array<uint8_t>& out, bool store, int filter) {
     const std::vector<Bytes> bytes(records.begin(), records.end());
     require(sizes.size() == py::ssize_t(2 * bytes.size()), "a size for each record is needed");
+    require(filter >= 0 && filter < filter_kinds, "a filter is a position in FILTERS");
     const Kernels& kernels = kernels_of(simd_level_named(level));
     RecordDecoder decoder(kernels);
     Rows rows(out, sizes);
@@ -112,7 +113,7 @@ double render_loop(const std::vector<py::buffer>& records, const Array<int32_t>&
         decoder.planes(bytes[i].data(), bytes[i].size(), false, memory, planes);
         const int width = sizes.data()[2 * i], height = sizes.data()[2 * i + 1];
         const size_t size = Rows::bytes(width);
-        const View whole{0, 0, double(planes.width), double(planes.height), width, height, false};
+        const View whole{0, 0, double(planes.width), double(planes.height), width, height, false, Filter(filter)};
         uint8_t* const row = row_memory.ensure(size);
         const auto start = Clock::now();
         picture.open(planes, whole, identity_color, tables);
@@ -139,35 +140,6 @@ double store_loop(const Array<int32_t>& sizes, const std::string& level, const A
         for (int y = 0; y < size[1]; ++y) kernels.stream(rows.next(bytes), row, bytes);
     }
     return seconds_since(start);
-}
-
-// Changes the colors of an image's lines, which are in the cache, by one of the kernels.
-double adjust_loop(const std::string& step, int width, int height, const std::string& level) {
-    require(width > 0 && height > 0, "the size must be positive");
-    const Kernels& kernels = kernels_of(simd_level_named(level));
-    constexpr float color[3][4] = {{1.1f, .1f, 0, 3}, {0, 1, .2f, -5}, {.1f, 0, .9f, 1}};
-    const float hue = step == "hsv" ? .01f : 0, saturation = step == "value" ? 1 : 1.3f;
-    const float hsv[5] = {hue, saturation, 0, .9f, 0};
-    const PixelMatrix matrix = pixel_matrix(color);
-    const HsvChange change = hsv_change(hsv);
-    LevelTable table;
-    for (int c = 0; c < 3; ++c)
-        for (int i = 0; i < 256; ++i) table.level[c][i] = uint8_t(97 * i + c);
-    std::vector<uint8_t> line(size_t(3) * width);
-    for (size_t i = 0; i < line.size(); ++i) line[i] = uint8_t(i * i >> 3);
-    const auto timed = [&](const auto& run) {
-        WithoutGil without_gil;
-        const auto start = Clock::now();
-        for (int y = 0; y < height; ++y) run(line.data(), size_t(width));
-        return seconds_since(start);
-    };
-    if (step == "hsv" || step == "saturation" || step == "value")
-        return timed([&](uint8_t* rgb, size_t pixels) { kernels.adjust_hsv(rgb, pixels, change); });
-    if (step == "recolor") return timed([&](uint8_t* rgb, size_t pixels) { kernels.recolor(rgb, pixels, matrix); });
-    if (step == "table") return timed([&](uint8_t* rgb, size_t pixels) { kernels.look_up(rgb, pixels, table); });
-    Histogram histogram{};
-    require(step == "histogram", "a step is hsv, saturation, value, recolor, table or histogram");
-    return timed([&](uint8_t* rgb, size_t pixels) { count_levels(rgb, pixels, histogram); });
 }
 
 // Decodes records, then draws each rotated by 10 degrees in `sizes` (N, 2) width, height, which it covers in part. Only
@@ -222,6 +194,35 @@ double mix_loop(const Array<int32_t>& sizes, const std::string& level) {
     return seconds_since(start);
 }
 
+// Changes the colors of an image's lines, which are in the cache, by one of the kernels.
+double adjust_loop(const std::string& step, int width, int height, const std::string& level) {
+    require(width > 0 && height > 0, "the size must be positive");
+    const Kernels& kernels = kernels_of(simd_level_named(level));
+    constexpr float color[3][4] = {{1.1f, .1f, 0, 3}, {0, 1, .2f, -5}, {.1f, 0, .9f, 1}};
+    const float hue = step == "hsv" ? .01f : 0, saturation = step == "value" ? 1 : 1.3f;
+    const float hsv[5] = {hue, saturation, 0, .9f, 0};
+    const PixelMatrix matrix = pixel_matrix(color);
+    const HsvChange change = hsv_change(hsv);
+    LevelTable table;
+    for (int c = 0; c < 3; ++c)
+        for (int i = 0; i < 256; ++i) table.level[c][i] = uint8_t(97 * i + c);
+    std::vector<uint8_t> line(size_t(3) * width);
+    for (size_t i = 0; i < line.size(); ++i) line[i] = uint8_t(i * i >> 3);
+    const auto timed = [&](const auto& run) {
+        WithoutGil without_gil;
+        const auto start = Clock::now();
+        for (int y = 0; y < height; ++y) run(line.data(), size_t(width));
+        return seconds_since(start);
+    };
+    if (step == "hsv" || step == "saturation" || step == "value")
+        return timed([&](uint8_t* rgb, size_t pixels) { kernels.adjust_hsv(rgb, pixels, change); });
+    if (step == "recolor") return timed([&](uint8_t* rgb, size_t pixels) { kernels.recolor(rgb, pixels, matrix); });
+    if (step == "table") return timed([&](uint8_t* rgb, size_t pixels) { kernels.look_up(rgb, pixels, table); });
+    Histogram histogram{};
+    require(step == "histogram", "a step is hsv, saturation, value, recolor, table or histogram");
+    return timed([&](uint8_t* rgb, size_t pixels) { count_levels(rgb, pixels, histogram); });
+}
+
 // Decodes images from a shared counter until none is left: the reference of the benchmarks.
 double decode_loop(const std::vector<py::buffer>& images, int threads) {
     std::vector<Bytes> bytes(images.begin(), images.end());
@@ -256,17 +257,17 @@ void bind_stages(py::module_& m) {
           "Undo the entropy coding of `original`, `dct` or `dct-fast` records; returns seconds.");
     m.def("planes_loop", &planes_loop, py::arg("records"), py::arg("level"), "Decode records; returns seconds.");
     m.def("render_loop", &render_loop, py::arg("records"), py::arg("sizes"), py::arg("level"),
-          py::arg("out").noconvert(), py::arg("store"),
+          py::arg("out").noconvert(), py::arg("store"), py::arg("filter") = 0,
           "Decode records, draw them in sizes (N, 2) width, height into `out`; returns the seconds of drawing.");
     m.def("store_loop", &store_loop, py::arg("sizes"), py::arg("level"), py::arg("out").noconvert(),
           "Write pictures of sizes (N, 2) width, height to `out` past the caches; returns seconds.");
-    m.def("adjust_loop", &adjust_loop, py::arg("step"), py::arg("width"), py::arg("height"), py::arg("level"),
-          "Change the colors of an image in one `step`: hsv, saturation (and value), value, recolor, table or histogram; "
-          "returns seconds.");
     m.def("warp_loop", &warp_loop, py::arg("records"), py::arg("sizes"), py::arg("level"),
           "Decode records, draw them rotated in sizes (N, 2) width, height; returns the seconds of sampling.");
     m.def("mix_loop", &mix_loop, py::arg("sizes"), py::arg("level"),
           "Blend pictures of sizes (N, 2) width, height; returns seconds.");
+    m.def("adjust_loop", &adjust_loop, py::arg("step"), py::arg("width"), py::arg("height"), py::arg("level"),
+          "Change the colors of an image in one `step`: hsv, saturation (and value), value, recolor, table or histogram; "
+          "returns seconds.");
     m.def("decode_loop", &decode_loop, py::arg("images"), py::arg("threads"),
           "Decode all images to RGB with nothing around it; returns seconds.");
     m.def(
