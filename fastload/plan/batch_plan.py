@@ -473,7 +473,8 @@ class BatchPlan:
             start, length = self.clip[:, axis], self.clip[:, axis + 2]
             near, far = start * scale + shift, (start + length) * scale + shift
             first, last = (np.rint(edge).clip(-CLIP_LIMIT, CLIP_LIMIT) for edge in (near, far))
-            step = self.crop[:, axis + 2] / (far - near)  # source pixels per new pixel
+            step = np.zeros(len(rows))  # source pixels per new pixel
+            np.divide(self.crop[:, axis + 2], far - near, out=step, where=rows)
             lead = np.where(self.flip, far - last, first - near) if axis == 0 else first - near
             np.add(self.crop[:, axis], lead * step, out=self.crop[:, axis], where=rows, casting="same_kind")
             np.copyto(self.crop[:, axis + 2], (last - first) * step, where=rows, casting="same_kind")
