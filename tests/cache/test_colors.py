@@ -10,7 +10,8 @@ import pytest
 
 from fastload import Cache, ColorJitter, FastLoader, Transform, _core
 from fastload.cache.format import index
-from fastload.cache.format.layout import OPTIONAL, Encoding
+from fastload.cache.format.layout import OPTIONAL, Encoding, Subsampling
+from fastload.cache.format.record import pack_record
 from fastload.cache.memory import MemoryCache
 from fastload.cache.read.summary import color_of_dataset, summarize
 from fastload.cache.write import assemble
@@ -97,20 +98,19 @@ def test_unusual_sampling(name):
     check(MemoryCache.of([DATA / f"jpeg/{name}.jpg"]))
 
 
-def test_planes_of_wrong_sizes_are_refused():
-    """The core checks the shapes that it is given."""
-    plane = np.zeros((4, 6), np.uint8)
-    assert _core.color_moments([plane], 3, False) == ([0, 0, 0], [0, 0, 0])
-    for planes, subsampling in (([plane] * 3, 2), ([plane], 0), ([], 3), ([plane[0]], 3), ([plane], 9)):
-        with pytest.raises(ValueError, match=r"plane|subsampling"):
-            _core.color_moments(planes, subsampling, False)
-
-
 def test_long_rows_do_not_overflow():
-    """A row of the longest side in the darkest level, with chroma of the largest magnitude."""
-    luma, chroma = np.zeros((2, 65_500), np.uint8), np.zeros((1, 32_750), np.uint8)
-    mean, std = _core.color_moments([luma, chroma, chroma], 2, False)
-    assert mean == pytest.approx([0, 0.344136 * 128 + 0.714136 * 128, 0], abs=0.01) and std == [0, 0, 0]
+    """Rows of the longest side in the darkest level, with chroma of the largest magnitude."""
+    payload = bytes(65_500 * 3 + 256)
+    mean, std = _core.record_colors(pack_record(payload, Encoding.PLANES, Subsampling.S420, (65_500, 2), False))
+    assert mean == pytest.approx([0, (0.344136 + 0.714136) * 128, 0], abs=0.01) and std == [0, 0, 0]
+
+
+def test_damage_is_an_error():
+    """Neither a damaged record nor a file that is no JPEG has colors."""
+    with pytest.raises(ValueError, match="shorter than its header"):
+        _core.record_colors(b"FLR1")
+    with pytest.raises(_core.JpegError):
+        _core.check_jpeg(b"no JPEG")
 
 
 def test_turned_and_smaller_images(tmp_path):

@@ -136,22 +136,18 @@ def admit(data: bytes, exif_rotate: bool = False) -> CheckedImage:
 def _checked_or_repaired(data: bytes) -> CheckedImage:
     """Return a regular JPEG unchanged, or repaired without loss."""
     try:
-        planes, warning = _core.decode_planes(data)
+        color, planes, warning = _core.check_jpeg(data)
     except ValueError as error:
         return _convert(data, f"an unusual JPEG ({error})")
-    if warning is None:
-        return _with_color(checked_jpeg(data), planes)
+    if color is not None:
+        return replace(checked_jpeg(data), color=ColorMoments(*color))
     truncated = "remature end" in warning
     for jpeg in with_end(data) if truncated else repaired_jpegs(data):
         with suppress(ValueError):
             repaired, remaining = _core.decode_planes(jpeg)
             if remaining is None and all(map(np.array_equal, repaired, planes)):
-                return _with_color(checked_jpeg(jpeg, change=("repaired", warning)), planes)
+                return checked_jpeg(jpeg, change=("repaired", warning))
     raise DecodeError(f"{'truncated' if truncated else 'corrupt'}: {warning}")
-
-
-def _with_color(image: CheckedImage, planes: list[NDArray[np.uint8]]) -> CheckedImage:
-    return replace(image, color=ColorMoments(*_core.color_moments(planes, image.subsampling, image.rgb)))
 
 
 def checked_jpeg(jpeg: bytes, orientation: int = 1, change: tuple[str, str] | None = None) -> CheckedImage:

@@ -141,7 +141,7 @@ def make_entry(
         encoding=header.encoding,
         checksum=header.checksum,
         columns=columns,
-        color=color or ColorMoments(*_core.color_moments(*_core.decode_record(record))),
+        color=color or ColorMoments(*_core.record_colors(record)),
     )
 
 

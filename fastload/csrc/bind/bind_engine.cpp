@@ -1,6 +1,7 @@
 // The engine's class, and functions for single records.
 #include "bindings.h"
 #include "engine.h"
+#include "moments.h"
 #include "record.h"
 
 #include <pybind11/stl.h>
@@ -19,6 +20,20 @@ py::tuple decode_record_planes(const py::buffer& buffer) {
         decoder->planes(bytes.data(), bytes.size(), true, memory, planes);
     }
     return py::make_tuple(to_arrays(planes), int(planes.subsampling), planes.rgb);
+}
+
+py::tuple record_colors(const py::buffer& buffer) {
+    const Bytes bytes(buffer);
+    thread_local const auto decoder = std::make_unique<RecordDecoder>();
+    ColorMoments colors{};
+    {
+        WithoutGil without_gil;
+        Buffer memory;
+        Planes planes;
+        decoder->planes(bytes.data(), bytes.size(), true, memory, planes);
+        colors = color_moments(planes);
+    }
+    return py::make_tuple(colors.mean, colors.std);
 }
 
 py::bytes payload_of(const py::buffer& jpeg, int encoding) {
@@ -64,6 +79,9 @@ void bind_engine(py::module_& m) {
         .def("close", &Engine::close);
     m.def("decode_record", &decode_record_planes, py::arg("record"),
           "Check and decode a whole record (header and payload) to (planes, subsampling, rgb); ValueError on failure.");
+    m.def("record_colors", &record_colors, py::arg("record"),
+          "Check and decode a whole record to (mean, standard deviation) of R, G and B, see moments.h; ValueError on\n"
+          "failure.");
     m.def("encode_payload", &payload_of, py::arg("jpeg"), py::arg("encoding"),
           "A JPEG's payload in an encoding of layout.Encoding; JpegError when it does not decode cleanly or fit it.");
 }

@@ -54,31 +54,20 @@ py::tuple decode_rgb(const py::buffer& buffer) {
     return py::make_tuple(rgb, optional_text(warning));
 }
 
-// The inverse of to_arrays.
-Planes from_arrays(const std::vector<Array<uint8_t>>& arrays, int subsampling, bool rgb) {
-    require(subsampling >= 0 && subsampling < subsampling_kinds, "unknown chroma subsampling");
-    require(arrays.size() == (subsampling == gray ? 1 : 3), "expected one plane of a gray image, or three");
-    for (const auto& array : arrays) require(array.ndim() == 2 && array.size() > 0, "a plane is (height, width)");
-    Planes planes{{}, int(arrays.size()), int(arrays[0].shape(1)), int(arrays[0].shape(0)),
-                  static_cast<Subsampling>(subsampling), rgb};
-    require(planes.width <= max_side && planes.height <= max_side, "the image is longer than 65,500 pixels");
-    for (int c = 0; c < planes.count; ++c) {
-        const int dx = c ? chroma_divisor_x[subsampling] : 1, dy = c ? chroma_divisor_y[subsampling] : 1;
-        const int width = (planes.width + dx - 1) / dx, height = (planes.height + dy - 1) / dy;
-        require(arrays[c].shape(1) == width && arrays[c].shape(0) == height, "a plane is of another size");
-        planes.plane[c] = {arrays[c].data(), width, height, width};
-    }
-    return planes;
-}
-
-py::tuple moments_of(const std::vector<Array<uint8_t>>& arrays, int subsampling, bool rgb) {
-    const Planes planes = from_arrays(arrays, subsampling, rgb);
-    ColorMoments moments;
+// Copies the planes only of a file with a warning, which is to be repaired: copies of all would slow down building.
+py::tuple check_jpeg(const py::buffer& buffer) {
+    const Bytes bytes(buffer);
+    std::string warning;
+    Buffer memory;
+    Planes planes;
+    ColorMoments colors{};
     {
         WithoutGil without_gil;
-        moments = color_moments(planes);
+        warning = thread_decoder().planes(bytes.data(), bytes.size(), memory, planes);
+        if (warning.empty()) colors = color_moments(planes);
     }
-    return py::make_tuple(moments.mean, moments.std);
+    if (!warning.empty()) return py::make_tuple(py::none(), to_arrays(planes), warning);
+    return py::make_tuple(py::make_tuple(colors.mean, colors.std), py::list(), warning);
 }
 
 // The PyPI package `turbojpeg` has its library in a separate folder beside its modules.
@@ -112,8 +101,9 @@ void bind_jpeg(py::module_& m) {
     m.def("jpeg_header", &header_of, py::arg("data"), "Size and color of a JPEG; JpegError when it is none.");
     m.def("decode_planes", &decode_planes, py::arg("data"),
           "Decode by libjpeg-turbo to ([Y] or [Y, Cb, Cr] or [R, G, B] uint8 arrays, warning or None); JpegError on failure.");
-    m.def("color_moments", &moments_of, py::arg("planes"), py::arg("subsampling"), py::arg("rgb"),
-          "Mean and standard deviation of R, G and B over an image given by its planes; see moments.h.");
+    m.def("check_jpeg", &check_jpeg, py::arg("data"),
+          "Decode by libjpeg-turbo. Returns ((mean, standard deviation) of R, G and B, see moments.h; [], \"\"), or\n"
+          "(None, planes, warning); JpegError on failure.");
     m.def("decode_rgb", &decode_rgb, py::arg("data"),
           "Decode to ((H, W, 3) uint8 array, warning or None); JpegError on failure.");
 }
