@@ -45,6 +45,7 @@ class Setup:
         recipe: a name of RECIPES.
         workers: worker processes.
         batch_size: images in a batch.
+        loaders: the names of the recipe's loaders to run.
     """
 
     repositories: Path
@@ -52,6 +53,7 @@ class Setup:
     recipe: str
     workers: int
     batch_size: int
+    loaders: list[str]
 
 
 Loader = Iterable[tuple[Any, ...]]
@@ -171,7 +173,7 @@ def measure(setup: Setup, images: int, rounds: int) -> dict[str, Any]:
     """Measure the loaders of a recipe in turns."""
     found: dict[str, list[tuple[float, float]]] = {}
     with open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet):  # the repositories print
-        loaders = {name: make(setup) for name, make in RECIPES[setup.recipe].items()}
+        loaders = {name: RECIPES[setup.recipe][name](setup) for name in setup.loaders}
         for _ in range(rounds):
             for name, loader in loaders.items():
                 found.setdefault(name, []).append(measure_round(loader, images, setup))
@@ -201,8 +203,12 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=600, help="images in a round (default: 600)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds (default: 3)")
     parser.add_argument("--batch-size", type=int, default=16, help="images in a batch (default: 16)")
+    parser.add_argument("--loaders", nargs="+", metavar="NAME", help="loaders of the recipe (default: all)")
     given = parser.parse_args()
-    setup = Setup(given.repositories, given.data, given.recipe, given.workers, given.batch_size)
+    names = list(RECIPES[given.recipe])
+    if unknown := set(given.loaders or ()) - set(names):
+        parser.error(f"{given.recipe} has no loader {', '.join(sorted(unknown))}: use some of {', '.join(names)}")
+    setup = Setup(given.repositories, given.data, given.recipe, given.workers, given.batch_size, given.loaders or names)
     print(json.dumps(measure(setup, given.images, given.rounds), indent=1))
 
 
