@@ -1,8 +1,7 @@
-"""Transforms against the published code: the same random numbers give the same boxes, and pixels within a bound.
+"""Transforms against the published code: the same random numbers give the same boxes.
 
 The results of the published code are in tests/data/recipes. Boxes agree to .01 pixel. Where a scaled image ends within
-a pixel, ours end with its last whole pixel, and published ones up to half a pixel beyond. Pixels differ because the published code resamples by other filters, up to
-three times, rounds to bytes after each step, and because chroma is interpolated here with the planes of the JPEG.
+a pixel, ours end with its last whole pixel, and published ones up to half a pixel beyond.
 """
 
 from __future__ import annotations
