@@ -33,7 +33,8 @@ def test_a_users_transform_is_given_one_batch_at_a_time_unless_it_says_otherwise
     for transforms, sizes in (
         ([SeesSizes(False)], [4] * 9 + [1]),
         ([SeesSizes(True)], [16, 16, 5]),
-        ([SeesSizes(True), ShortestEdge([32, 48], per_batch=True)], [4] * 9 + [1]),
+        ([SeesSizes(True), ShortestEdge([32, 48], per_batch=True)], [16, 16, 5]),
+        ([SeesSizes(True), SeesSizes(False)], [4] * 9 + [1]),
         ([SeesSizes(True), *RANDOM], [16, 16, 5]),
     ):
         assert ids(loader(transforms=transforms)) == [IDS[i : i + 4] for i in range(0, 37, 4)]
