@@ -253,7 +253,7 @@ class BatchPlan:
         if isinstance(table, int):
             more.table = np.full(len(slots), table, np.int32)
         elif table is not None:
-            more.table, more.tables = np.arange(len(slots), dtype=np.int32), np.asarray(table, np.uint8)
+            more.table, more.tables = np.arange(len(slots), dtype=np.int32), np.array(table, np.uint8, order="C")
         if alpha is not None:
             more.alpha = np.asarray(alpha, np.float32)
         self._append(more)

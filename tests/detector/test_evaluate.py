@@ -207,7 +207,7 @@ def test_a_wrong_path_is_one_line(tmp_path):
         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=100,
     )  # fmt: skip
     assert done.returncode == 1
-    assert "no[/where] is not a folder" in done.stderr and "Traceback" not in done.stderr
+    assert "no[/where] does not exist" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_every_backbone_can_be_built_from_settings(tiny):

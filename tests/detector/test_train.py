@@ -274,7 +274,7 @@ def test_a_loss_that_is_not_a_number_names_its_images_and_keeps_the_last_checkpo
 def test_bad_datasets_are_explained(tiny, tmp_path):
     """No dataset, no boxes at all, splits that cannot be told: one line each."""
     (tmp_path / "pictures").mkdir()
-    with pytest.raises(SourceError, match=r"no coco dataset found in .*pictures: looked for annotations/instances_"):
+    with pytest.raises(SourceError, match=r"no dataset of the format coco in .*pictures, which holds nothing"):
         train(replace(tiny, data=tmp_path / "pictures"))
     empty = make_blocks(tmp_path / "empty", {"train": 2, "val": 2})
     content = json.loads((empty / "annotations" / "instances_train.json").read_text())
