@@ -18,9 +18,8 @@ from fastload.cache.format.layout import Encoding
 from fastload.cache.write.build import BuildOptions, build_cache
 from fastload.plan.batch_plan import BatchPlan
 from fastload.plan.image_index import ImageIndex
-from fastload.plan.transforms.grid_mosaic import GridMosaic
-from fastload.plan.transforms.mix import BatchMixUp
-from fastload.plan.transforms.pad import Pad
+from fastload.plan.transforms.crop import Pad
+from fastload.plan.transforms.mix import BatchMixUp, GridMosaic
 from fastload.plan.transforms.resize import LetterBox, ShortestEdge
 from fastload.plan.transforms.transform import scaled
 from fastload.sources.detect import find_datasets
@@ -28,10 +27,6 @@ from tests.support.recipes import Case, published, sample_objects
 
 MEAN = (123, 117, 104)
 RNG = np.random.default_rng(0)
-OPS = (
-    "shearx", "sheary", "translatex", "translatey", "rotate", "brightness", "color", "contrast", "sharpness",
-    "posterize", "solarize", "autocontrast", "equalize", "identity",
-)  # fmt: skip
 
 Draw = Callable[[Case, BatchPlan, ImageIndex], None]
 
@@ -192,10 +187,6 @@ def batch_mixup(case: Case, plan: BatchPlan, images: ImageIndex) -> None:
     plan.join(images.plan(np.array(case.sources[1:])))
     plan.resize(np.full((2, 2), 640))
     BatchMixUp().mix(plan, np.array([case.draws["lambda"], 1.0]))
-    plan.put(np.array([0]), plan.take(np.array([0])))
-    both = plan.take(np.array([0]))
-    for name, values in vars(both).items():
-        setattr(plan, name, values)
 
 
 DETECTION: dict[tuple[str, str], Draw] = {
@@ -220,11 +211,7 @@ DETECTION: dict[tuple[str, str], Draw] = {
 def planned(case: Case, draw: Draw, images: ImageIndex) -> BatchPlan:
     plan = images.plan(np.array(case.sources[:1]))
     draw(case, plan, images)
-    return plan
-
-
-def number(case: Case) -> str:
-    return case.name
+    return plan.take(np.array([0]))  # `batch_mixup` plans a batch
 
 
 @pytest.mark.parametrize(

@@ -15,15 +15,15 @@ Pixels = NDArray[np.uint8]  # (..., 3) RGB
 LEVELS = 256
 
 
-def recolored(pixels: Pixels, color: NDArray[np.floating[Any]]) -> Pixels:
+def recolored(pixels: NDArray[np.floating[Any]] | Pixels, color: NDArray[np.floating[Any]]) -> Pixels:
     """Apply a color matrix.
 
     Args:
-        pixels: (..., 3) RGB.
+        pixels: (..., 3) RGB, levels or numbers between them.
         color: (3, 4): RGB in 0..255 -> color[:, :3] @ rgb + color[:, 3].
     """
     matrix = np.asarray(color, np.float64)
-    return _rounded(pixels @ matrix[:, :3].T + matrix[:, 3])
+    return to_levels(pixels @ matrix[:, :3].T + matrix[:, 3])
 
 
 def hsv_changed(pixels: Pixels, hsv: NDArray[np.floating[Any]]) -> Pixels:
@@ -57,7 +57,7 @@ def hsv_changed(pixels: Pixels, hsv: NDArray[np.floating[Any]]) -> Pixels:
     chroma = value * np.clip(saturation_gain * saturation + saturation_shift, 0, 1)
     # by which share of the chroma a channel is below the value: 0 within one sector of its center, 1 beyond two
     distance = [np.minimum(sector, 6 - sector), np.abs(sector - 2), np.abs(sector - 4)]
-    return _rounded(np.stack([value - chroma * np.clip(d - 1, 0, 1) for d in distance], -1))
+    return to_levels(np.stack([value - chroma * np.clip(d - 1, 0, 1) for d in distance], -1))
 
 
 def looked_up(pixels: Pixels, table: NDArray[np.uint8]) -> Pixels:
@@ -101,6 +101,6 @@ def equalize_table(pixels: Pixels) -> NDArray[np.uint8]:
     return table
 
 
-def _rounded(pixels: NDArray[np.float64]) -> Pixels:
-    """Round to the nearest level, halves up."""
+def to_levels(pixels: NDArray[np.float64]) -> Pixels:
+    """Clip to 0 to 255 and round to the nearest level, halves up."""
     return np.floor(np.clip(pixels, 0, 255) + 0.5).astype(np.uint8)

@@ -1,9 +1,9 @@
 """The reference engine: the specification of plans, in NumPy. It is slow and written to be read.
 
 It interpolates the decoded Y, Cb and Cr planes in floating point, then converts to RGB. A row with a warp is drawn
-axis-aligned first, as a *tile*, whose pixels are then interpolated. Pillow converts first and
-interpolates afterwards, which differs in rounding, in clipping and in the upsampling of subsampled chroma: by a
-fraction of a level on average, and by more in single saturated pixels.
+axis-aligned first, as a *tile*, whose pixels are then interpolated. Pillow converts first and interpolates afterwards,
+which differs in rounding, in clipping and in the upsampling of subsampled chroma: by a fraction of a level on average,
+and by more in single saturated pixels.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -157,17 +157,6 @@ def interpolated(pixels: NDArray[np.uint8], x: NDArray[np.float64], y: NDArray[n
     return values
 
 
-def recolored(pixels: NDArray[np.floating[Any] | np.uint8], color: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Change the colors of pixels (..., 3) by a matrix (3, 4), and round them to levels."""
-    return to_levels(pixels @ color[:, :3].T.astype(np.float64) + color[:, 3])
-
-
-def to_levels(pixels: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
-    """Clip to 0 to 255 and round, halves upward."""
-    levels: NDArray[np.uint8] = np.floor(np.clip(pixels, 0, 255) + 0.5).astype(np.uint8)
-    return levels
-
-
 def mixed(over: NDArray[np.uint8], under: NDArray[np.uint8], alpha: float) -> NDArray[np.uint8]:
     """Blend pixels over others with an opacity, which is rounded to 1/256."""
     share = int(alpha * 256 + 0.5)
@@ -296,18 +285,19 @@ class ReferenceEngine:
         """
         index, color = int(plan.index[row]), plan.color[row]
         if index == FILL:
-            return recolored(np.zeros((int(mask.sum()), 3)), color)
+            return adjust.recolored(np.zeros((int(mask.sum()), 3)), color)
         if index == ADJUST:
             return adjusted(canvas[mask], plan, row)
         source = Source(*_core.decode_record(self._cache.record_bytes(index)))
         crop, (x, y, w, h) = plan.crop[row], plan.clip[row].tolist()
         if _is_aligned(plan, row):
-            pixels = recolored(draw_aligned(source, crop, (w, h), bool(plan.flip[row]), _filter(plan, row)), color)
+            drawn = draw_aligned(source, crop, (w, h), bool(plan.flip[row]), _filter(plan, row))
+            pixels = adjust.recolored(drawn, color)
         else:
             size = tile_size(crop, plan.matrix[row])
-            tile = recolored(draw_aligned(source, crop, size, False, _filter(plan, row)), color)
+            tile = adjust.recolored(draw_aligned(source, crop, size, False, _filter(plan, row)), color)
             place = (source_points(plan, row) - crop[:2]) * (size / crop[2:].astype(np.float64))
-            pixels = to_levels(interpolated(tile, place[..., 0], place[..., 1]))
+            pixels = adjust.to_levels(interpolated(tile, place[..., 0], place[..., 1]))
         return pixels[mask[y : y + h, x : x + w]]
 
     def images(self, ticket: list[ReferenceJob], number: int) -> Tensor | None:

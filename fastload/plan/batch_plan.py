@@ -34,6 +34,7 @@ OPTIONAL_ROW_COLUMNS: dict[str, NDArray[Any]] = {  # None in most plans; the val
     "weight": np.array(1, np.float32),
 }
 IDENTITY_COLOR = np.eye(3, 4, dtype=np.float32)
+IDENTITY_HSV = OPTIONAL_ROW_COLUMNS["hsv"]
 FILL, ADJUST = -1, -2  # the index of rows without a source
 NO_TABLE, AUTOCONTRAST, EQUALIZE = -1, -2, -3  # values of `table` that are not numbers of tables
 FILTERS = ("bilinear", "bilinear-no-antialias", "nearest", "bicubic")  # in the order of the core's enum
@@ -126,16 +127,9 @@ class BatchPlan:
         scale = (size / self.size).take(self.slot, 0)
         matrix = np.zeros((len(scale), 2, 3))
         matrix[:, [0, 1], [0, 1]] = scale
+        self._scale(matrix, np.ones(len(scale), np.bool_))
         if self.warp is not None:
-            turned = ~self.is_aligned
-            low, high = self.clip[:, :2] * scale, (self.clip[:, :2] + self.clip[:, 2:]) * scale
-            bounds = np.rint(np.concatenate([low, high], 1)).astype(np.int32)
-            bounds[:, 2:] -= bounds[:, :2]
-            self._scale(matrix, ~turned)
-            np.copyto(self.clip, bounds, where=turned[:, None])
             self.warp *= scale[:, :, None]
-        else:
-            self._scale(matrix, np.ones(len(scale), np.bool_))
         self.size = size
         self._drop_hidden()
 
@@ -284,6 +278,12 @@ class BatchPlan:
         `mix_weight`."""
         self.weight = self._column("weight") * np.asarray(weight, np.float32).take(self.slot)
 
+    def drop_boxes(self, min_visible: float = 0.0, min_size: float = 0.0, max_aspect: float = np.inf) -> None:
+        """Drop boxes of the finished images by these rules too. See the fields of the same names."""
+        self.min_visible = max(self.min_visible, min_visible)
+        self.min_size = max(self.min_size, min_size)
+        self.max_aspect = min(self.max_aspect, max_aspect)
+
     def keep_centered(self, slots: NDArray[np.bool_]) -> None:
         """Drop boxes whose centers are not within the present image of their slot, as crops of SSD do.
 
@@ -335,7 +335,7 @@ class BatchPlan:
             self.batch = np.concatenate([self.batch, batch])
         for name in ("size", "offset", "canvases"):
             setattr(self, name, np.concatenate([getattr(self, name), getattr(other, name)]))
-        self._merge_rules(other)
+        self.drop_boxes(other.min_visible, other.min_size, other.max_aspect)
 
     def compose(
         self,
@@ -393,7 +393,7 @@ class BatchPlan:
         self._sort()
         self.size = self.size.copy()
         self.size[slots] = part.size
-        self._merge_rules(part)
+        self.drop_boxes(part.min_visible, part.min_size, part.max_aspect)
 
     def place(
         self, canvas: tuple[int, int] | NDArray[np.int32], offset: NDArray[np.int32], fill: NDArray[np.uint8]
@@ -467,17 +467,18 @@ class BatchPlan:
         return geometry.unmap_boxes(self.matrix.take(row, 0), boxes)
 
     def _scale(self, matrix: NDArray[np.float64], rows: NDArray[np.bool_]) -> None:
-        """Map `rows`, a mask, which are aligned, by matrices that scale and move."""
+        """Map the clips of `rows`, a mask, by matrices that scale and move. Crops of axis-aligned rows follow."""
+        aligned = rows & self.is_aligned
         for axis in (0, 1):
             scale, shift = matrix[:, axis, axis], matrix[:, axis, 2]
             start, length = self.clip[:, axis], self.clip[:, axis + 2]
             near, far = start * scale + shift, (start + length) * scale + shift
             first, last = (np.rint(edge).clip(-CLIP_LIMIT, CLIP_LIMIT) for edge in (near, far))
             step = np.zeros(len(rows))  # source pixels per new pixel
-            np.divide(self.crop[:, axis + 2], far - near, out=step, where=rows)
+            np.divide(self.crop[:, axis + 2], far - near, out=step, where=aligned)
             lead = np.where(self.flip, far - last, first - near) if axis == 0 else first - near
-            np.add(self.crop[:, axis], lead * step, out=self.crop[:, axis], where=rows, casting="same_kind")
-            np.copyto(self.crop[:, axis + 2], (last - first) * step, where=rows, casting="same_kind")
+            np.add(self.crop[:, axis], lead * step, out=self.crop[:, axis], where=aligned, casting="same_kind")
+            np.copyto(self.crop[:, axis + 2], (last - first) * step, where=aligned, casting="same_kind")
             np.copyto(start, first, where=rows, casting="unsafe")
             np.copyto(length, last - first, where=rows, casting="unsafe")
 
@@ -542,11 +543,6 @@ class BatchPlan:
             self.table = self.table.copy()
             self.table[self.table >= 0] = number
             self.tables = self.tables[used]
-
-    def _merge_rules(self, other: BatchPlan) -> None:
-        self.min_visible = max(self.min_visible, other.min_visible)
-        self.min_size = max(self.min_size, other.min_size)
-        self.max_aspect = min(self.max_aspect, other.max_aspect)
 
     def _move(self, by: NDArray[np.int32]) -> None:
         """Move the rows of each slot by (B, 2) x, y pixels."""

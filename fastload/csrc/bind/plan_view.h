@@ -51,7 +51,6 @@ public:
         Affine map;
         Box crop, clip;
         bool aligned, flip;
-
         const float* centers;  // null, or the box of the source in which the centers of boxes must lie
 
         // Whether the center of a source box is where it must be.
@@ -99,11 +98,9 @@ public:
     Array<float> color;
     Array<int32_t> size, canvases;
     Array<uint8_t> fill;
-    std::optional<Array<float>> warp, alpha, centers;
-    std::optional<Array<float>> hsv;
+    std::optional<Array<float>> warp, alpha, centers, hsv;
     std::optional<Array<int32_t>> layer, table;
-    std::optional<Array<uint8_t>> tables;  // (T, 3, 256)
-    std::optional<Array<uint8_t>> filter;
+    std::optional<Array<uint8_t>> filter, tables;  // tables: (T, 3, 256)
     float min_visible, min_size, max_aspect;
     py::ssize_t rows, slots;
 

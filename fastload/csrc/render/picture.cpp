@@ -18,9 +18,10 @@ namespace {
 
 int16_t rounded(double value) { return int16_t(std::lround(std::clamp(value, -32767., 32767.))); }
 
-}  // namespace
-
-ColorMatrix color_matrix(const double base[3][3], const float color[3][4], Filter filter) {
+// `to_rgb` followed by the plan's color matrix, in the kernels' fixed point, for planes that `filter` has resampled.
+ColorMatrix color_matrix(const Planes& planes, const float color[3][4], Filter filter) {
+    double base[3][3];
+    to_rgb(planes, base);
     ColorMatrix matrix;
     for (int c = 0; c < 3; ++c) {
         double offset = color[c][3];
@@ -35,10 +36,10 @@ ColorMatrix color_matrix(const double base[3][3], const float color[3][4], Filte
     return matrix;
 }
 
+}  // namespace
+
 void Picture::open(const Planes& planes, const View& view, const float color[3][4], TableCache& tables) {
-    double base[3][3];
-    to_rgb(planes, base);
-    matrix_ = color_matrix(base, color, view.filter);
+    matrix_ = color_matrix(planes, color, view.filter);
     count_ = planes.count;
     width_ = view.width;
     stride_ = size_t(width_ + row_padding - 1) / row_padding * row_padding;

@@ -24,9 +24,6 @@ struct View {
 // The matrix from planes, minus 128, to RGB: JFIF's for YCbCr (ITU-T T.871), or that of gray or RGB planes.
 void to_rgb(const Planes& planes, double matrix[3][3]);
 
-// `color` in the kernels' fixed point, for planes that `base` converts to RGB and `filter` has resampled.
-ColorMatrix color_matrix(const double base[3][3], const float color[3][4], Filter filter);
-
 // Keeps the rows that it has resampled horizontally.
 class Picture {
 public:

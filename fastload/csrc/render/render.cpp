@@ -115,7 +115,7 @@ private:
 void render(const Canvas& canvas, std::vector<PlacedRow>& rows, size_t count, Buffer& line_memory, uint8_t* out) {
     const bool packed = canvas.format->is_packed_bytes();
     const size_t size = size_t(3) * canvas.width;
-    uint8_t* const blank = line_memory.ensure(4 * size);
+    uint8_t* const blank = line_memory.ensure(3 * size);
     uint8_t *const line = blank + size, *const channels = line + size;
     const bool plain = std::all_of(rows.begin(), rows.begin() + ptrdiff_t(count),
                                    [](const PlacedRow& row) { return row.placement().is_plain(); });

@@ -93,25 +93,35 @@ private:
     size_t next_ = skipped_;
 };
 
-// Decodes records, then draws each whole image in `sizes` (N, 2) width, height; only drawing is timed. Rows are stored
-// to `out`, as in an engine, or without `store` stay where they were made.
-double render_loop(const std::vector<py::buffer>& records, const Array<int32_t>& sizes, const std::string& level,
-                   const Array<uint8_t>& out, bool store, int filter) {
+// Decodes each record and calls draw(planes, width, height), which returns the seconds to count. Returns their sum.
+template <class Draw>
+double draw_loop(const std::vector<py::buffer>& records, const Array<int32_t>& sizes, const Kernels& kernels,
+                 const Draw& draw) {
     const std::vector<Bytes> bytes(records.begin(), records.end());
     require(sizes.size() == py::ssize_t(2 * bytes.size()), "a size for each record is needed");
-    require(filter >= 0 && filter < filter_kinds, "a filter is a position in FILTERS");
-    const Kernels& kernels = kernels_of(simd_level_named(level));
     RecordDecoder decoder(kernels);
-    Rows rows(out, sizes);
-    Picture picture(kernels);
-    TableCache tables;
-    Buffer memory, row_memory;
+    Buffer memory;
     double seconds = 0;
     WithoutGil without_gil;
     for (size_t i = 0; i < bytes.size(); ++i) {
         Planes planes;
         decoder.planes(bytes[i].data(), bytes[i].size(), false, memory, planes);
-        const int width = sizes.data()[2 * i], height = sizes.data()[2 * i + 1];
+        seconds += draw(planes, sizes.data()[2 * i], sizes.data()[2 * i + 1]);
+    }
+    return seconds;
+}
+
+// Decodes records, then draws each whole image in `sizes` (N, 2) width, height; only drawing is timed. Rows are stored
+// to `out`, as in an engine, or without `store` stay where they were made.
+double render_loop(const std::vector<py::buffer>& records, const Array<int32_t>& sizes, const std::string& level,
+                   const Array<uint8_t>& out, bool store, int filter) {
+    require(filter >= 0 && filter < filter_kinds, "a filter is a position in FILTERS");
+    const Kernels& kernels = kernels_of(simd_level_named(level));
+    Rows rows(out, sizes);
+    Picture picture(kernels);
+    TableCache tables;
+    Buffer row_memory;
+    return draw_loop(records, sizes, kernels, [&](const Planes& planes, int width, int height) {
         const size_t size = Rows::bytes(width);
         const View whole{0, 0, double(planes.width), double(planes.height), width, height, false, Filter(filter)};
         uint8_t* const row = row_memory.ensure(size);
@@ -122,9 +132,8 @@ double render_loop(const std::vector<py::buffer>& records, const Array<int32_t>&
             const size_t stored = size_t(3) * picture.draw(y, row, canvas);
             if (store) kernels.stream(canvas + stored, row + stored, size - stored);
         }
-        seconds += seconds_since(start);
-    }
-    return seconds;
+        return seconds_since(start);
+    });
 }
 
 // Memory speed: streams rows of `sizes` that are in the cache to `out`.
@@ -145,19 +154,11 @@ double store_loop(const Array<int32_t>& sizes, const std::string& level, const A
 // Decodes records, then draws each rotated by 10 degrees in `sizes` (N, 2) width, height, which it covers in part. Only
 // sampling the tile is timed: drawing the tile takes as long as an aligned row.
 double warp_loop(const std::vector<py::buffer>& records, const Array<int32_t>& sizes, const std::string& level) {
-    const std::vector<Bytes> bytes(records.begin(), records.end());
-    require(sizes.size() == py::ssize_t(2 * bytes.size()), "a size for each record is needed");
     const Kernels& kernels = kernels_of(simd_level_named(level));
-    RecordDecoder decoder(kernels);
     WarpedPicture picture(kernels);
     TableCache tables;
-    Buffer memory, row_memory;
-    double seconds = 0;
-    WithoutGil without_gil;
-    for (size_t i = 0; i < bytes.size(); ++i) {
-        Planes planes;
-        decoder.planes(bytes[i].data(), bytes[i].size(), false, memory, planes);
-        const int width = sizes.data()[2 * i], height = sizes.data()[2 * i + 1];
+    Buffer row_memory;
+    return draw_loop(records, sizes, kernels, [&](const Planes& planes, int width, int height) {
         const float x = float(width) / float(planes.width), y = float(height) / float(planes.height);
         Placement placement{{0, 0, float(planes.width), float(planes.height)}, {0, 0, width, height}, false, {}};
         std::copy_n(identity_color[0], 12, placement.color[0]);
@@ -175,9 +176,8 @@ double warp_loop(const std::vector<py::buffer>& records, const Array<int32_t>& s
         uint8_t* const row = row_memory.ensure(size_t(3) * width);
         const auto start = Clock::now();
         for (int v = 0; v < height; ++v) picture.draw(v, crop.span(v), row);
-        seconds += seconds_since(start);
-    }
-    return seconds;
+        return seconds_since(start);
+    });
 }
 
 // Blends rows of `sizes` that are in the cache.

@@ -26,15 +26,14 @@ from fastload.plan.transforms.color import (
 )
 from fastload.plan.transforms.crop import (
     CenterCrop,
+    Pad,
     RandomIoUCrop,
     RandomResizedCrop,
     RandomSizeCrop,
     RandomZoomOut,
     ScaleJitterCrop,
 )
-from fastload.plan.transforms.grid_mosaic import GridMosaic
-from fastload.plan.transforms.mix import BatchMixUp, CutMix, MixUp, Mosaic, RandomErasing
-from fastload.plan.transforms.pad import Pad
+from fastload.plan.transforms.mix import BatchMixUp, CutMix, GridMosaic, MixUp, Mosaic, RandomErasing
 from fastload.plan.transforms.rand_augment import AutoContrast, Equalize, Posterize, RandAugment, Solarize
 from fastload.plan.transforms.resize import LetterBox, LongestEdge, RandomResize, Resize, ShortestEdge
 from fastload.plan.transforms.rules import SanitizeBoxes

@@ -12,9 +12,9 @@ from fastload.plan.batch_plan import BatchPlan
 from fastload.plan.image_index import ImageIndex
 from fastload.plan.transforms.transform import (
     Fill,
+    RandomTransform,
     Transform,
     check_fill,
-    check_probability,
     check_range,
     check_share,
     underlay,
@@ -23,7 +23,7 @@ from fastload.plan.transforms.transform import (
 
 
 @dataclass
-class RandomFlip(Transform):
+class RandomFlip(RandomTransform):
     """Mirror each image left to right at random, as torchvision's `RandomHorizontalFlip`. No box is clipped.
 
     Args:
@@ -33,19 +33,14 @@ class RandomFlip(Transform):
         ArgumentError: `p` is not within 0 to 1.
     """
 
-    spans_batches = True
-
     p: float = 0.5
 
-    def __post_init__(self) -> None:
-        check_probability(self.p, self)
-
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
-        plan.flip_horizontally(rng.random(len(plan.size)) < self.p)
+        plan.flip_horizontally(self._draw(plan, rng))
 
 
 @dataclass
-class RandomVerticalFlip(Transform):
+class RandomVerticalFlip(RandomTransform):
     """Mirror each image top to bottom at random, as torchvision's `RandomVerticalFlip`. No box is clipped.
 
     Args:
@@ -55,22 +50,17 @@ class RandomVerticalFlip(Transform):
         ArgumentError: `p` is not within 0 to 1.
     """
 
-    spans_batches = True
-
     p: float = 0.5
-
-    def __post_init__(self) -> None:
-        check_probability(self.p, self)
 
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
         matrix = np.tile(np.eye(2, 3), (len(plan.size), 1, 1))
-        flipped = rng.random(len(plan.size)) < self.p
+        flipped = self._draw(plan, rng)
         matrix[flipped, 1, 1], matrix[flipped, 1, 2] = -1, plan.size[flipped, 1]
         plan.transform(matrix, plan.size)
 
 
 @dataclass
-class RandomRotate90(Transform):
+class RandomRotate90(RandomTransform):
     """Turn each image by a random number of quarter turns, as Albumentations' `RandomRotate90`. No box is clipped.
 
     Args:
@@ -80,15 +70,10 @@ class RandomRotate90(Transform):
         ArgumentError: `p` is not within 0 to 1.
     """
 
-    spans_batches = True
-
     p: float = 0.5
 
-    def __post_init__(self) -> None:
-        check_probability(self.p, self)
-
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
-        turns = np.where(rng.random(len(plan.size)) < self.p, rng.integers(4, size=len(plan.size)), 0)
+        turns = np.where(self._draw(plan, rng), rng.integers(4, size=len(plan.size)), 0)
         self.turn(plan, turns)
 
     def turn(self, plan: BatchPlan, turns: NDArray[np.int64]) -> None:
@@ -169,7 +154,7 @@ class RandomAffine(Transform):
         linear[:, 1, 1] = -np.sin(turn) * across / upright + np.cos(angle)
         about_center(plan, linear * scale[:, None, None], shift, plan.size)
         underlay(plan, np.arange(len(angle)), self.fill, self)
-        plan.min_visible = max(plan.min_visible, self.min_visible)
+        plan.drop_boxes(self.min_visible)
 
 
 @dataclass
@@ -261,12 +246,8 @@ class MosaicAffine(Transform):
         shear: NDArray[np.float64],
     ) -> None:
         """Transform images by an `angle` (B), a `shift` (B, 2), a `scale` (B) and a `shear` (B, 2), in radians."""
-        cos, sin = np.cos(angle), np.sin(angle)
-        rotation = np.stack([np.stack([cos, sin], 1), np.stack([-sin, cos], 1)], 1) * scale[:, None, None]
-        matrix = np.empty((len(angle), 2, 3))
-        matrix[:, :, :2] = rotation + np.tan(shear)[:, ::-1, None] * rotation[:, ::-1]
-        matrix[:, :, 2] = shift
-        plan.transform(matrix, np.broadcast_to(self._extent, plan.size.shape))
+        linear = sheared_rotation(angle, scale, np.tan(shear)[:, ::-1])
+        plan.transform(np.concatenate([linear, shift[:, :, None]], 2), np.broadcast_to(self._extent, plan.size.shape))
         underlay(plan, np.arange(len(angle)), self.fill, self)
 
 
@@ -321,13 +302,25 @@ class RandomPerspective(Transform):
         scale = rng.uniform(1 - self.scale, 1 + self.scale, count)
         shear = np.tan(np.radians(rng.uniform(-self.shear, self.shear, (count, 2))))
         shift = rng.uniform(-self.translate, self.translate, (count, 2)) * self._extent
-        cos, sin = scale * np.cos(angle), scale * np.sin(angle)
-        rotation = np.stack([np.stack([cos, sin], 1), np.stack([-sin, cos], 1)], 1)
-        sheared = rotation + shear[:, :, None] * rotation[:, ::-1]
-        about_center(plan, sheared, shift, np.broadcast_to(self._extent, plan.size.shape))
+        about_center(plan, sheared_rotation(angle, scale, shear), shift, np.broadcast_to(self._extent, plan.size.shape))
         underlay(plan, np.arange(count), self.fill, self)
-        plan.min_visible = max(plan.min_visible, self.min_visible)
-        plan.min_size, plan.max_aspect = max(plan.min_size, self.min_size), min(plan.max_aspect, self.max_aspect)
+        plan.drop_boxes(self.min_visible, self.min_size, self.max_aspect)
+
+
+def sheared_rotation(
+    angle: NDArray[np.float64], scale: NDArray[np.float64], slant: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return matrices (B, 2, 2): a rotation by `angle` (B) counterclockwise, times `scale` (B), plus sheared rows.
+
+    Args:
+        angle: radians.
+        scale: factors.
+        slant: (B, 2) by how much of the other row each of the two rows grows.
+    """
+    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
+    rotation = np.stack([np.stack([cos, sin], 1), np.stack([-sin, cos], 1)], 1)
+    sheared: NDArray[np.float64] = rotation + slant[:, :, None] * rotation[:, ::-1]
+    return sheared
 
 
 def about_center(

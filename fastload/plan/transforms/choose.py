@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from fastload.errors import ArgumentError
 from fastload.plan.batch_plan import BatchPlan
 from fastload.plan.image_index import ImageIndex
-from fastload.plan.transforms.transform import Transform, check_probability, each_batch
+from fastload.plan.transforms.transform import Transform, check_probability, each_batch, edit_slots
 
 Transforms = Transform | Sequence[Transform]
 
@@ -115,14 +114,10 @@ def apply(
     images: ImageIndex,
 ) -> None:
     """Apply `transforms` to the slots that are `chosen`, a mask (B)."""
-    if not transforms or not chosen.any():
-        return
-    if chosen.all():
-        part: BatchPlan = plan
-    else:
-        slots: NDArray[np.integer[Any]] = np.flatnonzero(chosen)
-        part = plan.take(slots)
-    for transform in transforms:
-        transform(part, rng, images)
-    if part is not plan:
-        plan.put(slots, part)
+
+    def edit(part: BatchPlan) -> None:
+        for transform in transforms:
+            transform(part, rng, images)
+
+    if transforms:
+        edit_slots(plan, np.flatnonzero(chosen), edit)

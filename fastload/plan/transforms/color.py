@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastload.errors import ArgumentError
-from fastload.plan.batch_plan import IDENTITY_COLOR, BatchPlan
+from fastload.plan.batch_plan import IDENTITY_COLOR, IDENTITY_HSV, BatchPlan
 from fastload.plan.image_index import ImageIndex
-from fastload.plan.transforms.transform import Transform, check_probability, check_range
+from fastload.plan.transforms.transform import RandomTransform, Transform, check_probability, check_range
 
 GRAY = 128.0  # the level that ColorJitter's contrast leaves unchanged
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as in JPEG
@@ -115,7 +115,7 @@ class RandomPhotometricDistort(Transform):
             np.where(on, rng.uniform(*limits, count), neutral)
             for on, limits, neutral in zip(happens[:4], ranges, (1, 1, 1, 0), strict=True)
         )
-        order = np.where(happens[4, :, None], ORDERS[rng.integers(len(ORDERS), size=count)], ORDERS[0])
+        order = random_orders(happens[4], rng)
         self.distort(plan, images, brightness, contrast, rng.random(count) < 0.5, saturation, hue, order)
 
     def distort(
@@ -174,7 +174,7 @@ class RandomHSV(Transform):
 
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
         draws = rng.uniform(-1, 1, (len(plan.size), 3)) * (self.hue, self.saturation, self.value)
-        hsv = np.tile([0.0, 1, 0, 1, 0], (len(draws), 1))
+        hsv = np.tile(IDENTITY_HSV.astype(np.float64), (len(draws), 1))
         if self.additive:
             steps = np.array([180, 255, 255])
             draws = np.trunc(draws * steps) / steps * rng.integers(2, size=draws.shape)
@@ -189,7 +189,7 @@ class RandomHSV(Transform):
 
 
 @dataclass
-class Grayscale(Transform):
+class Grayscale(RandomTransform):
     """Make images gray at random, as torchvision's `RandomGrayscale`: .299 R + .587 G + .114 B in all channels.
 
     Args:
@@ -199,19 +199,14 @@ class Grayscale(Transform):
         ArgumentError: `p` is not within 0 to 1.
     """
 
-    spans_batches = True
-
     p: float = 0.1
 
-    def __post_init__(self) -> None:
-        check_probability(self.p, self)
-
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
-        plan.recolor(saturated(np.where(rng.random(len(plan.size)) < self.p, 0.0, 1.0)))
+        plan.recolor(saturated(np.where(self._draw(plan, rng), 0.0, 1.0)))
 
 
 @dataclass
-class ChannelPermutation(Transform):
+class ChannelPermutation(RandomTransform):
     """Permute red, green and blue at random, as torchvision's `RandomChannelPermutation`.
 
     Args:
@@ -221,17 +216,16 @@ class ChannelPermutation(Transform):
         ArgumentError: `p` is not within 0 to 1.
     """
 
-    spans_batches = True
-
     p: float = 1.0
 
-    def __post_init__(self) -> None:
-        check_probability(self.p, self)
-
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
-        count = len(plan.size)
-        order = np.where(rng.random((count, 1)) < self.p, ORDERS[rng.integers(len(ORDERS), size=count)], ORDERS[0])
+        order = random_orders(self._draw(plan, rng), rng)
         plan.recolor(IDENTITY_COLOR[order])
+
+
+def random_orders(drawn: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Orders (B, 3) of the channels: any of the six where `drawn` (B) is set."""
+    return np.where(drawn[:, None], ORDERS[rng.integers(len(ORDERS), size=len(drawn))], ORDERS[0])
 
 
 def brightened(factor: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -266,7 +260,7 @@ def shift_hue(plan: BatchPlan, turns: NDArray[np.float64]) -> None:
     """Shift the hue of each slot by `turns` (B), where these are not 0."""
     slots = np.flatnonzero(turns)
     if len(slots):
-        hsv = np.tile(np.array([0, 1, 0, 1, 0], np.float32), (len(slots), 1))
+        hsv = np.tile(IDENTITY_HSV, (len(slots), 1))
         hsv[:, 0] = turns[slots]
         plan.adjust(slots, hsv=hsv)
 

@@ -20,6 +20,7 @@ from fastload.plan.transforms.transform import (
     check_probability,
     check_range,
     check_share,
+    fitting,
     scaled,
     underlay,
     width_height,
@@ -66,12 +67,12 @@ class ScaleJitterCrop(Transform):
 
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
         jitter = rng.uniform(*self.scale, len(plan.size))
-        plan.resize(scaled(plan.size, jitter * (self._extent / plan.size).min(1)))
+        plan.resize(scaled(plan.size, jitter * fitting(plan, self._extent)))
         window = np.minimum(plan.size, self._extent)
         share = rng.random((len(window), 1 if self.diagonal else 2))
         corner = np.floor(share * (plan.size - window + 1))
         plan.crop_to(np.concatenate([corner, window], 1).astype(np.int32))
-        plan.min_visible = max(plan.min_visible, self.min_visible)
+        plan.drop_boxes(self.min_visible)
 
 
 @dataclass
@@ -137,7 +138,7 @@ class RandomResizedCrop(Transform):
         plan.crop_to(window)
         plan.use_filter(self.filter)
         plan.resize(np.broadcast_to(self._extent, plan.size.shape))
-        plan.min_visible = max(plan.min_visible, self.min_visible)
+        plan.drop_boxes(self.min_visible)
 
 
 def part_of_area(
@@ -213,7 +214,39 @@ class RandomSizeCrop(Transform):
         window = rng.integers(least, most + 1)
         corner = rng.integers(0, plan.size - window + 1)
         plan.crop_to(np.concatenate([corner, window], 1).astype(np.int32))
-        plan.min_visible = max(plan.min_visible, self.min_visible)
+        plan.drop_boxes(self.min_visible)
+
+
+@dataclass
+class Pad(Transform):
+    """Pad each image that is smaller than a size, as mmdetection's `Pad`. No box is clipped.
+
+    A collator pads batches anyway. This transform pads before what follows it in the list, such as a flip.
+
+    Args:
+        size: (height, width) in pixels, or the edge of a square. Larger sides stay as they are.
+        fill: the padding, gray or (red, green, blue). Default: that of the collator.
+        center: pad on all sides. Default: on the right and below.
+
+    Raises:
+        ArgumentError: `size` or `fill` is out of range.
+    """
+
+    spans_batches = True
+
+    size: int | tuple[int, int]
+    fill: Fill = None
+    center: bool = False
+
+    def __post_init__(self) -> None:
+        self._extent = width_height(self.size, self)
+        check_fill(self.fill, self)
+
+    def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
+        room = np.maximum(self._extent - plan.size, 0)
+        corner = -(room // 2) if self.center else np.zeros_like(room)
+        plan.crop_to(np.concatenate([corner, plan.size + room], 1))
+        underlay(plan, np.flatnonzero(room.any(1)), self.fill, self)
 
 
 @dataclass

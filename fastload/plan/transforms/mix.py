@@ -20,6 +20,7 @@ from fastload.plan.transforms.transform import (
     check_range,
     check_share,
     each_batch,
+    edit_slots,
     fill_color,
     fitting,
     scale_exactly,
@@ -73,11 +74,7 @@ class Mosaic(Transform):
         point = np.trunc(self._extent * rng.uniform(0.5, 1.5, (count, 2))).astype(np.int32)
         others = rng.integers(len(images), size=(count, 3))
         chosen = np.flatnonzero(rng.random(count) < self.p)
-        part = plan.take(chosen) if len(chosen) < count else plan
-        if len(chosen):
-            self.arrange(part, images, others[chosen], point[chosen])
-        if part is not plan:
-            plan.put(chosen, part)
+        edit_slots(plan, chosen, lambda part: self.arrange(part, images, others[chosen], point[chosen]))
 
     def arrange(self, plan: BatchPlan, images: ImageIndex, others: NDArray[np.int64], point: NDArray[np.int32]) -> None:
         """Arrange each image and the images at positions `others` (B, 3) around `point` (B, 2)."""
@@ -90,7 +87,51 @@ class Mosaic(Transform):
         plan.crop_to(np.concatenate([np.where(quadrant, 0, plan.size - shown), shown], 1))
         plan.compose(into, np.where(quadrant, point, point - shown), np.tile(2 * self._extent, (count, 1)))
         underlay(plan, np.arange(count), self.fill, self)
-        plan.min_visible = max(plan.min_visible, self.min_visible)
+        plan.drop_boxes(self.min_visible)
+
+
+@dataclass
+class GridMosaic(Transform):
+    """Arrange each image and three random ones in a grid of two by two: the mosaic of DEIM (Huang et al., 2025).
+
+    The three images are uniform over all images of the loader, with replacement; DEIM draws them from the last 50
+    images. All four are scaled to a shorter edge of `size`, and their longer edge is rounded down. Each is placed at
+    the upper left of its cell; cells are as wide as the widest and as high as the highest image. The result has the
+    size of the four cells: follow it with `RandomAffine` and `Resize`.
+
+    Put it first among those that apply to its images: transforms before it do not apply to the three others.
+
+    Args:
+        size: the shorter edge of each image in pixels.
+        fill: the color of parts without an image. Default: 0. None: that of the collator.
+
+    Raises:
+        ArgumentError: an argument is out of range.
+    """
+
+    spans_batches = True
+
+    size: int = 320
+    fill: Fill = 0
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ArgumentError(f"GridMosaic needs a size of at least 1 pixel, not {self.size}")
+        check_fill(self.fill, self)
+
+    def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
+        self.arrange(plan, images, rng.integers(len(images), size=(len(plan.size), 3)))
+
+    def arrange(self, plan: BatchPlan, images: ImageIndex, others: NDArray[np.int64]) -> None:
+        """Arrange each image and the images at positions `others` (B, 3)."""
+        count = len(plan.size)
+        plan.join(images.plan(others.T.reshape(-1)))
+        plan.resize(np.floor(self.size * plan.size / plan.size.min(1, keepdims=True)).astype(np.int32))
+        cell = plan.size.reshape(4, count, 2).max(0)
+        into = np.tile(np.arange(count, dtype=np.int32), 4)
+        place = QUADRANTS.repeat(count, 0) * cell[into]
+        plan.compose(into, place.astype(np.int32), 2 * cell)
+        underlay(plan, np.arange(count), self.fill, self)
 
 
 @dataclass
@@ -152,19 +193,15 @@ class MixUp(Transform):
             flip: (S) whether they are mirrored.
             place: (S, 2) where they are cropped, as a share of the whole-pixel positions in x and y.
         """
-        target, count = plan.size[slots], len(plan.size)
-        other = images.plan(others)
-        scale_exactly(other, (target / other.size).min(1))
+        target, other = plan.size[slots], images.plan(others)
+        scale_exactly(other, fitting(other, target))
         other.crop_to(np.concatenate([np.zeros_like(target), target], 1))
         underlay(other, np.arange(len(slots)), self.fill, self)
         scale_exactly(other, jitter)
         other.flip_horizontally(flip)
         corner = np.floor(place * np.maximum(other.size - target, 0)).astype(np.int32)
         other.crop_to(np.concatenate([corner, target], 1))
-        plan.join(other)
-        into = np.concatenate([np.arange(count), slots])
-        alpha = np.concatenate([np.ones(count), np.full(len(slots), 0.5)])
-        plan.compose(into, np.zeros((len(into), 2), np.int32), plan.size[:count], alpha)
+        draw_over(plan, slots, other, alpha=np.full(len(slots), 0.5))
 
 
 @dataclass
@@ -216,10 +253,7 @@ class BatchMixUp(Transform):
         weight[mixed] = share[mixed]
         plan.weigh(weight)
         other.weigh(1 - share[mixed])
-        plan.join(other)
-        alpha = np.concatenate([np.ones(count), 1 - share[mixed]])
-        into = np.concatenate([np.arange(count), mixed])
-        plan.compose(into, np.zeros((len(into), 2), np.int32), plan.size[:count], alpha)
+        draw_over(plan, mixed, other, alpha=1 - share[mixed])
 
 
 @dataclass
@@ -266,9 +300,7 @@ class CutMix(Transform):
         other.resize(plan.size[chosen])
         other.crop_to(np.concatenate([corner, extent], 1))
         other.min_visible = self.min_visible
-        plan.join(other)
-        corners = np.concatenate([np.zeros((count, 2), np.int32), corner])
-        plan.compose(np.concatenate([np.arange(count), chosen]), corners, plan.size[:count])
+        draw_over(plan, chosen, other, corner)
 
 
 @dataclass
@@ -314,3 +346,29 @@ class RandomErasing(Transform):
         chosen = np.flatnonzero((rng.random(len(part)) < self.p) & fitted)
         if len(chosen):
             plan.cover(chosen, part[chosen], color[chosen])
+
+
+def draw_over(
+    plan: BatchPlan,
+    slots: NDArray[np.int64],
+    other: BatchPlan,
+    corner: NDArray[np.int32] | None = None,
+    alpha: NDArray[np.float64] | None = None,
+) -> None:
+    """Draw the S slots of another plan over `slots` (S) of a plan.
+
+    Args:
+        plan: the plan.
+        slots: one for each slot of `other`.
+        other: the other plan.
+        corner: (S, 2) x, y of the upper left corners. Default: 0.
+        alpha: (S) opacities. Default: 1.
+    """
+    count = len(plan.size)
+    corners, opacity = np.zeros((count + len(slots), 2), np.int32), np.ones(count + len(slots))
+    if corner is not None:
+        corners[count:] = corner
+    if alpha is not None:
+        opacity[count:] = alpha
+    plan.join(other)
+    plan.compose(np.concatenate([np.arange(count), slots]), corners, plan.size[:count], opacity)

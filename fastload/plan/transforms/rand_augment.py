@@ -13,19 +13,16 @@ from fastload.plan.batch_plan import AUTOCONTRAST, EQUALIZE, BatchPlan
 from fastload.plan.image_index import ImageIndex
 from fastload.plan.transforms.affine import about_center
 from fastload.plan.transforms.color import brightened, contrasted, mean_gray, saturated
-from fastload.plan.transforms.transform import Fill, Transform, check_fill, check_probability, underlay
+from fastload.plan.transforms.transform import Fill, RandomTransform, Transform, check_fill, underlay
 
 LEVELS = np.arange(256)
 
 
-@dataclass
-class _RandomTable(Transform):
+class _RandomTable(RandomTransform):
     """Change levels of R, G and B by one table in images drawn at random."""
 
-    spans_batches = True
-
-    def _adjust(self, plan: BatchPlan, rng: np.random.Generator, p: float, table: NDArray[np.uint8] | int) -> None:
-        slots = np.flatnonzero(rng.random(len(plan.size)) < p)
+    def _adjust(self, plan: BatchPlan, rng: np.random.Generator, table: NDArray[np.uint8] | int) -> None:
+        slots = np.flatnonzero(self._draw(plan, rng))
         if len(slots):
             plan.adjust(slots, table=table if isinstance(table, int) else np.broadcast_to(table, (len(slots), 3, 256)))
 
@@ -45,11 +42,8 @@ class AutoContrast(_RandomTable):
 
     p: float = 0.5
 
-    def __post_init__(self) -> None:
-        check_probability(self.p, self)
-
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
-        self._adjust(plan, rng, self.p, AUTOCONTRAST)
+        self._adjust(plan, rng, AUTOCONTRAST)
 
 
 @dataclass
@@ -67,11 +61,8 @@ class Equalize(_RandomTable):
 
     p: float = 0.5
 
-    def __post_init__(self) -> None:
-        check_probability(self.p, self)
-
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
-        self._adjust(plan, rng, self.p, EQUALIZE)
+        self._adjust(plan, rng, EQUALIZE)
 
 
 @dataclass
@@ -90,12 +81,12 @@ class Posterize(_RandomTable):
     p: float = 0.5
 
     def __post_init__(self) -> None:
-        check_probability(self.p, self)
+        super().__post_init__()
         if self.bits not in range(9):
             raise ArgumentError(f"Posterize keeps 0 to 8 bits, not {self.bits}")
 
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
-        self._adjust(plan, rng, self.p, posterizing(np.array([self.bits]))[0])
+        self._adjust(plan, rng, posterizing(np.array([self.bits]))[0])
 
 
 @dataclass
@@ -114,12 +105,12 @@ class Solarize(_RandomTable):
     p: float = 0.5
 
     def __post_init__(self) -> None:
-        check_probability(self.p, self)
+        super().__post_init__()
         if not 0 <= self.threshold <= 256:
             raise ArgumentError(f"Solarize needs a threshold from 0 to 256, not {self.threshold}")
 
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
-        self._adjust(plan, rng, self.p, solarizing(np.array([self.threshold]))[0])
+        self._adjust(plan, rng, solarizing(np.array([self.threshold]))[0])
 
 
 def posterizing(bits: NDArray[np.int64]) -> NDArray[np.uint8]:

@@ -29,9 +29,8 @@ class ShortestEdge(Transform):
     """Scale each image so that its shorter edge has a given size, keeping the aspect ratio.
 
     This is detectron2's `ResizeShortestEdge` with sample_style="choice", and torchvision's `RandomShortestSize`, which
-    rounds sizes down. The
-    scale is size / min(w, h), or max_size / max(w, h) if that is smaller. The result is floor(w * scale + 0.5) by
-    floor(h * scale + 0.5) pixels, and at least 1 by 1. No box is clipped.
+    rounds sizes down. The scale is size / min(w, h), or max_size / max(w, h) if that is smaller. The result is
+    floor(w * scale + 0.5) by floor(h * scale + 0.5) pixels, and at least 1 by 1. No box is clipped.
 
     Args:
         sizes: pixels of the shorter edge. If there are several, each is drawn with the same probability.

@@ -38,5 +38,4 @@ class SanitizeBoxes(Transform):
             raise ArgumentError(f"{self} is out of range: use a min_visible from 0 to 1 and a max_aspect of at least 1")
 
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
-        plan.min_size, plan.max_aspect = max(plan.min_size, self.min_size), min(plan.max_aspect, self.max_aspect)
-        plan.min_visible = max(plan.min_visible, self.min_visible)
+        plan.drop_boxes(self.min_visible, self.min_size, self.max_aspect)

@@ -43,6 +43,20 @@ class Transform:
         raise NotImplementedError(f"{type(self).__name__} does not override __call__(plan, rng, images)")
 
 
+class RandomTransform(Transform):
+    """Base class of transforms that change each image with probability `p`, a field of the subclass."""
+
+    spans_batches = True
+    p: float
+
+    def __post_init__(self) -> None:
+        check_probability(self.p, self)
+
+    def _draw(self, plan: BatchPlan, rng: np.random.Generator) -> NDArray[np.bool_]:
+        """Whether each image (B) is changed."""
+        return rng.random(len(plan.size)) < self.p
+
+
 def width_height(size: int | tuple[int, int], user: Transform) -> NDArray[np.int32]:
     """Return `size`, (height, width) in pixels or the edge of a square, as an array (width, height).
 
@@ -100,6 +114,16 @@ def underlay(plan: BatchPlan, slots: NDArray[np.integer[Any]], fill: Fill, user:
     """Fill what the images of `slots` do not cover, unless `fill` is None."""
     if fill is not None and len(slots):
         plan.underlay(slots, fill_color(fill, user))
+
+
+def edit_slots(plan: BatchPlan, slots: NDArray[np.integer[Any]], edit: Callable[[BatchPlan], None]) -> None:
+    """Call `edit` with a plan of some `slots` (S), ascending, and put them back."""
+    if len(slots) == len(plan.size):
+        edit(plan)
+    elif len(slots):
+        part = plan.take(slots)
+        edit(part)
+        plan.put(slots, part)
 
 
 def scaled(size: NDArray[np.int32], scale: NDArray[np.float64]) -> NDArray[np.int32]:
