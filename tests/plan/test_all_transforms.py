@@ -26,7 +26,7 @@ ALL = (  # each as it is written
     "BatchMixUp(share=(0.45, 0.55), p=0.5)",
     "CenterCrop(size=(50, 40))",
     "ChannelPermutation(p=0.5)",
-    "ColorJitter(brightness=0.1, contrast=0.2, saturation=0.3, hue=0.1)",
+    "ColorJitter(brightness=0.1, contrast=0.2, saturation=0.3, hue=0.1, exact=True)",
     "CutMix(alpha=1.0, min_visible=0.1, p=0.5)",
     "During(transforms=RandomFlip(p=0.5), start=0, end=3)",
     "Equalize(p=0.5)",

@@ -7,11 +7,14 @@ import colorsys
 import numpy as np
 import pytest
 
-from fastload.plan.batch_plan import ADJUST, AUTOCONTRAST, EQUALIZE, IDENTITY_COLOR
+from fastload import FastLoader
+from fastload.cache.memory import MemoryCache
+from fastload.plan.batch_plan import ADJUST, AUTOCONTRAST, EQUALIZE, IDENTITY_COLOR, BatchPlan
 from fastload.plan.image_index import ImageIndex
 from fastload.plan.transforms import (
     AutoContrast,
     ChannelPermutation,
+    ColorJitter,
     Equalize,
     Grayscale,
     Posterize,
@@ -19,9 +22,11 @@ from fastload.plan.transforms import (
     RandomHSV,
     RandomPhotometricDistort,
     Solarize,
+    Transform,
 )
 from fastload.plan.transforms.rand_augment import CHANGES
 from tests.support.plans import assert_equally_likely, assert_share, assert_uniform, drawn, planned, same_images
+from tests.support.recipes import Case, published
 
 LUMA = np.array([0.299, 0.587, 0.114])
 RGB = np.array([200.0, 100.0, 50.0])
@@ -243,3 +248,41 @@ def test_a_shift_of_hue_is_one_of_hsv():
     hue, saturation, value = colorsys.rgb_to_hsv(*(RGB / 255))
     red, green, blue = colorsys.hsv_to_rgb((hue + shift) % 1, saturation, value)
     assert red == pytest.approx(RGB.max() / 255) and blue == pytest.approx(RGB.min() / 255) and green > RGB[1] / 255
+
+
+class Jitter(Transform):
+    """The changes of a published case."""
+
+    def __init__(self, case: Case) -> None:
+        self.factors = [np.array([case.draws[name]]) for name in ("brightness", "contrast", "saturation", "hue")]
+        self.order = np.array([case.draws["order"]])
+
+    def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
+        ColorJitter(exact=True).jitter(plan, images, *self.factors, self.order)
+
+
+@pytest.mark.parametrize("case", published("classification", "color_jitter"), ids=lambda case: case.name)
+def test_exact_jitter_gives_torchvisions_pixels(case, sample_set):
+    """Within a level on average: torchvision's hue has 8 bits, and its decoder rounds colors otherwise."""
+    name = sorted((sample_set / "train").glob("*.jpg"))[case.sources[0]]
+    cache = MemoryCache.of([name.read_bytes()])
+    (batch,) = FastLoader(cache, 1, transforms=[Jitter(case)])
+    image = batch.images[0].permute(1, 2, 0).numpy()[: case.size[1], : case.size[0]]
+    crops, thumbnail = case.differences(image)
+    assert crops.mean() < 0.8
+    assert thumbnail.mean() < 0.5
+
+
+def test_exact_jitter_draws_every_order():
+    """The factors are those of `exact=False`, and each of the 24 orders is equally likely."""
+    orders = []
+
+    class Seen(ColorJitter):
+        def jitter(self, plan, images, brightness, contrast, saturation, hue, order):
+            orders.extend(order @ [64, 16, 4, 1])
+            assert_uniform(brightness, 0.6, 1.4)
+            assert_uniform(hue, -0.1, 0.1)
+
+    planned(Seen(0.4, 0.4, 0.4, 0.1, exact=True), same_images(4, 4, count=6000))
+    assert len(set(orders)) == 24
+    assert_equally_likely(orders, list(set(orders)))
