@@ -1,28 +1,46 @@
-"""Transforms against the published code: the same random numbers give the same boxes.
+"""Transforms against the published code: the same random numbers give the same boxes and nearly the same pixels.
 
 The results of the published code are in tests/data/recipes. Boxes agree to .01 pixel. Where a scaled image ends within
-a pixel, ours end with its last whole pixel, and published ones up to half a pixel beyond.
+a pixel, ours end with its last whole pixel, and published ones up to half a pixel beyond. Each transform has a bound
+for the differences of its pixels, with the reason. All bounds are below what one pixel's shift causes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fastload import Cache, MixUp, Mosaic, MosaicAffine, RandomAffine, RandomPhotometricDistort, RandomZoomOut
+from fastload import (
+    Cache,
+    ColorJitter,
+    MixUp,
+    Mosaic,
+    MosaicAffine,
+    RandomAffine,
+    RandomPhotometricDistort,
+    RandomZoomOut,
+)
 from fastload.cache.format.layout import Encoding
 from fastload.cache.write.build import BuildOptions, build_cache
+from fastload.engines.base import Engine
+from fastload.engines.native import NativeEngine
+from fastload.engines.reference import ReferenceEngine
 from fastload.plan.batch_plan import BatchPlan
 from fastload.plan.image_index import ImageIndex
 from fastload.plan.transforms.crop import Pad
 from fastload.plan.transforms.mix import BatchMixUp, GridMosaic
+from fastload.plan.transforms.rand_augment import CHANGES
 from fastload.plan.transforms.resize import LetterBox, ShortestEdge
 from fastload.plan.transforms.transform import scaled
 from fastload.sources.detect import find_datasets
+from tests.support.engines import execute
 from tests.support.recipes import Case, published, sample_objects
 
 MEAN = (123, 117, 104)
@@ -189,6 +207,46 @@ def batch_mixup(case: Case, plan: BatchPlan, images: ImageIndex) -> None:
     BatchMixUp().mix(plan, np.array([case.draws["lambda"], 1.0]))
 
 
+def resized_crop(case: Case, plan: BatchPlan, images: ImageIndex) -> None:
+    crop(plan, case.draws["crop"])
+    plan.resize(np.array([[224, 224]]))
+    plan.use_filter("bicubic" if case.draws["bicubic"] else "bilinear")
+
+
+def color_jitter(case: Case, plan: BatchPlan, images: ImageIndex) -> None:
+    factors = iter([case.draws[name] for name in ("brightness", "contrast", "saturation", "hue")])
+
+    class Drawn:
+        def uniform(self, low: float, high: float, shape: tuple[int, ...]) -> NDArray[np.float64]:
+            return np.full(shape, next(factors))
+
+    ColorJitter(0.4, 0.4, 0.4, 0.1)(plan, Drawn(), images)  # type: ignore[arg-type]
+
+
+OPERATIONS = (
+    "shearx", "sheary", "translatex", "translatey", "rotate", "brightness", "color", "contrast", "", "posterize",
+    "solarize", "autocontrast", "equalize",
+)  # fmt: skip
+
+
+def rand_augment(case: Case, plan: BatchPlan, images: ImageIndex) -> None:
+    _, name, number, *_ = case.name.split("_")
+    apply = CHANGES[OPERATIONS.index(name)]
+    assert apply is not None
+    sign = -1 if number == "30" else 1
+    sign *= -1 if name in ("shearx", "sheary") else 1  # both directions are as likely, and torchvision's + is our -
+    apply(plan, images, int(number) / 30, array(sign))
+    plan.underlay(np.array([0]), np.zeros(3, np.float32))
+
+
+def mosaic_as_opencv_counts(case: Case, plan: BatchPlan, images: ImageIndex) -> None:
+    """The matrix of `mosaic` is for corners of pixels, as boxes are. OpenCV applies YOLOX's to centers of pixels."""
+    mosaic(case, plan, images)
+    linear = np.array(case.draws["matrix"])[:, :2]
+    half = np.array([0.5, 0.5])
+    plan.transform(np.column_stack([np.eye(2), half - linear @ half])[None], plan.size)
+
+
 DETECTION: dict[tuple[str, str], Draw] = {
     ("torchvision", "random_iou_crop"): iou_crop,
     ("torchvision", "random_zoom_out"): zoom_out,
@@ -244,3 +302,144 @@ def numbered(objects: NDArray[np.int64], boxes: NDArray[np.float32]) -> list[tup
         n = int(objects[position])
         found.append((n, sum(1 for m, _, _ in found if m == n), boxes[position]))
     return found
+
+
+@dataclass(frozen=True)
+class Bound:
+    """How far the pixels of a transform may be from the published ones, in levels, over all of its cases.
+
+    Args:
+        mean, high: the mean and the 95th percentile of the differences in the stored squares.
+        thumbnail: the mean difference of the thumbnails, which hide resampling but not colors.
+        cases: the cases are those whose names match this pattern.
+        filter: of the published code, if it is not the default.
+    """
+
+    draw: Draw
+    cases: str
+    mean: float
+    high: float
+    thumbnail: float
+    filter: str | None = None
+
+
+Image = NDArray[np.uint8]  # (H, W, 3)
+UNUSED = np.array([255, 0, 255], np.uint8)  # recipes fill what images do not cover
+ALIASED = "bilinear-no-antialias"
+BOUNDS = {
+    "torchvision": (
+        # only decoders differ
+        Bound(iou_crop, "random_iou_crop_*", 0.1, 1, 0.1),
+        Bound(zoom_out, "random_zoom_out_*", 0.1, 1, 0.1),
+        Bound(flip, "random_horizontal_flip_*", 0.1, 1, 0.1),
+        # one resampling by Pillow's filter
+        Bound(lsj, "lsj_*", 0.4, 1, 0.1),
+        Bound(shortest_size, "random_shortest_size_*", 0.4, 1, 0.1),
+        # Pillow rounds down and clips after each of up to four steps, and its hue has 255 steps
+        Bound(distort, "random_photometric_distort_*", 1.5, 4, 1.4),
+        Bound(ssd, "ssd_*", 1.5, 4, 1),
+    ),
+    "yolox": (
+        # OpenCV's hue has 180 steps and its saturation 255
+        Bound(hsv, "augment_hsv_*", 0.6, 2, 0.5),
+        # widths are rounded down, with boxes beyond them: ours are stretched to the boxes, by up to a pixel
+        Bound(letterbox, "letterbox_*", 2, 8, 0.3, ALIASED),
+        # likewise, for both images; the other is resampled twice
+        Bound(letterboxed_mixup, "mixup_*", 1.8, 7, 0.7, ALIASED),
+        # images are resampled twice, and displaced by (scale - 1) / 2 pixels from their boxes
+        Bound(mosaic, "mosaic_*", 3.6, 17, 0.1, ALIASED),
+        Bound(mosaic_as_opencv_counts, "mosaic_*", 2, 13, 0.1, ALIASED),
+        # all of these
+        Bound(yolox, "yolox_*", 2.8, 9, 0.9),
+    ),
+    "detr": (
+        Bound(size_crop, "random_size_crop_*", 0.1, 1, 0.1),
+        # resampled twice
+        Bound(resize_crop_resize, "resize_crop_resize_*", 3, 13, 0.2),
+    ),
+    "dfine": (
+        # colors as in torchvision, and edges of images between pixels
+        Bound(dfine, "dfine_*", 2.4, 6, 1.2),
+    ),
+    "deim": (
+        # resampled twice, at last to the nearest pixel
+        Bound(grid_mosaic, "mosaic_*", 3.1, 14, 0.2),
+        Bound(batch_mixup, "mixup_*", 0.4, 1, 0.2),
+    ),
+    "classification": (
+        Bound(resized_crop, "random_resized_crop_*", 0.4, 1, 0.2),
+        # in the order of the draws, with hue in HSV
+        Bound(color_jitter, "color_jitter_*", 2.8, 7, 2.1),
+        Bound(rand_augment, "randaugment_translate?_*", 0.2, 1, 0.1),
+        Bound(rand_augment, "randaugment_*_bilinear", 0.6, 2, 0.5),
+        # RandAugment's default is the nearest pixel; ours interpolates
+        Bound(rand_augment, "randaugment_[rs]*_nearest", 4, 16, 0.2),
+        # Pillow rounds down
+        Bound(rand_augment, "randaugment_[bc]*", 0.6, 2, 0.6),
+        # tables of the same histogram, but for the decoders
+        Bound(rand_augment, "randaugment_[aep]*", 0.2, 1, 0.2),
+        Bound(rand_augment, "randaugment_solarize_*", 0.2, 1, 0.1),
+    ),
+}  # fmt: skip
+
+
+def cases_of(recipe: str, bound: Bound) -> list[Case]:
+    return [case for case in published(recipe) if fnmatch(case.name, bound.cases)]
+
+
+def executed(engine: Engine, plan: BatchPlan, bound: Bound) -> Image:
+    if bound.filter:
+        plan.use_filter(bound.filter)
+    plan.place(plan.size[0], np.zeros_like(plan.size), UNUSED)
+    return execute(engine, plan)[0]
+
+
+each_bound = pytest.mark.parametrize(
+    ("recipe", "bound"),
+    [(recipe, bound) for recipe, bounds in BOUNDS.items() for bound in bounds],
+    ids=lambda value: value.cases.strip("_*") if isinstance(value, Bound) else value,
+)
+
+
+@each_bound
+def test_pixels_are_those_of_the_published_code(recipe: str, bound: Bound, cache: Cache, images: ImageIndex) -> None:
+    """Within the bound, which a shift by one pixel in any direction and swapped channels exceed."""
+    engine = NativeEngine(cache, 0)
+    drawn = [(case, executed(engine, planned(case, bound.draw, images), bound)) for case in cases_of(recipe, bound)]
+    assert drawn
+
+    def differences(change: Callable[[Image], Image]) -> list[NDArray[np.int64]]:
+        found = [case.differences(change(image)) for case, image in drawn]
+        return [np.concatenate([each.ravel() for each in kind]) for kind in zip(*found, strict=True)]
+
+    crops, thumbnails = differences(lambda image: image)
+    assert crops.mean() <= bound.mean
+    assert np.percentile(crops, 95) <= bound.high
+    assert thumbnails.mean() <= bound.thumbnail
+    for by, axis in ((1, 0), (-1, 0), (1, 1), (-1, 1)):
+        moved, _ = differences(partial(np.roll, shift=by, axis=axis))
+        assert moved.mean() > bound.mean and np.percentile(moved, 95) > bound.high
+    for channels in ([2, 1, 0], [1, 0, 2], [0, 2, 1]):
+        swapped, averages = differences(lambda image, channels=channels: image[..., channels])
+        assert swapped.mean() > bound.mean and averages.mean() > bound.thumbnail
+
+
+@each_bound
+def test_the_reference_draws_the_pixels_of_the_published_code(
+    recipe: str, bound: Bound, cache: Cache, images: ImageIndex
+) -> None:
+    """The stored squares, cut out of the plan, are within the bounds of the native engine."""
+    engine = ReferenceEngine(cache)
+    differences = []
+    for case in cases_of(recipe, bound):
+        for corner, expected in zip(case.crops_at, case.crops, strict=True):
+            plan = planned(case, bound.draw, images)
+            depends = plan.table is not None and (plan.table < -1).any()  # on what is outside of the square
+            side = len(expected)
+            if not depends:
+                crop(plan, [*corner.tolist(), side, side])
+            image = executed(engine, plan, bound)
+            if depends:
+                image = image[corner[1] : corner[1] + side, corner[0] : corner[0] + side]
+            differences.append(np.abs(image.astype(int) - expected))
+    assert np.mean(differences) <= bound.mean and np.percentile(differences, 95) <= bound.high
