@@ -8,8 +8,12 @@ as progressive ones, everything counts as inverse DCT. The floor is the least th
 once and write the canvas once. Rounds are interleaved, so that a busy machine slows every stage alike. `x` is the ratio
 to a bare libjpeg-turbo RGB decode in the same round, as in loader.py on one thread.
 
-A second table has steps of some recipes on canvases of that size: sampling a source that is rotated by 10 degrees
-("warp"; "resample" comes before it), and blending two images ("mix").
+A second table has the steps of recipes on canvases of 640 x 640 pixels, at every SIMD level: the tile of a rotated
+source, which is an axis-aligned row; sampling the tile at 10 degrees so that it covers the canvas ("warp"); blending
+two images ("mix"); changing hue, saturation and value ("hsv"), colors by a matrix ("recolor") and levels by tables
+("table"); counting the levels for such a table ("histogram"); filling ("fill"). An affine transform is a tile and a
+warp. The floor is to read a canvas from memory and to write one; steps after the tile work on lines in the CPU's
+caches.
 """
 
 from __future__ import annotations
@@ -44,7 +48,8 @@ console = Console()
 CANVAS_BYTES = 64 << 20  # more than the caches hold
 STAGES = ("read", "entropy", "inverse DCT", "resample", "store")
 BESIDE = ("floor", "checksum")  # the least that any loader has to do; the cost of verifying a record
-RECIPE_STEPS = ("warp", "mix")
+STEPS = ("tile", "warp", "mix", "hsv", "recolor", "table", "histogram", "fill", "floor")
+SIDE = 640  # pixels of the canvas of a step
 
 
 @dataclass
@@ -70,10 +75,34 @@ class Job:
             "inverse DCT": max(0.0, planes - max(entropy, read)),
             "resample": resample,
             "store": max(0.0, both - resample),
-            "warp": testing.warp_loop(self.records, self.sizes, self.level),
-            "mix": testing.mix_loop(self.sizes, self.level),
             "floor": read + testing.store_loop(self.sizes, self.level, out),
             "checksum": checksum_loop(self.records),
+        }
+
+
+@dataclass
+class Steps:
+    """Steps of recipes, to be timed at one SIMD level."""
+
+    level: str
+    records: list[memoryview]
+
+    def measure(self, out: NDArray[np.uint8]) -> dict[str, float]:
+        """Seconds of each step for as many canvases as records."""
+        sizes = np.full((len(self.records), 2), SIDE, np.int32)
+        canvas = 3 * SIDE * SIDE
+        places = [at * canvas % (CANVAS_BYTES - canvas) for at in range(len(sizes))]
+        adjust = {
+            step: sum(testing.adjust_loop(step, SIDE, SIDE, self.level) for _ in sizes)
+            for step in ("hsv", "recolor", "table", "histogram")
+        }
+        return adjust | {
+            "tile": testing.render_loop(self.records, sizes, self.level, out, False),
+            "warp": testing.warp_loop(self.records, sizes, self.level),
+            "mix": testing.mix_loop(sizes, self.level),
+            "fill": testing.fill_loop(sizes),
+            "floor": testing.read_loop([memoryview(out)[at : at + canvas] for at in places])
+            + testing.store_loop(sizes, self.level, out),
         }
 
 
@@ -124,15 +153,15 @@ def as_table(found: list[dict[str, Any]]) -> Table:
     return table
 
 
-def recipe_table(found: list[dict[str, Any]]) -> Table:
-    """A table of milliseconds per image and SIMD level: the medians over caches, which matter little."""
-    table = Table(title="steps of recipes, ms an image, one thread", box=box.SIMPLE_HEAD)
-    table.add_column("SIMD")
-    for step in RECIPE_STEPS:
-        table.add_column(step, justify="right")
-    for level in dict.fromkeys(row["simd"] for row in found):
-        rows = [row for row in found if row["simd"] == level]
-        table.add_row(level, *(f"{1000 * median(row[step] for row in rows):.2f}" for step in RECIPE_STEPS))
+def step_table(found: list[dict[str, Any]]) -> Table:
+    """A table of milliseconds per canvas and SIMD level."""
+    title = f"steps of recipes, ms for {SIDE} x {SIDE} pixels, one thread"
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False)
+    table.add_column("SIMD", no_wrap=True)
+    for step in STEPS:
+        table.add_column(step, justify="right", no_wrap=True)
+    for row in found:
+        table.add_row(row["simd"], *(f"{1000 * row[step]:.3f}" for step in STEPS))
     return table
 
 
@@ -144,7 +173,7 @@ def summary(job: Job, rounds: list[dict[str, float]], reference: list[float]) ->
         "name": job.name,
         "encoding": job.encoding.label,
         "simd": job.level,
-        **{stage: median(found[stage] for found in rounds) / count for stage in (*STAGES, *BESIDE, *RECIPE_STEPS)},
+        **{stage: median(found[stage] for found in rounds) / count for stage in (*STAGES, *BESIDE)},
         "sum": median(sums) / count,
         "ratio": median(bare / total for bare, total in zip(reference, sums, strict=True)),
     }
@@ -162,21 +191,27 @@ def main(
     with tempfile.TemporaryDirectory(prefix="fastload-benchmark-") as scratch:
         jobs = jobs_of(open_pictures(data, Path(scratch), console), images)
         files = [bytes(record)[HEADER_SIZE:] for record in jobs[0].records]
+        recipe_steps = [Steps(level, jobs[0].records) for level in testing.simd_levels()]
         out = np.zeros(CANVAS_BYTES, np.uint8)
         reference: list[float] = []
         times: list[list[dict[str, float]]] = [[] for _ in jobs]
+        step_times: list[list[dict[str, float]]] = [[] for _ in recipe_steps]
         for _ in track(range(rounds), "Measuring", console=console, transient=True):
             reference.append(testing.decode_loop(files, 1))
-            for job, found in zip(jobs, times, strict=True):
-                found.append(job.measure(out))
+            for job, measured in zip((*jobs, *recipe_steps), (*times, *step_times), strict=True):
+                measured.append(job.measure(out))
         found = [summary(job, measured, reference) for job, measured in zip(jobs, times, strict=True)]
+        steps = [
+            {"simd": each.level, **{step: median(row[step] for row in measured) / len(files) for step in STEPS}}
+            for each, measured in zip(recipe_steps, step_times, strict=True)
+        ]
         packing = packing_time(files)
     console.print(as_table(found))
-    console.print(recipe_table(found))
+    console.print(step_table(steps))
     bare = 1000 * median(reference) / len(files)
     console.print(f"Bare RGB decode {bare:.2f} ms; packing a JPEG as dct {1000 * packing:.1f} ms.", highlight=False)
     if json_file:
-        json_file.write_text(json.dumps({"stages": found, "packing": packing}, indent=2) + "\n")
+        json_file.write_text(json.dumps({"stages": found, "steps": steps, "packing": packing}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -214,16 +214,20 @@ def test_scaling(sample_set, tmp_path):
 
 @pytest.mark.long
 def test_stages(sample_set, tmp_path):
-    """Every cache at every SIMD level, its stages making up the sum."""
+    """Every cache at every SIMD level, its stages making up the sum; every step of recipes at every level."""
     done = run("stages.py", sample_set / "val", "--images", "4", "--rounds", "1", "--json", tmp_path / "r.json")
     assert done.returncode == 0, done.stderr
-    rows = json.loads((tmp_path / "r.json").read_text())["stages"]
+    written = json.loads((tmp_path / "r.json").read_text())
+    rows = written["stages"]
     names = {"original", "dct", "dct-fast", "q90-dct", "planes"}
     assert {(row["name"], row["simd"]) for row in rows} == set(product(names, testing.simd_levels()))
     for row in rows:
         stages = [row[stage] for stage in ("read", "entropy", "inverse DCT", "resample", "store")]
         assert row["sum"] == pytest.approx(sum(stages)) and row["ratio"] > 0
         assert row["read"] > 0 and row["resample"] > 0 and row["floor"] > row["read"]
+    steps = {"tile", "warp", "mix", "hsv", "recolor", "table", "histogram", "fill", "floor"}
+    assert [row.pop("simd") for row in written["steps"]] == testing.simd_levels()
+    assert all(row.keys() == steps and min(row.values()) > 0 for row in written["steps"])
 
 
 def test_opening(small_cache):

@@ -9,6 +9,7 @@
 #include "color_change.h"
 #include "record.h"
 #include "picture.h"
+#include "placed_row.h"
 #include "testing.h"
 #include "warped.h"
 
@@ -151,15 +152,17 @@ double store_loop(const Array<int32_t>& sizes, const std::string& level, const A
     return seconds_since(start);
 }
 
-// Decodes records, then draws each rotated by 10 degrees in `sizes` (N, 2) width, height, which it covers in part. Only
-// sampling the tile is timed: drawing the tile takes as long as an aligned row.
+// Decodes records, then draws each rotated by 10 degrees in `sizes` (N, 2) width, height, enlarged so that it covers all
+// of it. Only sampling the tile is timed: drawing the tile takes as long as an aligned row.
 double warp_loop(const std::vector<py::buffer>& records, const Array<int32_t>& sizes, const std::string& level) {
     const Kernels& kernels = kernels_of(simd_level_named(level));
     WarpedPicture picture(kernels);
     TableCache tables;
     Buffer row_memory;
     return draw_loop(records, sizes, kernels, [&](const Planes& planes, int width, int height) {
-        const float x = float(width) / float(planes.width), y = float(height) / float(planes.height);
+        constexpr float covering = 1.16f;  // cos 10 degrees + sin 10 degrees, and a little
+        const float x = covering * float(width) / float(planes.width);
+        const float y = covering * float(height) / float(planes.height);
         Placement placement{{0, 0, float(planes.width), float(planes.height)}, {0, 0, width, height}, false, {}};
         std::copy_n(identity_color[0], 12, placement.color[0]);
         placement.warped = true;
@@ -190,6 +193,19 @@ double mix_loop(const Array<int32_t>& sizes, const std::string& level) {
         const size_t bytes = Rows::bytes(size[0]);
         uint8_t *const from = over.ensure(bytes), *const to = under.ensure(bytes);
         for (int y = 0; y < size[1]; ++y) kernels.mix(from, 128, bytes, to);
+    }
+    return seconds_since(start);
+}
+
+// Fills lines of `sizes` that are in the cache, as FILL rows do.
+double fill_loop(const Array<int32_t>& sizes) {
+    constexpr uint8_t color[3] = {114, 115, 116};
+    Buffer memory;
+    WithoutGil without_gil;
+    const auto start = Clock::now();
+    for (const int32_t* size = sizes.data(); size < sizes.data() + sizes.size(); size += 2) {
+        uint8_t* const line = memory.ensure(Rows::bytes(size[0]));
+        for (int y = 0; y < size[1]; ++y) fill_pixels(line, {0, size[0]}, color);
     }
     return seconds_since(start);
 }
@@ -265,6 +281,8 @@ void bind_stages(py::module_& m) {
           "Decode records, draw them rotated in sizes (N, 2) width, height; returns the seconds of sampling.");
     m.def("mix_loop", &mix_loop, py::arg("sizes"), py::arg("level"),
           "Blend pictures of sizes (N, 2) width, height; returns seconds.");
+    m.def("fill_loop", &fill_loop, py::arg("sizes"),
+          "Fill pictures of sizes (N, 2) width, height with a color; returns seconds.");
     m.def("adjust_loop", &adjust_loop, py::arg("step"), py::arg("width"), py::arg("height"), py::arg("level"),
           "Change the colors of an image in one `step`: hsv, saturation (and value), value, recolor, table or histogram; "
           "returns seconds.");
