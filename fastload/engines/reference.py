@@ -130,14 +130,15 @@ def source_points(plan: BatchPlan, row: int) -> NDArray[np.float64]:
     return points
 
 
-def tile_size(crop: NDArray[np.float32], matrix: NDArray[np.float32]) -> tuple[int, int]:
+def tile_size(crop: NDArray[np.float32], matrix: NDArray[np.float32], filter: str) -> tuple[int, int]:
     """Return the size (width, height) at which a warped row's crop is drawn before it is sampled.
 
     A tile has one pixel for each source pixel, or for each canvas pixel along an axis of the source that shrinks, so
-    that shrinking is antialiased by the separable filter.
+    that shrinking is antialiased by the separable filter. For "nearest" it has the source's pixels.
     """
     scale = np.hypot(*matrix[:, :2].astype(np.float64))  # canvas pixels per source pixel, along x and y of the source
-    width, height = (max(round(length * min(s, 1.0)), 1) for length, s in zip(crop[2:].tolist(), scale, strict=True))
+    limit = np.ones(2) if filter == "nearest" else np.minimum(scale, 1.0)
+    width, height = (max(round(length * s), 1) for length, s in zip(crop[2:].tolist(), limit, strict=True))
     return width, height
 
 
@@ -155,6 +156,15 @@ def interpolated(pixels: NDArray[np.uint8], x: NDArray[np.float64], y: NDArray[n
     lower = at(bottom, left) * (left + 1 - x) + at(bottom, right) * (x - left)
     values: NDArray[np.float64] = upper * (top + 1 - y) + lower * (y - top)
     return values
+
+
+def nearest(pixels: NDArray[np.uint8], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Return the pixels (H, W, 3) that contain the positions x, y (h, w)."""
+    row, column = (
+        np.clip(np.floor(at), 0, size - 1).astype(int) for at, size in zip((y, x), pixels.shape, strict=False)
+    )
+    taken: NDArray[np.uint8] = pixels[row, column]
+    return taken
 
 
 def mixed(over: NDArray[np.uint8], under: NDArray[np.uint8], alpha: float) -> NDArray[np.uint8]:
@@ -294,10 +304,11 @@ class ReferenceEngine:
             drawn = draw_aligned(source, crop, (w, h), bool(plan.flip[row]), _filter(plan, row))
             pixels = adjust.recolored(drawn, color)
         else:
-            size = tile_size(crop, plan.matrix[row])
-            tile = adjust.recolored(draw_aligned(source, crop, size, False, _filter(plan, row)), color)
-            place = (source_points(plan, row) - crop[:2]) * (size / crop[2:].astype(np.float64))
-            pixels = adjust.to_levels(interpolated(tile, place[..., 0], place[..., 1]))
+            filter = _filter(plan, row)
+            size = tile_size(crop, plan.matrix[row], filter)
+            tile = adjust.recolored(draw_aligned(source, crop, size, False, filter), color)
+            place = np.moveaxis((source_points(plan, row) - crop[:2]) * (size / crop[2:].astype(np.float64)), -1, 0)
+            pixels = nearest(tile, *place) if filter == "nearest" else adjust.to_levels(interpolated(tile, *place))
         return pixels[mask[y : y + h, x : x + w]]
 
     def images(self, ticket: list[ReferenceJob], number: int) -> Tensor | None:

@@ -61,6 +61,28 @@ def test_turned_and_enlarged_rows_are_pillows(degrees, scale, number):
     assert difference.mean() < 1.5 and difference.max() < 8  # Pillow interpolates RGB, in fewer bits
 
 
+@given(st.integers(1, 359), st.floats(0.3, 2.5), st.integers(0, 1))
+@settings(max_examples=20, deadline=None)
+def test_turned_rows_of_nearest_pixels_are_pillows(degrees, scale, number):
+    """The pixels of Pillow's affine transform by NEAREST, without smoothing when shrinking, but for ties."""
+    height, width = pixels_of(number).shape[:2]
+    straight = drawn(plan_of(number))[0].astype(np.uint8)
+    matrix = rotation(degrees, (width / 2, height / 2), scale)
+    inverse = np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))[:2]
+    expected = Image.fromarray(straight).transform(
+        (width, height), Image.Transform.AFFINE, inverse.ravel(), fillcolor=tuple(FILL)
+    )
+    v, u = np.mgrid[:height, :width] + 0.5
+    point = np.stack([u, v, np.ones_like(u)], -1) @ inverse.T
+    clear = (np.abs(point - np.rint(point)) > 0.02).all(-1)
+    for engine in (NativeEngine(CACHE, 0), REFERENCE):
+        plan = plan_of(number)
+        plan.use_filter("nearest")
+        plan.transform(matrix[None], plan.size)
+        difference = np.abs(execute(engine, placed(plan))[0].astype(int) - np.asarray(expected))
+        assert difference[clear].max(initial=0) <= 2  # colors are rounded at other places
+
+
 @pytest.mark.parametrize("turns", [1, 2, 3])
 def test_quarter_turns_only_move_pixels(turns):
     """A turn by 90 degrees gives the very pixels, elsewhere."""

@@ -63,7 +63,8 @@ struct Part {
 
 Part part_of(const Placement& placement, const WarpedCrop& crop, int axis) {
     const double length = placement.crop[axis + 2];
-    const double shrink = std::min(std::hypot(double(placement.warp[0][axis]), double(placement.warp[1][axis])), 1.);
+    const double factor = std::hypot(double(placement.warp[0][axis]), double(placement.warp[1][axis]));
+    const double shrink = placement.filter == Filter::nearest ? 1 : std::min(factor, 1.);
     const double size = std::max(std::nearbyint(length * shrink), 1.), scale = size / length;
     double low = std::numeric_limits<double>::infinity(), high = -low;
     const int32_t* clip = placement.clip;
@@ -77,11 +78,20 @@ Part part_of(const Placement& placement, const WarpedCrop& crop, int axis) {
     return {scale, begin, int(std::clamp(std::ceil(high) + 1, begin + 1., size))};
 }
 
+// The pixels whose centers are nearest to the points of a path.
+void take_nearest(const Tile& tile, const TilePath& path, int count, uint8_t* rgb) {
+    constexpr int half = 1 << 15;
+    for (int i = 0; i < count; ++i) {
+        const int x = (path.x + i * path.dx + half) >> 16, y = (path.y + i * path.dy + half) >> 16;
+        std::memcpy(rgb + 3 * i, tile.pixels + ptrdiff_t(y) * tile.stride + 3 * x, 3);
+    }
+}
+
 }  // namespace
 
 void WarpedPicture::open(const Planes& planes, const Placement& placement, const WarpedCrop& crop, TableCache& tables) {
     View view{};
-    view.filter = placement.filter;
+    view.filter = filter_ = placement.filter;
     double* const start[2] = {&view.x, &view.y};
     double* const extent[2] = {&view.w, &view.h};
     int* const size[2] = {&view.width, &view.height};
@@ -126,10 +136,17 @@ void WarpedPicture::draw(int y, Span span, uint8_t* rgb) const {
         int32_t start[2], step[2];
         for (int axis = 0; axis < 2; ++axis) {
             const double first = map_[axis].at(begin + .5, y + .5), last = map_[axis].at(begin + count - .5, y + .5);
-            start[axis] = int32_t(std::floor(first * 65536 + .5)) + 128;  // rounds fractions to 8 bits
+            start[axis] = int32_t(std::floor(first * 65536 + .5));
             step[axis] = count == 1 ? 0 : int32_t(std::floor((last - first) / (count - 1) * 65536 + .5));
         }
-        kernels_->warp(tile, {start[0], start[1], step[0], step[1]}, count, rgb + 3 * size_t(begin - span.begin));
+        TilePath path{start[0], start[1], step[0], step[1]};
+        uint8_t* const out = rgb + 3 * size_t(begin - span.begin);
+        if (filter_ == Filter::nearest) {
+            take_nearest(tile, path, count, out);
+        } else {
+            path.x += 128, path.y += 128;  // rounds fractions to 8 bits
+            kernels_->warp(tile, path, count, out);
+        }
     }
 }
 

@@ -32,7 +32,8 @@ private:
 };
 
 // A source that is drawn with a warp. Its crop becomes a tile, drawn by the separable kernels with one pixel for each
-// source pixel, or for each canvas pixel along an axis that shrinks. Only the part of it that the clip shows is drawn.
+// source pixel, or for each canvas pixel along an axis that shrinks (not if the filter is `nearest`), and sampled: to
+// nearest if that is the filter, else bilinearly. Only the part of the tile that the clip shows is drawn.
 class WarpedPicture {
 public:
     explicit WarpedPicture(const Kernels& chosen = kernels()) : kernels_(&chosen), picture_(chosen) {}
@@ -51,6 +52,7 @@ private:
 
     const Kernels* kernels_;
     Picture picture_;
+    Filter filter_ = Filter::bilinear;
     Map map_[2]{};
     int stride_ = 0;
     Buffer memory_;
