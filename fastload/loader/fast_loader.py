@@ -100,7 +100,7 @@ class FastLoader(_DataLoader[T_co]):
             only if the loader itself shuffles (`shuffle=True`). True reads a sampler 32 batches ahead.
         on_error: "raise": an image that does not decode raises DecodeError; the next batch can be read after that.
             "skip": the image is filled with the fill color and has no boxes. `skipped` lists such images, and a warning
-            at the end of the epoch counts them.
+            at the end of the epoch counts them. The native engine does not read images that show no pixel.
         verify_checksums: check the bytes of an image "first" (when they are first read), "always" or "never". A
             mismatch is handled as `on_error` says.
         engine: "native"; "dali", NVIDIA DALI for caches with the encoding `original`, on the GPU if `device` is one;

@@ -181,6 +181,22 @@ def test_an_image_too_large_to_be_turned_is_a_failure_of_its_row() -> None:
     assert list(failures) == [0] and "too large to be rotated or sheared" in failures[0]
 
 
+def test_a_row_that_shows_nothing_is_not_decoded() -> None:
+    """A damaged image that is turned off the canvas, or lies between its pixels, is no failure; one pixel of it is."""
+    damaged = bytearray(record(jpeg(noise(40, 56), quality=90)))
+    del damaged[-300:]
+    damaged[16:24] = (len(damaged) - 32).to_bytes(8, "little")
+    plan = BatchPlan.of(np.zeros(1, np.int64), np.array([[20, 20]], np.int32))
+    plan.crop[0] = 0, 0, 56, 40
+    cases = ((1, (100, 0), 0), (1, (-100, 3), 0), (1, (0, 80), 0), (1, (19, 0), 1), (1e-3, (19.4, 19.6), 0))
+    for scale, shift, failing in cases:
+        matrix = np.column_stack([rotation(30)[:, :2] * scale, shift])
+        plan.warp = matrix[None].astype(np.float32)
+        engine = NativeEngine(cache_of([bytes(damaged)]), 0, "never")
+        _, failures = finish(engine, submit(engine, placed(plan)))
+        assert len(failures) == failing, shift
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_matrices_near_the_limits_of_floats_draw_something(seed: int) -> None:
     """Invertible matrices of any magnitude neither crash nor draw outside: what is not covered stays."""

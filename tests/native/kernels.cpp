@@ -288,7 +288,8 @@ void canvas() {
     const auto open = [&] {
         for (size_t i = 0; i < shown.size(); ++i) {
             const auto& [planes, placement] = shown[i];
-            placement.kind == Kind::source ? rows[i].open(placement, planes, tables) : rows[i].open(placement);
+            rows[i].open(placement);
+            if (rows[i].needs_source()) rows[i].set_source(planes, tables);
         }
     };
     const size_t pixels = size_t(height) * width, skew = uniform(0, 1) * uniform(0, 70);

@@ -31,7 +31,8 @@ Array<uint8_t> render_record(const py::buffer& buffer) {
         Placement whole{{0, 0, float(width), float(height)}, {0, 0, width, height}, false, {}};
         std::copy_n(identity[0], 12, whole.color[0]);
         std::vector<PlacedRow> rows(1);
-        rows[0].open(whole, planes, *tables);
+        rows[0].open(whole);
+        rows[0].set_source(planes, *tables);
         render({height, width, {0, 0, 0}}, rows, 1, row_memory, out);
     }
     return pixels;

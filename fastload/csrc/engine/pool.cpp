@@ -252,11 +252,10 @@ Times Pool::times() {
 
 std::vector<Failure> Pool::write(const Job& job, int slot, uint8_t* out, Workspace& workspace) {
     const int first = job.first_row[slot], count = job.first_row[slot + 1] - first;
-    const auto has_source = [&](int row) { return job.placements[row].kind == Kind::source; };
     std::vector<Failure> failures;
     if (emulated_.count() > 0) {
         int sources = 0;
-        for (int row = first; row < first + count; ++row) sources += has_source(row);
+        for (int row = first; row < first + count; ++row) sources += job.placements[row].kind == Kind::source;
         sleep(sources * emulated_, workspace.overslept);
         return failures;
     }
@@ -265,15 +264,12 @@ std::vector<Failure> Pool::write(const Job& job, int slot, uint8_t* out, Workspa
         workspace.planes.resize(std::max(workspace.planes.size(), size_t(count)));
         workspace.rows.resize(std::max(workspace.rows.size(), size_t(count)));
         for (; row < first + count; ++row) try {
-                const Placement& placement = job.placements[row];
                 PlacedRow& placed = workspace.rows[row - first];
-                if (!has_source(row)) {
-                    placed.open(placement);
-                    continue;
-                }
+                placed.open(job.placements[row]);
+                if (!placed.needs_source()) continue;
                 Planes planes;
                 records_.decode(size_t(job.index[row]), workspace.decoder, workspace.planes[row - first], planes);
-                placed.open(placement, planes, workspace.tables);
+                placed.set_source(planes, workspace.tables);
             } catch (const std::runtime_error& error) {  // this image is damaged; check the others of its slot too
                 failures.push_back({row, records_.there(size_t(job.index[row])) ? error.what() : vanished});
             }
@@ -283,7 +279,8 @@ std::vector<Failure> Pool::write(const Job& job, int slot, uint8_t* out, Workspa
         if (failures.empty()) {
             draw(count);  // also reads records, since planes are not copied
             for (row = first; row < first + count; ++row)
-                if (has_source(row) && !records_.there(size_t(job.index[row]))) failures.push_back({row, vanished});
+                if (workspace.rows[row - first].needs_source() && !records_.there(size_t(job.index[row])))
+                    failures.push_back({row, vanished});
         }
         if (!failures.empty()) draw(0);
     } catch (const std::exception& error) {  // such as out of memory: exceptions must not leave a thread

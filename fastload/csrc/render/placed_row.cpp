@@ -15,23 +15,28 @@ void fill_pixels(uint8_t* line, Span span, const uint8_t fill[3]) {
     for (size_t done = 3; done < size; done *= 2) std::memcpy(first + done, first, std::min(done, size - done));
 }
 
-void PlacedRow::open(const Placement& placement, const Planes& planes, TableCache& tables) {
-    placement_ = placement;
-    if (placement.warped) {
-        crop_.open(placement);
-        return warped_.open(planes, placement, crop_, tables);
-    }
-    const float* crop = placement.crop;
-    const View view{crop[0], crop[1], crop[2], crop[3], placement.clip[2],
-                    placement.clip[3], placement.flip, placement.filter};
-    picture_.open(planes, view, placement.color, tables);
-}
-
 void PlacedRow::open(const Placement& placement) {
     placement_ = placement;
     if (placement.warped) crop_.open(placement);
-    if (placement.kind == Kind::adjust) return adjustment_.open(placement);
-    for (int c = 0; c < 3; ++c) fill_[c] = uint8_t(std::floor(std::clamp(double(placement.color[c][3]), 0., 255.) + .5));
+    switch (placement.kind) {
+        case Kind::source:
+            if (placement.warped && needs_source()) warped_.open(placement, crop_);
+            break;
+        case Kind::fill:
+            for (int c = 0; c < 3; ++c)
+                fill_[c] = uint8_t(std::floor(std::clamp(double(placement.color[c][3]), 0., 255.) + .5));
+            break;
+        case Kind::adjust:
+            adjustment_.open(placement);
+    }
+}
+
+void PlacedRow::set_source(const Planes& planes, TableCache& tables) {
+    if (placement_.warped) return warped_.set_source(planes, placement_.color, tables);
+    const float* const crop = placement_.crop;
+    const View view{crop[0], crop[1], crop[2], crop[3], placement_.clip[2],
+                    placement_.clip[3], placement_.flip, placement_.filter};
+    picture_.open(planes, view, placement_.color, tables);
 }
 
 void PlacedRow::count(Span span, const uint8_t* line, Histogram& histogram) {

@@ -17,10 +17,12 @@ public:
     explicit PlacedRow(const Kernels& chosen = kernels())
         : kernels_(&chosen), picture_(chosen), warped_(chosen), adjustment_(chosen) {}
 
-    // Of a row with a source. Throws std::runtime_error if it cannot be drawn.
-    void open(const Placement& placement, const Planes& planes, TableCache& tables);
-    // Of a row without one.
+    // Throws std::runtime_error if it cannot be drawn.
     void open(const Placement& placement);
+    // Whether it needs its source's planes before it is drawn: it has a source, which shows on the canvas.
+    bool needs_source() const { return placement_.kind == Kind::source && !(placement_.warped && crop_.empty()); }
+    // Sets them. They must stay as long as it is drawn.
+    void set_source(const Planes& planes, TableCache& tables);
     const Placement& placement() const { return placement_; }
     // The color of a FILL row.
     const uint8_t* fill() const { return fill_; }

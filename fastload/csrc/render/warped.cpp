@@ -19,6 +19,22 @@ void WarpedCrop::open(const Placement& placement) {
     }
     determinant_ = matrix_[0][0] * matrix_[1][1] - matrix_[0][1] * matrix_[1][0];
     std::copy_n(placement.clip, 4, clip_);
+    spans_.resize(size_t(clip_[3]));
+    for (int axis = 0; axis < 2; ++axis) {
+        seen_low_[axis] = std::numeric_limits<double>::infinity();
+        seen_high_[axis] = -seen_low_[axis];
+    }
+    for (int line = 0; line < clip_[3]; ++line) {
+        const int y = clip_[1] + line;
+        const Span span = spans_[size_t(line)] = find_span(y);
+        if (span.empty()) continue;
+        for (int axis = 0; axis < 2; ++axis)
+            for (int x : {span.begin, span.end - 1}) {
+                const double place = unmap(axis, x + .5, y + .5);
+                seen_low_[axis] = std::min(seen_low_[axis], place);
+                seen_high_[axis] = std::max(seen_high_[axis], place);
+            }
+    }
 }
 
 bool WarpedCrop::has(int x, int y) const {
@@ -29,8 +45,7 @@ bool WarpedCrop::has(int x, int y) const {
     return true;
 }
 
-Span WarpedCrop::span(int y) const {
-    if (y < clip_[1] || y >= clip_[1] + clip_[3]) return {0, 0};
+Span WarpedCrop::find_span(int y) const {
     const int left = clip_[0], right = left + clip_[2];
     double begin = left, end = right;
     for (int axis = 0; axis < 2; ++axis) {  // where the line enters and leaves the crop
@@ -55,7 +70,7 @@ namespace {
 constexpr int edge = 1;            // pixels that repeat the outermost ones, on each side of a tile
 constexpr int path_pixels = 1024;  // steps are rounded to 1/65536 pixel, so a path's end is off by 1/128 at most
 
-// The part of an axis of a tile that is drawn.
+// The part of an axis of a tile that shows, with the pixels around it that are interpolated.
 struct Part {
     double scale;  // tile pixels for each source pixel
     int begin, end;
@@ -66,14 +81,8 @@ Part part_of(const Placement& placement, const WarpedCrop& crop, int axis) {
     const double factor = std::hypot(double(placement.warp[0][axis]), double(placement.warp[1][axis]));
     const double shrink = placement.filter == Filter::nearest ? 1 : std::min(factor, 1.);
     const double size = std::max(std::nearbyint(length * shrink), 1.), scale = size / length;
-    double low = std::numeric_limits<double>::infinity(), high = -low;
-    const int32_t* clip = placement.clip;
-    for (int x : {clip[0], clip[0] + clip[2]})
-        for (int y : {clip[1], clip[1] + clip[3]}) {
-            const double place = (crop.unmap(axis, x, y) - placement.crop[axis]) * scale;
-            low = std::min(low, place);
-            high = std::max(high, place);
-        }
+    const double low = (crop.seen_low(axis) - placement.crop[axis]) * scale;
+    const double high = (crop.seen_high(axis) - placement.crop[axis]) * scale;
     const int begin = int(std::clamp(std::floor(low) - 1, 0., size - 1));
     return {scale, begin, int(std::clamp(std::ceil(high) + 1, begin + 1., size))};
 }
@@ -89,12 +98,12 @@ void take_nearest(const Tile& tile, const TilePath& path, int count, uint8_t* rg
 
 }  // namespace
 
-void WarpedPicture::open(const Planes& planes, const Placement& placement, const WarpedCrop& crop, TableCache& tables) {
-    View view{};
-    view.filter = filter_ = placement.filter;
-    double* const start[2] = {&view.x, &view.y};
-    double* const extent[2] = {&view.w, &view.h};
-    int* const size[2] = {&view.width, &view.height};
+void WarpedPicture::open(const Placement& placement, const WarpedCrop& crop) {
+    view_ = {};
+    view_.filter = placement.filter;
+    double* const start[2] = {&view_.x, &view_.y};
+    double* const extent[2] = {&view_.w, &view_.h};
+    int* const size[2] = {&view_.width, &view_.height};
     for (int axis = 0; axis < 2; ++axis) {
         const Part part = part_of(placement, crop, axis);
         *size[axis] = part.end - part.begin;
@@ -104,20 +113,23 @@ void WarpedPicture::open(const Planes& planes, const Placement& placement, const
         map_[axis] = {(crop.unmap(axis, 1, 0) - origin) * part.scale, (crop.unmap(axis, 0, 1) - origin) * part.scale,
                       (origin - placement.crop[axis]) * part.scale - part.begin + edge - .5, double(*size[axis] + edge)};
     }
-    const int width = view.width + 2 * edge, height = view.height + 2 * edge;
+    const int width = view_.width + 2 * edge, height = view_.height + 2 * edge;
     stride_ = 3 * width;
     const int64_t bytes = int64_t(stride_) * height;
     if (std::max(width, height) > tile_side || bytes > std::min<int64_t>(3 * max_pixels(), INT32_MAX))
         throw std::runtime_error("it is too large to be rotated or sheared: reduce it first");
+    memory_.ensure(size_t(bytes) + tile_slack);
+}
 
-    uint8_t* const pixels = memory_.ensure(size_t(bytes) + tile_slack);
-    picture_.open(planes, view, placement.color, tables);
+void WarpedPicture::set_source(const Planes& planes, const float color[3][4], TableCache& tables) {
+    uint8_t* const pixels = memory_.ensure(0);
+    picture_.open(planes, view_, color, tables);
     uint8_t* row = pixels;
-    for (int y = 0; y < view.height; ++y) {
+    for (int y = 0; y < view_.height; ++y) {
         row += stride_;
         picture_.draw(y, row + 3 * edge, nullptr);
         std::copy_n(row + 3 * edge, 3, row);
-        std::copy_n(row + 3 * view.width, 3, row + 3 * view.width + 3 * edge);
+        std::copy_n(row + 3 * view_.width, 3, row + 3 * view_.width + 3 * edge);
     }
     std::memcpy(pixels, pixels + stride_, size_t(stride_));
     std::memcpy(row + stride_, row, size_t(stride_));
@@ -141,7 +153,7 @@ void WarpedPicture::draw(int y, Span span, uint8_t* rgb) const {
         }
         TilePath path{start[0], start[1], step[0], step[1]};
         uint8_t* const out = rgb + 3 * size_t(begin - span.begin);
-        if (filter_ == Filter::nearest) {
+        if (view_.filter == Filter::nearest) {
             take_nearest(tile, path, count, out);
         } else {
             path.x += 128, path.y += 128;  // rounds fractions to 8 bits

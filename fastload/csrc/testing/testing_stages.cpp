@@ -175,7 +175,8 @@ double warp_loop(const std::vector<py::buffer>& records, const Array<int32_t>& s
         }
         WarpedCrop crop;
         crop.open(placement);
-        picture.open(planes, placement, crop, tables);
+        picture.open(placement, crop);
+        picture.set_source(planes, placement.color, tables);
         uint8_t* const row = row_memory.ensure(size_t(3) * width);
         const auto start = Clock::now();
         for (int v = 0; v < height; ++v) picture.draw(v, crop.span(v), row);
