@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from fastload.cache.read.cache import Cache
     from fastload.cache.write.build import BuildOptions, build_cache
     from fastload.cache.write.resize import Reduction
+    from fastload.class_batch import ClassBatch
     from fastload.errors import (
         ArgumentError,
         CacheError,
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
     from fastload.plan.align import CenterAlign, Collator, RandomAlign, TopLeftAlign
     from fastload.plan.transforms import (
         AutoContrast,
+        BatchCutMix,
         BatchMixUp,
+        ByEpoch,
         CenterCrop,
         ChannelPermutation,
         ColorJitter,
@@ -67,6 +70,7 @@ if TYPE_CHECKING:
         ShortestEdge,
         Solarize,
         Transform,
+        size_ramp,
     )
     from fastload.sources.base import Category, Sample
     from fastload.sources.detect import find_datasets
@@ -80,14 +84,17 @@ _HOME = {
     "ArgumentError": "errors",
     "AutoContrast": "plan.transforms",
     "Batch": "batch",
+    "BatchCutMix": "plan.transforms",
     "BatchMixUp": "plan.transforms",
     "BuildOptions": "cache.write.build",
+    "ByEpoch": "plan.transforms",
     "Cache": "cache.read.cache",
     "CacheError": "errors",
     "Category": "sources.base",
     "CenterAlign": "plan.align",
     "CenterCrop": "plan.transforms",
     "ChannelPermutation": "plan.transforms",
+    "ClassBatch": "class_batch",
     "Collator": "plan.align",
     "ColorJitter": "plan.transforms",
     "Column": "annotations",
@@ -153,6 +160,7 @@ _HOME = {
     "nms": "ops",
     "read_images": "cache.memory",
     "show_progress": "tools.progress",
+    "size_ramp": "plan.transforms",
 }
 __all__ = [
     "IMAGENET_MEAN",
@@ -161,14 +169,17 @@ __all__ = [
     "ArgumentError",
     "AutoContrast",
     "Batch",
+    "BatchCutMix",
     "BatchMixUp",
     "BuildOptions",
+    "ByEpoch",
     "Cache",
     "CacheError",
     "Category",
     "CenterAlign",
     "CenterCrop",
     "ChannelPermutation",
+    "ClassBatch",
     "Collator",
     "ColorJitter",
     "Column",
@@ -231,6 +242,7 @@ __all__ = [
     "nms",
     "read_images",
     "show_progress",
+    "size_ramp",
 ]
 
 

@@ -14,7 +14,7 @@ LAYERS = (  # a module imports only from its own and from lower layers
     ("sources",),
     ("plan",),
     ("cache",),
-    ("batch", "recipes"),
+    ("batch", "class_batch", "recipes"),
     ("engines", "device"),
     ("loader",),
     ("tools",),

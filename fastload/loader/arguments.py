@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fastload.class_batch import TARGET_KINDS
 from fastload.engines.auto import ENGINES
 from fastload.errors import ArgumentError
 from fastload.loader.finisher import SampleFunction
@@ -26,6 +27,8 @@ def check_arguments(loader: FastLoader[Any]) -> None:
         raise ArgumentError(f'verify_checksums is "first", "always" or "never", not {loader.verify_checksums!r}')
     if loader.engine not in (*ENGINES, "auto"):
         raise ArgumentError(f"engine is one of {', '.join(ENGINES)} and auto, not {loader.engine!r}")
+    if loader.targets not in TARGET_KINDS:
+        raise ArgumentError(f"targets is one of {', '.join(TARGET_KINDS)}, not {loader.targets!r}")
     given = {
         "worker_init_fn": loader.worker_init_fn,
         "multiprocessing_context": loader.multiprocessing_context,
@@ -55,6 +58,7 @@ def refuse_what_needs_a_cache(loader: FastLoader[Any]) -> None:
         "skip_crowd": loader.skip_crowd,
         "skip_empty": loader.skip_empty,
         "masks": loader.masks,
+        "targets": loader.targets != "objects",
     }
     if refused := [name for name, value in given.items() if value]:
         raise ArgumentError(

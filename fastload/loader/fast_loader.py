@@ -22,6 +22,7 @@ from typing_extensions import TypeVar
 
 from fastload.annotations import MASKS
 from fastload.cache.read.cache import Cache
+from fastload.class_batch import TargetKind
 from fastload.device import Feed
 from fastload.engines.auto import ENGINES, choose_engine
 from fastload.engines.base import Engine
@@ -63,8 +64,8 @@ class FastLoader(_DataLoader[T_co]):
         for images, targets in loader:
             ...
 
-    On a cache, batches are `Batch(images, targets)`. Any other dataset is loaded by DataLoader itself, or by
-    StatefulDataLoader if torchdata is installed.
+    On a cache, batches are `Batch(images, targets)`, or `ClassBatch(images, class_ids)` if `targets` says so. Any other
+    dataset is loaded by DataLoader itself, or by StatefulDataLoader if torchdata is installed.
 
     `state_dict()` and `load_state_dict()` resume in the middle of an epoch: on a cache always, on other datasets if
     torchdata is installed. On a cache, `num_workers`, `prefetch_factor`, `batch_size` and the number of ranks of a
@@ -112,6 +113,10 @@ class FastLoader(_DataLoader[T_co]):
             torchvision's reference scripts train on.
         skip_empty: skip images without a box (crowd boxes count) wider and higher than one pixel. `loader.dataset` is
             then a `Subset`; samplers give positions in it.
+        targets: what comes with the images. "objects": `Targets`. "class_ids": the class of each image (B) int64, as a
+            position in `cache.categories`, and -100 for a skipped image. "soft_labels": shares of the classes (B, K)
+            float32, for transforms that mix images. `collate_fn` is then `TopLeftAlign(1)` by default, images are not
+            grouped by aspect ratio by default, and functions get the class as an int, or the soft label (K).
         masks: the dicts of `Targets` have `masks` (n, H, W) uint8. They are made when a dict is, which takes about a
             millisecond a mask; without this argument, `targets.masks(i)` makes those of one image.
 
@@ -175,6 +180,7 @@ class FastLoader(_DataLoader[T_co]):
         skip_crowd: bool = False,
         skip_empty: bool = False,
         masks: bool = False,
+        targets: TargetKind = "objects",
         device: torch.device | str | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
@@ -192,10 +198,10 @@ class FastLoader(_DataLoader[T_co]):
         if cached is not None:
             self._cache, self._images = cached
             if collate_fn is None and (batch_size is not None or batch_sampler is not None):
-                collate_fn = TopLeftAlign()
+                collate_fn = TopLeftAlign(32 if targets == "objects" else 1)
         self.transforms, self.group_by_aspect, self.function_workers = transforms, group_by_aspect, function_workers
         self.on_error, self.verify_checksums, self.engine = on_error, verify_checksums, engine
-        self.skip_crowd, self.skip_empty, self.masks = skip_crowd, skip_empty, masks
+        self.skip_crowd, self.skip_empty, self.masks, self.targets = skip_crowd, skip_empty, masks, targets
         self.device, self.mean, self.std, self.dtype, self.memory_format = device, mean, std, dtype, memory_format
         self._feeds: tuple[Any, Feed | None] | None = None  # the settings it was made for, and the feed
         self._format()  # raises for wrong arguments now rather than in the first epoch
@@ -238,7 +244,7 @@ class FastLoader(_DataLoader[T_co]):
             self.batch_size,
             self.drop_last,
             shuffle=_is_random(self.sampler),
-            grouped=self._groups(bool(shuffle) and sampler is None, batch_sampler),
+            grouped=self._groups(bool(shuffle) and sampler is None and targets == "objects", batch_sampler),
             sampler=None if own_order else sampler,
             batch_sampler=batch_sampler,
             ranks=ranks or Ranks(),
@@ -419,6 +425,10 @@ class FastLoader(_DataLoader[T_co]):
                 f"masks=True needs masks, and {self._cache.where} has none: build it from a dataset with polygons or "
                 "run lengths, or remove the argument"
             )
+        if self.targets != "objects":
+            if self.masks:
+                raise ArgumentError(f'masks=True needs targets="objects", not "{self.targets}"')
+            _ = self._cache.class_ids  # raises if there are none
         fused = is_fused(self.collate_fn, functions)
         planner = BatchPlanner(
             self._cache,
@@ -428,6 +438,7 @@ class FastLoader(_DataLoader[T_co]):
             draws_seeds=not fused,
             skip_crowd=self.skip_crowd,
             masks=self.masks,
+            kind=self.targets,
         )
         pixels, feed = self._format()
         finisher = BatchFinisher(

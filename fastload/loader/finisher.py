@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
+from torch.utils.data import default_collate
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from fastload.batch import Batch
+from fastload.batch import Batch, Targets
+from fastload.class_batch import ClassBatch, SoftLabels
 from fastload.device import Feed
 from fastload.errors import DecodeError, DeviceError, PlanError
 from fastload.loader.iterator import PendingBatch
-from fastload.loader.planner import BatchPlanner
+from fastload.loader.planner import BatchPlanner, PlannedTargets
 from fastload.loader.stop_iteration import refuse_stop_iteration
 from fastload.pixel_format import PixelFormat
 from fastload.plan.align import Collator
@@ -84,10 +86,17 @@ class BatchFinisher:
     def make(self, pending: PendingBatch) -> Any:
         """The batch in host memory."""
         assert pending.images is not None
-        batch = Batch(pending.images, pending.targets)
+        batch = self._batch(pending.images, pending.targets)
         if self.is_fused:
             return batch
         return self._collate(self._samples(pending, batch), np.random.default_rng(pending.run.seeds[pending.number]))
+
+    def _batch(self, images: Tensor, targets: PlannedTargets) -> Batch | ClassBatch:
+        if isinstance(targets, Targets):
+            return Batch(images, targets)
+        classes = targets.dense() if isinstance(targets, SoftLabels) else targets
+        blocks = self.feed is not None and self.feed.device.type == "cuda"  # unless copied from page-locked memory
+        return ClassBatch(images, classes.pin_memory() if blocks else classes)
 
     def _account(self, pending: PendingBatch, failures: dict[int, str], skipped: dict[int, str]) -> None:
         """Raise DecodeError for the first failure, or add all of them to `skipped` and drop their boxes."""
@@ -109,13 +118,19 @@ class BatchFinisher:
             'images with on_error="skip".'
         )
 
-    def _samples(self, pending: PendingBatch, batch: Batch) -> list[tuple[Any, Any]]:
-        """Images (3, H, W), views of the batch without padding, and their targets as dicts, after the functions."""
+    def _samples(self, pending: PendingBatch, batch: Batch | ClassBatch) -> list[tuple[Any, Any]]:
+        """Images (3, H, W), views of the batch without padding, and their targets, after the functions.
+
+        A target is a dict, or the class as an int, or a soft label (K).
+        """
         samples = []
         for i, (width, height) in enumerate(pending.alone().plan.size.tolist()):
-            sample: tuple[Any, Any] = batch.images[i, :, :height, :width], batch.targets[i]
-            if "masks" in sample[1]:
-                sample[1]["masks"] = sample[1]["masks"][:, :height, :width]
+            target: Any = batch.targets[i]
+            if isinstance(target, Tensor):
+                target = target if target.ndim else int(target)
+            elif "masks" in target:
+                target["masks"] = target["masks"][:, :height, :width]
+            sample: tuple[Any, Any] = batch.images[i, :, :height, :width], target
             if self.functions:
                 sample = _as_tv_tensors(*sample)
             for function in self.functions:
@@ -130,7 +145,8 @@ class BatchFinisher:
 
     def _collate(self, samples: list[tuple[Any, Any]], rng: np.random.Generator) -> Any:
         if isinstance(self.collate_fn, Collator):
-            return self.collate_fn.collate(samples, rng, self.pixels)
+            images, targets = self.collate_fn.collate(samples, rng, self.pixels)
+            return (images, targets) if self.planner.kind == "objects" else ClassBatch(images, default_collate(targets))
         return self.collate_fn(samples if self.batched else samples[0])
 
 
@@ -139,11 +155,13 @@ def is_fused(collate_fn: Callable[[Any], Any], functions: Sequence[SampleFunctio
     return isinstance(collate_fn, Collator) and not functions
 
 
-def _as_tv_tensors(image: Tensor, target: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def _as_tv_tensors(image: Tensor, target: Any) -> tuple[Any, Any]:
     """An image and its target as tv_tensors, for torchvision's transforms, if torchvision has been imported."""
     tv_tensors = sys.modules.get("torchvision.tv_tensors")
     if tv_tensors is None:
         return image, target
+    if not isinstance(target, dict):
+        return tv_tensors.Image(image), target
     boxes = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=tuple(image.shape[-2:]))
     masks = {"masks": tv_tensors.Mask(target["masks"])} if "masks" in target else {}
     return tv_tensors.Image(image), {**target, "boxes": boxes, **masks}

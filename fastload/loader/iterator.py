@@ -18,10 +18,9 @@ from typing import Any
 
 from torch import Tensor
 
-from fastload.batch import Targets
 from fastload.engines.base import Engine
 from fastload.errors import FastloadError
-from fastload.loader.planner import Planned, PlannedRun
+from fastload.loader.planner import Planned, PlannedRun, PlannedTargets
 from fastload.loader.state import EpochProgress
 from fastload.loader.stats import Meter
 
@@ -35,7 +34,7 @@ class PendingBatch:
     run: PlannedRun
     number: int
     size: int  # B
-    targets: Targets
+    targets: PlannedTargets
     ticket: Any  # of its run
     images: Tensor | None = None  # (B, 3, H, W), after waiting for it
     failures: dict[int, str] | None = None  # {row: reason} of images that did not decode; None before waiting for it

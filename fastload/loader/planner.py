@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fastload.batch import Targets, targets_of
 from fastload.cache.read.cache import Cache
+from fastload.class_batch import SoftLabels, TargetKind, class_ids_of, soft_labels_of
 from fastload.errors import FastloadError, PlanError
 from fastload.loader.sampling import EpochRandom
 from fastload.loader.stop_iteration import refuse_stop_iteration
@@ -24,6 +26,9 @@ from fastload.plan.transforms import Transform
 RUN = 128  # batches planned together in the loader's own order; most of the cost does not depend on their number
 
 
+PlannedTargets = Targets | Tensor | SoftLabels  # of one batch; the tensor has classes (B)
+
+
 @dataclass(eq=False)
 class PlannedRun:
     """Batches planned together. Batch k has the slots of `plan` from `ends[k - 1]` to `ends[k]`."""
@@ -31,7 +36,7 @@ class PlannedRun:
     plan: BatchPlan
     index: NDArray[np.int64]  # (slots) the record that was asked for; a mosaic shows further ones
     ends: Sequence[int]  # (batches)
-    targets: list[Targets]  # (batches)
+    targets: list[PlannedTargets]  # (batches)
     seeds: Sequence[int]  # (batches) for random steps after decoding; 0 if there are none
 
     def part(self, begin: int, end: int) -> PlannedRun:
@@ -61,6 +66,7 @@ class BatchPlanner:
         draws_seeds: draw a seed for each batch, for random steps after decoding.
         skip_crowd: skip boxes that mark a crowd.
         masks: whether the dicts of targets have masks.
+        kind: what the targets are: see FastLoader.
     """
 
     cache: Cache
@@ -70,6 +76,7 @@ class BatchPlanner:
     draws_seeds: bool = False
     skip_crowd: bool = False
     masks: bool = False
+    kind: TargetKind = "objects"
 
     def __post_init__(self) -> None:
         self._category_ids = torch.tensor([category.id for category in self.cache.categories], dtype=torch.int64)
@@ -135,8 +142,18 @@ class BatchPlanner:
     ) -> PlannedRun:
         self.aligner.place(plan, rng, ends)
         seeds = rng.integers(2**63, size=len(ends)).tolist() if self.draws_seeds else [0] * len(ends)
-        targets = targets_of(plan, index, ends, self._annotations, self._category_ids, masks=self.masks)
-        return PlannedRun(plan, index, ends, targets, seeds)
+        return PlannedRun(plan, index, ends, self._targets(plan, index, ends), seeds)
+
+    def _targets(
+        self, plan: BatchPlan, index: NDArray[np.int64], ends: Sequence[int], failed: Sequence[int] = ()
+    ) -> list[PlannedTargets]:
+        """The targets of each batch of a placed plan, of whose slots some `failed`."""
+        if self.kind == "class_ids":
+            return [*class_ids_of(plan, index, ends, self.cache.class_ids, failed)]
+        if self.kind == "soft_labels":
+            classes = len(self._category_ids)
+            return [*soft_labels_of(plan, index, ends, self.cache.class_ids, classes, failed)]
+        return [*targets_of(plan, index, ends, self._annotations, self._category_ids, failed, self.masks)]
 
     def _checked(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """The same positions. Raises IndexError if one is out of range; -1 is the last image, as in a list."""
@@ -146,11 +163,9 @@ class BatchPlanner:
             raise IndexError(f"the sampler asks for image {wrong} of a dataset of {n} images")
         return positions
 
-    def targets_without(self, run: PlannedRun, failed: Sequence[int]) -> Targets:
-        """The targets of a run of one batch, without the boxes of the images `failed`."""
-        (targets,) = targets_of(
-            run.plan, run.index, run.ends, self._annotations, self._category_ids, failed, self.masks
-        )
+    def targets_without(self, run: PlannedRun, failed: Sequence[int]) -> PlannedTargets:
+        """The targets of a run of one batch, without the boxes or classes of the images `failed`."""
+        (targets,) = self._targets(run.plan, run.index, run.ends, failed)
         return targets
 
 

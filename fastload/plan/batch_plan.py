@@ -32,6 +32,7 @@ OPTIONAL_ROW_COLUMNS: dict[str, NDArray[Any]] = {  # None in most plans; the val
     "filter": np.array(0, np.uint8),
     "centers": np.array([-np.inf, -np.inf, np.inf, np.inf], np.float32),
     "weight": np.array(1, np.float32),
+    "share": np.array(1, np.float32),
 }
 IDENTITY_COLOR = np.eye(3, 4, dtype=np.float32)
 IDENTITY_HSV = OPTIONAL_ROW_COLUMNS["hsv"]
@@ -83,6 +84,7 @@ class BatchPlan:
     filter: NDArray[np.uint8] | None = None  # (N) position in FILTERS
     centers: NDArray[np.float32] | None = None  # (N, 4) source pixels; a box whose center is outside is dropped
     weight: NDArray[np.float32] | None = None  # (N) the weight of boxes, for `Targets`
+    share: NDArray[np.float32] | None = None  # (N) the share of the row's class in the soft label of its slot
     tables: NDArray[np.uint8] | None = None  # (T, 3, 256) new levels of R, G and B
     batch: NDArray[np.int32] | None = None  # (B) the number of the slot's batch, ascending; None: one batch
     epoch: int = 0
@@ -277,6 +279,10 @@ class BatchPlan:
         """Multiply the weights of all boxes of each slot by `weight` (B). `Targets` has them as column
         `mix_weight`."""
         self.weight = self._column("weight") * np.asarray(weight, np.float32).take(self.slot)
+
+    def share_label(self, share: NDArray[np.floating[Any]]) -> None:
+        """Multiply the shares of all images of each slot in its soft label by `share` (B). See `soft_labels_of`."""
+        self.share = self._column("share") * np.asarray(share, np.float32).take(self.slot)
 
     def drop_boxes(self, min_visible: float = 0.0, min_size: float = 0.0, max_aspect: float = np.inf) -> None:
         """Drop boxes of the finished images by these rules too. See the fields of the same names."""

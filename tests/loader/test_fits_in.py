@@ -23,6 +23,7 @@ from torchdata.stateful_dataloader.stateful import Stateful
 
 from fastload import IMAGENET_MEAN, IMAGENET_STD, CenterAlign, FastLoader, RandomFlip
 from fastload.errors import ArgumentError
+from tests.support.class_cache import class_cache
 from tests.support.datasets import jpeg
 from tests.support.loaders import CACHE, IDS, ids, loader, seeded
 from tests.support.memory_cache import MemoryCache
@@ -145,6 +146,14 @@ class TestLightning:
         cache = masked_cache(tmp_path, jpeg())
         named = _get_dataloader_init_args_and_kwargs(FastLoader(cache, masks=True), SequentialSampler(cache))[1]
         assert named["masks"] is True
+
+    def test_it_keeps_classes(self):
+        """As above, of what only a cache of classified images takes."""
+        data = FastLoader(class_cache(8), 4, targets="class_ids")
+        again = _update_dataloader(data, SequentialSampler(data.dataset))
+        named = _get_dataloader_init_args_and_kwargs(data, SequentialSampler(data.dataset))[1]
+        assert named["targets"] == "class_ids"
+        assert [targets.tolist() for _, targets in again] == [[0, 1, 2, 3]] * 2
 
     def test_no_argument_is_forgotten_here(self):
         """The tests above name all there are."""

@@ -23,7 +23,9 @@ from tests.support.plans import IMAGES, targets
 
 ALL = (  # each as it is written
     "AutoContrast(p=0.5)",
-    "BatchMixUp(share=(0.45, 0.55), p=0.5)",
+    "BatchCutMix(alpha=1.0, min_visible=0.1, p=0.5)",
+    "BatchMixUp(share=(0.45, 0.55), p=0.5, alpha=0.2)",
+    "ByEpoch(stages={0: Resize(size=30, filter='bilinear'), 2: []})",
     "CenterCrop(size=(50, 40))",
     "ChannelPermutation(p=0.5)",
     "ColorJitter(brightness=0.1, contrast=0.2, saturation=0.3, hue=0.1, exact=True)",
@@ -37,7 +39,7 @@ ALL = (  # each as it is written
     "MixUp(scale=(0.5, 1.5), p=0.7, fill=114)",
     "Mosaic(size=40, fill=114, min_visible=0.0, p=0.7)",
     "MosaicAffine(size=60, degrees=10.0, translate=0.1, scale=(0.1, 2.0), shear=2.0, fill=114)",
-    "OneOf(choices=[Resize(size=30, filter='nearest'), [], RandomFlip(p=0.5)], p=(1, 2, 3))",
+    "OneOf(choices=[Resize(size=30, filter='nearest'), [], RandomFlip(p=0.5)], p=(1, 2, 3), per_batch=True)",
     "Pad(size=70, fill=(1, 2, 3), center=True)",
     "Posterize(bits=3, p=0.5)",
     "RandAugment(num_ops=2, magnitude=9, num_magnitude_bins=31, fill=0)",
@@ -63,11 +65,11 @@ ALL = (  # each as it is written
     "Resize(size=(30, 40), filter='bilinear')",
     "SanitizeBoxes(min_size=1.0, min_visible=0.0, max_aspect=inf)",
     "ScaleJitterCrop(size=50, scale=(0.1, 2.0), min_visible=0.0, diagonal=True)",
-    "ShortestEdge(sizes=[30, 40], max_size=80, per_batch=True)",
+    "ShortestEdge(sizes=[30, 40], max_size=80, per_batch=True, round_down=True)",
     "Solarize(threshold=128.0, p=0.5)",
 )
 NAMES = {**{name: getattr(transforms, name) for name in transforms.__all__}, "inf": float("inf")}
-ONE_SIZE = ("BatchMixUp",)  # these need images of one size
+ONE_SIZE = ("BatchCutMix", "BatchMixUp")  # these need images of one size
 
 
 def made(written: str) -> Transform:
@@ -118,7 +120,7 @@ def columns_of(plan: BatchPlan) -> list[np.ndarray]:
 
 def test_every_transform_is_here():
     """A new transform is held by these tests."""
-    assert {written.partition("(")[0] for written in ALL} == set(transforms.__all__) - {"Transform"}
+    assert {written.partition("(")[0] for written in ALL} == set(transforms.__all__) - {"Transform", "size_ramp"}
 
 
 SIZES = st.lists(
@@ -143,7 +145,7 @@ def test_any_list_of_transforms_makes_a_valid_plan(written, size, boxes, mixed, 
     """Of images of any size, with and without boxes, annotations and means; the same seed gives the same plan."""
     steps, images = [made(each) for each in written], index_of(size, boxes, means=seed % 2 == 0)
     if mixed:
-        steps += [made("Resize(size=24)"), made("BatchMixUp(share=(0, 1), p=0.5)")]
+        steps += [made("Resize(size=24)"), made("BatchMixUp(share=(0, 1), p=0.5)"), made("BatchCutMix()")]
     try:
         plan = planned(steps, images, seed, batch=2)
     except PlanError as error:
@@ -157,7 +159,8 @@ def test_any_list_of_transforms_makes_a_valid_plan(written, size, boxes, mixed, 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    st.lists(st.sampled_from([w for w in ALL if "BatchMix" not in w]), min_size=1, max_size=5), st.integers(0, 2**32)
+    st.lists(st.sampled_from([w for w in ALL if not w.startswith(ONE_SIZE)]), min_size=1, max_size=5),
+    st.integers(0, 2**32),
 )
 def test_transforms_see_the_boxes_of_targets(written, seed):
     """In the same order, but boxes that are too small once they are cut."""
@@ -218,7 +221,8 @@ def test_docstrings_name_all_arguments(written):
 
 
 WRONG = (
-    "AutoContrast(-0.1)", "BatchMixUp((0.5, 1.5))", "BatchMixUp((0.6, 0.5))", "BatchMixUp(p=2)", "CenterCrop(0)",
+    "AutoContrast(-0.1)", "BatchCutMix(0)", "BatchCutMix(p=2)", "BatchMixUp(alpha=0)", "ByEpoch({})",
+    "ByEpoch({-1: []})", "BatchMixUp((0.5, 1.5))", "BatchMixUp((0.6, 0.5))", "BatchMixUp(p=2)", "CenterCrop(0)",
     "CenterCrop((1, 2, 3))", "ChannelPermutation(1.1)", "CutMix(0)", "CutMix(p=-1)", "CutMix(min_visible=2)",
     "CutMix(float('nan'))", "During([], -1)", "During([], 3, 2)", "Equalize(2)", "Grayscale(-1)", "GridMosaic(0)",
     "GridMosaic(fill=300)", "LetterBox(0)", "LetterBox(9, fill=(1, 2))", "LetterBox(9, fill=-1)", "LongestEdge(0)",
@@ -256,7 +260,7 @@ def test_wrong_arguments_are_refused(written):
         eval(written, {**NAMES, "float": float})
 
 
-@pytest.mark.parametrize("written", [w for w in ALL if "per_batch=True" in w or "BatchMixUp" in w])
+@pytest.mark.parametrize("written", [w for w in ALL if "per_batch=True" in w or w.startswith(ONE_SIZE)])
 def test_batches_planned_together_are_treated_apart(written):
     """What is decided for a batch does not depend on the images of others, only on its own draw."""
     images = index_of([(50, 50)] * 12, 3)

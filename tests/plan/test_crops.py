@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import random
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -105,6 +109,49 @@ def test_resized_crops_draw_area_ratio_and_place_uniformly():
     for axis in (0, 1):
         assert_uniform(plan.crop[:, axis] / (9000 - plan.crop[:, axis + 2]), 0, 1)
     assert plan.filter is not None and (plan.filter == 3).all()
+
+
+def resized_crop_naively(width, height, scale, ratio, rng):
+    """x, y, w, h as torchvision documents it, for one image: ten tries, then the middle."""
+    for _ in range(10):
+        area = width * height * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return rng.randint(0, width - w), rng.randint(0, height - h), w, h
+    w, h = width, height
+    if width / height < ratio[0]:
+        h = round(w / ratio[0])
+    elif width / height > ratio[1]:
+        w = round(h * ratio[1])
+    return (width - w) // 2, (height - h) // 2, w, h
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "scale", "ratio"),
+    [
+        (20, 16, (0.08, 1.0), (3 / 4, 4 / 3)),  # nearly always within ten tries
+        (9, 13, (0.35, 1.0), (3 / 4, 4 / 3)),
+        (24, 9, (0.45, 1.0), (3 / 4, 4 / 3)),  # the middle, in a third of the images
+        (7, 24, (0.4, 0.8), (0.5, 0.9)),
+    ],
+)
+def test_resized_crops_have_the_distribution_of_torchvision(width, height, scale, ratio):
+    """Of the windows (x, y, w, h), sizes and places together, including the share of images without a fitting try."""
+    count = 40_000
+    plan = drawn(RandomResizedCrop(8, scale, ratio), width, height, count=count)
+    rng = random.Random(1)
+    naive = [resized_crop_naively(width, height, scale, ratio, rng) for _ in range(count)]
+    ours = [tuple(window) for window in np.rint(plan.crop).astype(int).tolist()]
+    for part in (slice(0, 4), slice(2, 4), slice(0, 1), slice(1, 2)):
+        one, other = (Counter(window[part] for window in windows) for windows in (ours, naive))
+        common = [window for window in one | other if one[window] + other[window] >= 20]
+        pairs = [(one[window], other[window]) for window in common]
+        rare = [count - sum(column) for column in zip(*pairs, strict=True)]
+        pairs += [tuple(rare)] if sum(rare) >= 20 else []
+        freedom = len(pairs) - 1
+        chi_squared = sum((a - b) ** 2 / (a + b) for a, b in pairs)
+        assert chi_squared < freedom + 4 * math.sqrt(2 * freedom) + 8, (part, chi_squared, freedom)
 
 
 def test_size_crops_draw_every_size_and_place():

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastload.plan.batch_plan import FILL, FILTERS
-from fastload.plan.transforms import LetterBox, LongestEdge, RandomResize, Resize
+from fastload.plan.transforms import LetterBox, LongestEdge, RandomResize, Resize, ShortestEdge
 from tests.support.plans import CACHE, assert_equally_likely, drawn, planned, same_images, source_boxes, targets
 
 
@@ -45,6 +45,17 @@ def test_longest_edge_keeps_the_aspect_ratio(width, height, size):
     plan = planned(LongestEdge(size), same_images(width, height))
     shorter = max(int(size * min(width, height) / max(width, height) + 0.5), 1)
     assert max(plan.size[0]) == size and abs(min(plan.size[0]) - shorter) <= (size * min(width, height) % 1 == 0.5)
+
+
+@given(st.integers(1, 4000), st.integers(1, 4000), st.integers(1, 900), st.one_of(st.none(), st.integers(901, 1333)))
+def test_shortest_edge_rounds_down_as_torchvision(width, height, size, most):
+    """`Resize(size, max_size)`: the longer edge first, then the shorter one if the longer one is limited."""
+    plan = planned(ShortestEdge(size, most, round_down=True), same_images(width, height))
+    short, long = size, int(size * max(width, height) / min(width, height))
+    if most is not None and long > most:
+        short, long = int(most * short / long), most
+    expected = [short, long] if width <= height else [long, short]
+    assert plan.size.tolist() == [[max(side, 1) for side in expected]]
 
 
 @pytest.mark.parametrize("name", FILTERS)

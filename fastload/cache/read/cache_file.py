@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fastload._core as _core
-from fastload.annotations import POLYGONS, SCHEMA, Annotations, Column, Columns, Ragged
+from fastload.annotations import CLASS_ID, POLYGONS, SCHEMA, Annotations, Column, Columns, Ragged
 from fastload.cache.format.index import ColorMoments
 from fastload.cache.format.layout import COLOR_MEAN, COLOR_STD, Encoding
 from fastload.cache.format.manifest import Manifest
@@ -247,6 +247,32 @@ class CacheFile:
     def categories(self) -> tuple[Category, ...]:
         """The classes. `labels` are indices into this tuple."""
         return self._mapping.categories
+
+    @cached_property
+    def class_ids(self) -> NDArray[np.int64]:
+        """(n) the class of each image: an index into `categories`. Boxes have `labels` instead.
+
+        Raises:
+            CacheError: the cache has no column `class_id`, or one that is the id of no category.
+        """
+        if CLASS_ID.name not in self.columns:
+            raise CacheError(
+                f"{self.where} has no classes of images: build it from a folder for each class, a CSV file of "
+                "paths and labels, or (path, label) pairs."
+            )
+        given = self.columns[CLASS_ID.name]
+        ids = np.array([category.id for category in self.categories], np.int64)
+        order = np.argsort(ids)
+        found = order[ids.searchsorted(given, sorter=order).clip(max=len(ids) - 1)] if len(ids) else np.empty(0, int)
+        wrong = np.flatnonzero(ids[found] != given) if len(ids) else np.arange(len(given))
+        if len(wrong):
+            i = int(wrong[0])
+            raise CacheError(
+                f"image {self.image_ids[i]} ({self.name(i)}) of {self.path_of(i)} has the class {given[i]}, which is "
+                "none of the cache's categories: correct it, and build the cache again."
+            )
+        self.check_unchanged()
+        return found
 
     @property
     def store(self) -> Store:

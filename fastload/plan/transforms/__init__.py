@@ -16,7 +16,7 @@ from fastload.plan.transforms.affine import (
     RandomScaleTranslate,
     RandomVerticalFlip,
 )
-from fastload.plan.transforms.choose import During, OneOf, RandomApply
+from fastload.plan.transforms.choose import ByEpoch, During, OneOf, RandomApply, size_ramp
 from fastload.plan.transforms.color import (
     ChannelPermutation,
     ColorJitter,
@@ -33,7 +33,7 @@ from fastload.plan.transforms.crop import (
     RandomZoomOut,
     ScaleJitterCrop,
 )
-from fastload.plan.transforms.mix import BatchMixUp, CutMix, GridMosaic, MixUp, Mosaic, RandomErasing
+from fastload.plan.transforms.mix import BatchCutMix, BatchMixUp, CutMix, GridMosaic, MixUp, Mosaic, RandomErasing
 from fastload.plan.transforms.rand_augment import AutoContrast, Equalize, Posterize, RandAugment, Solarize
 from fastload.plan.transforms.resize import LetterBox, LongestEdge, RandomResize, Resize, ShortestEdge
 from fastload.plan.transforms.rules import SanitizeBoxes
@@ -41,7 +41,9 @@ from fastload.plan.transforms.transform import Transform
 
 __all__ = [
     "AutoContrast",
+    "BatchCutMix",
     "BatchMixUp",
+    "ByEpoch",
     "CenterCrop",
     "ChannelPermutation",
     "ColorJitter",
@@ -80,4 +82,5 @@ __all__ = [
     "ShortestEdge",
     "Solarize",
     "Transform",
+    "size_ramp",
 ]

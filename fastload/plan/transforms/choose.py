@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +55,7 @@ class OneOf(Transform):
     Args:
         choices: each is one or several transforms, or an empty list for none.
         p: the probability of each choice; they are divided by their sum. Default: all the same.
+        per_batch: choose for whole batches instead of images.
 
     Raises:
         ArgumentError: there are no choices, or `p` does not have a probability for each.
@@ -62,6 +63,7 @@ class OneOf(Transform):
 
     choices: Sequence[Transforms]
     p: Sequence[float] | None = None
+    per_batch: bool = False
 
     def __post_init__(self) -> None:
         self._choices = [as_list(choice) for choice in self.choices]
@@ -72,7 +74,10 @@ class OneOf(Transform):
         self.spans_batches = all(each.spans_batches for choice in self._choices for each in choice)
 
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
-        chosen = rng.choice(len(self._choices), len(plan.size), p=self._p)
+        def draw(count: int) -> NDArray[np.int64]:
+            return rng.choice(len(self._choices), count, p=self._p)
+
+        chosen = each_batch(plan, draw) if self.per_batch else draw(len(plan.size))
         for k, choice in enumerate(self._choices):
             apply(choice, chosen == k, plan, rng, images)
 
@@ -104,6 +109,60 @@ class During(Transform):
         if self.start <= plan.epoch and (self.end is None or plan.epoch < self.end):
             for transform in self._all:
                 transform(plan, rng, images)
+
+
+@dataclass
+class ByEpoch(Transform):
+    """Apply other transforms from some epochs on, such as crops that grow during training.
+
+        ByEpoch({0: RandomResizedCrop(128), 6: RandomResizedCrop(176), 12: RandomResizedCrop(224)})
+        ByEpoch({epoch: RandomResizedCrop(size) for epoch, size in size_ramp(160, 192, start=4, end=14).items()})
+
+    Args:
+        stages: by the first epoch of each stage, counted from 0, one or several transforms, or an empty list for none.
+            Epochs before the first stage have none.
+
+    Raises:
+        ArgumentError: there are no stages, or an epoch is negative.
+    """
+
+    stages: Mapping[int, Transforms]
+
+    def __post_init__(self) -> None:
+        if not self.stages or min(self.stages) < 0:
+            raise ArgumentError(f"ByEpoch needs transforms by their first epoch, from 0 on, not {self.stages}")
+        self._stages = {epoch: as_list(self.stages[epoch]) for epoch in sorted(self.stages)}
+        self.spans_batches = all(each.spans_batches for stage in self._stages.values() for each in stage)
+
+    def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
+        begun = [stage for epoch, stage in self._stages.items() if epoch <= plan.epoch]
+        for transform in begun[-1] if begun else []:
+            transform(plan, rng, images)
+
+
+def size_ramp(first: int, last: int, start: int, end: int, multiple: int = 32) -> dict[int, int]:
+    """Return sizes that grow linearly over epochs, for `ByEpoch`: {0: 160, 9: 192}.
+
+    Args:
+        first: the size until epoch `start`, in pixels.
+        last: the size from epoch `end` on, in pixels.
+        start: the epoch, counted from 0, until which the size is `first`.
+        end: the epoch from which on it is `last`.
+        multiple: sizes are rounded to the nearest multiple of this many pixels. Default: 32.
+
+    Returns:
+        The size in pixels by the first epoch that has it, in ascending order.
+
+    Raises:
+        ArgumentError: not 0 <= start < end, or a size is rounded to 0.
+    """
+    if not 0 <= start < end or multiple < 1:
+        raise ArgumentError(f"size_ramp needs 0 <= start < end and multiple >= 1, not {start}, {end} and {multiple}")
+    exact = np.interp(np.arange(end + 1), [start, end], [first, last])
+    sizes = (np.rint(exact / multiple) * multiple).astype(int).tolist()
+    if min(sizes) < 1:
+        raise ArgumentError(f"size_ramp from {first} to {last} has a size of 0: use a smaller multiple than {multiple}")
+    return {epoch: size for epoch, size in enumerate(sizes) if epoch == 0 or size != sizes[epoch - 1]}
 
 
 def apply(

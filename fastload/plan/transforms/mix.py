@@ -208,13 +208,15 @@ class MixUp(Transform):
 class BatchMixUp(Transform):
     """Blend each image with the one before it in its batch (Zhang et al., "mixup", 2018), as DEIM does.
 
-    Images must have the same size, so scale them before. The share of the image itself is uniform in `share`, one
-    number for a batch, and that of the other image is the rest. Boxes of both are kept. `Targets` has the shares as the
-    column `mix_weight`, by which to multiply the loss of a box.
+    Images must have the same size, so scale them before. The share of the image itself is one number for a batch, and
+    that of the other image is the rest. Boxes of both are kept. `Targets` has the shares as the column `mix_weight`, by
+    which to multiply the loss of a box, and soft labels consist of them. With `alpha` and `p=1`, this is torchvision's
+    `MixUp`.
 
     Args:
-        share: the smallest and the largest share. Default: 0.45 to 0.55.
+        share: the smallest and the largest share, which is uniform. Default: 0.45 to 0.55.
         p: the probability, for whole batches. Default: 0.5.
+        alpha: draw the share from Beta(alpha, alpha) instead. Default: None.
 
     Raises:
         ArgumentError: an argument is out of range.
@@ -224,32 +226,31 @@ class BatchMixUp(Transform):
 
     share: tuple[float, float] = (0.45, 0.55)
     p: float = 0.5
+    alpha: float | None = None
 
     def __post_init__(self) -> None:
         check_range("share", self.share, 0, self)
         check_probability(self.p, self)
         if self.share[1] > 1:
             raise ArgumentError(f"BatchMixUp needs shares of at most 1, not {self.share}")
+        if self.alpha is not None:
+            check_alpha(self.alpha, self)
 
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
-        share = each_batch(plan, lambda batches: rng.uniform(*self.share, batches))
+        share = each_batch(plan, lambda batches: self._draw(rng, batches))
         mixed = each_batch(plan, rng.random) < self.p
         self.mix(plan, np.where(mixed, share, 1))
 
+    def _draw(self, rng: np.random.Generator, count: int) -> NDArray[np.float64]:
+        return rng.uniform(*self.share, count) if self.alpha is None else rng.beta(self.alpha, self.alpha, count)
+
     def mix(self, plan: BatchPlan, share: NDArray[np.float64]) -> None:
         """Blend each image, of which `share` (B) stays, with the one before it in its batch."""
-        count = len(plan.size)
-        batch = np.zeros(count, np.int32) if plan.batch is None else plan.batch
-        first, last = batch.searchsorted(batch), batch.searchsorted(batch, "right") - 1
-        before = np.arange(count) - 1
-        before[first == before + 1] = last[first == before + 1]
-        mixed = np.flatnonzero((share < 1) & (first < last))
+        mixed, before = with_the_one_before(plan, share < 1, self)
         if not len(mixed):
             return
-        if (plan.size[mixed] != plan.size[before[mixed]]).any():
-            raise ArgumentError("BatchMixUp needs images of one size: put Resize or LetterBox before it")
-        other = plan.take(before[mixed])
-        weight = np.ones(count)
+        other = plan.take(before)
+        weight = np.ones(len(plan.size))
         weight[mixed] = share[mixed]
         plan.weigh(weight)
         other.weigh(1 - share[mixed])
@@ -283,24 +284,66 @@ class CutMix(Transform):
     def __post_init__(self) -> None:
         check_probability(self.p, self)
         check_share("min_visible", self.min_visible, self)
-        if not 0 < self.alpha < np.inf:
-            raise ArgumentError(f"CutMix needs an alpha above 0, not {self.alpha}")
+        check_alpha(self.alpha, self)
 
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
         count = len(plan.size)
-        side = np.sqrt(1 - rng.beta(self.alpha, self.alpha, count))
-        half = np.trunc(plan.size * side[:, None] / 2)
-        center = np.floor(rng.random((count, 2)) * plan.size)
-        low, high = np.maximum(center - half, 0), np.minimum(center + half, plan.size)
+        low, high = rectangle(plan.size, rng.beta(self.alpha, self.alpha, count), rng.random((count, 2)))
         chosen = np.flatnonzero((rng.random(count) < self.p) & (high > low).all(1))
         other = images.plan(rng.integers(len(images), size=count)[chosen])
         if not len(chosen):
             return
-        corner, extent = low[chosen].astype(np.int32), (high - low)[chosen].astype(np.int32)
+        corner, extent = low[chosen], (high - low)[chosen]
         other.resize(plan.size[chosen])
         other.crop_to(np.concatenate([corner, extent], 1))
         other.min_visible = self.min_visible
         draw_over(plan, chosen, other, corner)
+
+
+@dataclass
+class BatchCutMix(Transform):
+    """Cover a random rectangle of each image by the same part of the one before it in its batch (Yun et al., 2019).
+
+    Images must have the same size, so scale them before. All images of a batch have the same rectangle, which is drawn
+    as in `CutMix`. Soft labels follow the area of the rectangle. With `p=1`, this is torchvision's `CutMix`.
+
+    Args:
+        alpha: the parameter of the distribution. Default: 1, uniform.
+        min_visible: drop a clipped box with less than this share of its area left, 0 to 1. Default: 0.1.
+        p: the probability, for whole batches. Default: 0.5.
+
+    Raises:
+        ArgumentError: an argument is out of range.
+    """
+
+    spans_batches = True
+
+    alpha: float = 1.0
+    min_visible: float = 0.1
+    p: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_probability(self.p, self)
+        check_share("min_visible", self.min_visible, self)
+        check_alpha(self.alpha, self)
+
+    def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
+        share = each_batch(plan, lambda batches: rng.beta(self.alpha, self.alpha, batches))
+        center = each_batch(plan, lambda batches: rng.random((batches, 2)))
+        mixed = each_batch(plan, rng.random) < self.p
+        self.cut(plan, np.where(mixed, share, 1), center)
+
+    def cut(self, plan: BatchPlan, share: NDArray[np.float64], center: NDArray[np.float64]) -> None:
+        """Cover the part 1 - `share` (B) of each image, around `center` (B, 2), a share of the width and height."""
+        low, high = rectangle(plan.size, share, center)
+        mixed, before = with_the_one_before(plan, np.all(high > low, axis=1), self)
+        if not len(mixed):
+            return
+        other = plan.take(before)
+        corner, extent = low[mixed], (high - low)[mixed]
+        other.crop_to(np.concatenate([corner, extent], 1))
+        other.drop_boxes(self.min_visible)
+        draw_over(plan, mixed, other, corner)
 
 
 @dataclass
@@ -348,6 +391,50 @@ class RandomErasing(Transform):
             plan.cover(chosen, part[chosen], color[chosen])
 
 
+def check_alpha(alpha: float, user: Transform) -> None:
+    """Raise ArgumentError unless `alpha` is a parameter of a Beta distribution."""
+    if not 0 < alpha < np.inf:
+        raise ArgumentError(f"{type(user).__name__} needs an alpha above 0, not {alpha}")
+
+
+def rectangle(
+    size: NDArray[np.int32], share: NDArray[np.float64], center: NDArray[np.float64]
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Return CutMix's rectangles (x0, y0) and (x1, y1), each (B, 2), empty if they are narrower than two pixels.
+
+    Args:
+        size: (B, 2) width, height of the images.
+        share: (B) of the area that stays uncovered, before the rectangle is clipped to the image.
+        center: (B, 2) x, y as shares of the width and height, below 1.
+    """
+    half = np.trunc(size * np.sqrt(1 - share)[:, None] / 2)
+    pixel = np.floor(center * size)
+    low, high = np.maximum(pixel - half, 0), np.minimum(pixel + half, size)
+    return low.astype(np.int32), high.astype(np.int32)
+
+
+def with_the_one_before(
+    plan: BatchPlan, wanted: NDArray[np.bool_], user: Transform
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the slots (S) that are `wanted` (B) and not alone in their batch, and the one before each in its batch.
+
+    The last one of a batch comes before the first one.
+
+    Raises:
+        ArgumentError: two of a pair have different sizes. The message names the class of `user`.
+    """
+    count = len(plan.size)
+    batch = np.zeros(count, np.int32) if plan.batch is None else plan.batch
+    first, last = batch.searchsorted(batch), batch.searchsorted(batch, "right") - 1
+    before = np.arange(count) - 1
+    before[first == before + 1] = last[first == before + 1]
+    slots = np.flatnonzero(wanted & (first < last))
+    before = before[slots]
+    if (plan.size[slots] != plan.size[before]).any():
+        raise ArgumentError(f"{type(user).__name__} needs images of one size: put Resize or LetterBox before it")
+    return slots, before
+
+
 def draw_over(
     plan: BatchPlan,
     slots: NDArray[np.int64],
@@ -355,7 +442,7 @@ def draw_over(
     corner: NDArray[np.int32] | None = None,
     alpha: NDArray[np.float64] | None = None,
 ) -> None:
-    """Draw the S slots of another plan over `slots` (S) of a plan.
+    """Draw the S slots of another plan over `slots` (S) of a plan. Soft labels follow the visible areas.
 
     Args:
         plan: the plan.
@@ -370,5 +457,10 @@ def draw_over(
         corners[count:] = corner
     if alpha is not None:
         opacity[count:] = alpha
+    covered = opacity[count:] * other.size.prod(1) / plan.size[slots].prod(1)
+    kept = np.ones(count)
+    kept[slots] -= covered
+    plan.share_label(kept)
+    other.share_label(covered)
     plan.join(other)
     plan.compose(np.concatenate([np.arange(count), slots]), corners, plan.size[:count], opacity)

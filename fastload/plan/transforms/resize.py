@@ -28,14 +28,17 @@ from fastload.plan.transforms.transform import (
 class ShortestEdge(Transform):
     """Scale each image so that its shorter edge has a given size, keeping the aspect ratio.
 
-    This is detectron2's `ResizeShortestEdge` with sample_style="choice", and torchvision's `RandomShortestSize`, which
-    rounds sizes down. The scale is size / min(w, h), or max_size / max(w, h) if that is smaller. The result is
-    floor(w * scale + 0.5) by floor(h * scale + 0.5) pixels, and at least 1 by 1. No box is clipped.
+    This is detectron2's `ResizeShortestEdge` with sample_style="choice". The scale is size / min(w, h), or
+    max_size / max(w, h) if that is smaller. The result is floor(w * scale + 0.5) by floor(h * scale + 0.5) pixels, and
+    at least 1 by 1. With `round_down` it is torchvision's `Resize(size, max_size=max_size)` instead, whose longer edge
+    is int(size * long / short), or the shorter one int(max_size * size / that) if `max_size` limits the longer one. No
+    box is clipped.
 
     Args:
         sizes: pixels of the shorter edge. If there are several, each is drawn with the same probability.
         max_size: limit of the longer edge, in pixels. Default: no limit.
         per_batch: draw one size for all images of a batch, which needs less padding. Default: one for each image.
+        round_down: round as torchvision's `Resize`. Default: half up.
 
     Raises:
         ArgumentError: a size is not a whole number of at least 1.
@@ -46,6 +49,7 @@ class ShortestEdge(Transform):
     sizes: int | Sequence[int]
     max_size: int | None = None
     per_batch: bool = False
+    round_down: bool = False
 
     def __post_init__(self) -> None:
         self._choices = np.atleast_1d(np.asarray(self.sizes))
@@ -56,10 +60,25 @@ class ShortestEdge(Transform):
 
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
         width, height = plan.size[:, 0], plan.size[:, 1]
-        scale = self._draw(plan, rng) / np.minimum(width, height)
+        edge = self._draw(plan, rng)
+        if self.round_down:
+            plan.resize(self._rounded_down(plan.size, edge))
+            return
+        scale = edge / np.minimum(width, height)
         if self.max_size is not None:
             scale = np.minimum(scale, self.max_size / np.maximum(width, height))
         plan.resize(scaled(plan.size, scale))
+
+    def _rounded_down(self, size: NDArray[np.int32], edge: NDArray[np.int64]) -> NDArray[np.int32]:
+        short = np.broadcast_to(edge, len(size)).astype(np.int64)
+        long = short * size.max(1) // size.min(1)
+        if self.max_size is not None:
+            limited = long > self.max_size
+            short = np.where(limited, self.max_size * short // long, short)
+            long = np.minimum(long, self.max_size)
+        wide = size[:, 0] > size[:, 1]
+        new = np.stack([np.where(wide, long, short), np.where(wide, short, long)], 1).astype(np.int32)
+        return new.clip(min=1)
 
     def _draw(self, plan: BatchPlan, rng: np.random.Generator) -> NDArray[np.int64]:
         """Sizes (B), or (1) for all images."""
