@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         StateError,
     )
     from fastload.loader.fast_loader import FastLoader
+    from fastload.masks import Masks
     from fastload.ops import nms
     from fastload.pixel_format import IMAGENET_MEAN, IMAGENET_STD, Normalize, PixelFormat
     from fastload.plan.align import CenterAlign, Collator, RandomAlign, TopLeftAlign
@@ -114,6 +115,7 @@ _HOME = {
     "IMAGE_SUFFIXES": "sources.files",
     "LetterBox": "plan.transforms",
     "LongestEdge": "plan.transforms",
+    "Masks": "masks",
     "MemoryCache": "cache.memory",
     "MixUp": "plan.transforms",
     "Mosaic": "plan.transforms",
@@ -196,6 +198,7 @@ __all__ = [
     "GridMosaic",
     "LetterBox",
     "LongestEdge",
+    "Masks",
     "MemoryCache",
     "MixUp",
     "Mosaic",

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastload.plan.batch_plan import BatchPlan
+from fastload.plan.masks import MaskPlan
 
 _Bytes: TypeAlias = bytes | bytearray | memoryview | mmap.mmap | MappedFile | NDArray[Any]
 
@@ -77,14 +78,25 @@ class Engine:
         format: PixelFormat,
         emulated_microseconds: int = 0,
     ) -> None: ...
-    def submit(self, plan: BatchPlan, ends: Sequence[int]) -> Ticket: ...
+    def submit(self, plan: BatchPlan, ends: Sequence[int], masks: MaskPlan | None = None) -> Ticket: ...
     def share(self) -> Engine: ...
     def wait(self, ticket: Ticket, number: int) -> dict[int, str]: ...
     def images(self, ticket: Ticket, number: int) -> Any: ...  # a DLPack capsule, or None
+    def masks(self, ticket: Ticket, number: int) -> tuple[Any, Any] | None: ...  # as `draw_masks`
     def times(self) -> tuple[float, float, float, float]: ...
     def done(self, ticket: Ticket, number: int) -> bool: ...
     def close(self) -> None: ...
 
+class MaskShapes:
+    def __init__(
+        self,
+        box_offsets: NDArray[np.int64],
+        source_sizes: NDArray[np.int32],
+        polygons: tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]] | None,
+        run_lengths: tuple[NDArray[np.uint8], NDArray[np.int64]] | None,
+    ) -> None: ...
+
+def draw_masks(plan: BatchPlan, masks: MaskPlan) -> tuple[tuple[Any, Any], dict[int, str]]: ...  # DLPack capsules
 def nms(
     boxes: NDArray[np.float32], scores: NDArray[np.float32], labels: NDArray[np.int64], threshold: float, limit: int
 ) -> NDArray[np.int64]: ...

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, pairwise
 from math import prod
 from typing import Any, Literal, TypeAlias, get_args
@@ -296,6 +297,7 @@ class Annotations:
         images: extra columns of images by name, not ragged.
         ragged: ragged columns by name, of objects or images as their `column.per` says.
         moves: `Column.moves` by name.
+        box_offsets: (n + 1) the first object of each image.
         source_sizes: (n, 2) width, height of the annotated images.
         check: raises CacheError if the file has changed since the cache was opened.
     """
@@ -305,8 +307,23 @@ class Annotations:
     images: Columns
     ragged: Mapping[str, Ragged]
     moves: Mapping[str, Moves]
+    box_offsets: NDArray[np.int64]
     source_sizes: NDArray[np.int32]
     check: Callable[[], None]
+
+    @cached_property
+    def mask_shapes(self) -> _core.MaskShapes | None:
+        """The polygons and run lengths of objects, from which the core draws masks; None if there are none."""
+        known = {name: values for name, values in self.ragged.items() if values.column in (POLYGONS, RLE)}
+        polygons, run_lengths = known.get(POLYGONS.name), known.get(RLE.name)
+        if polygons is None and run_lengths is None:
+            return None
+        return _core.MaskShapes(
+            np.ascontiguousarray(self.box_offsets, np.int64),
+            np.ascontiguousarray(self.source_sizes, np.int32),
+            None if polygons is None else (polygons.values, polygons.offsets[0], polygons.offsets[1]),
+            None if run_lengths is None else (run_lengths.values, run_lengths.offsets[0]),
+        )
 
     @property
     def has_objects(self) -> bool:

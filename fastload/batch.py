@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice, pairwise
+from itertools import accumulate, compress, islice, pairwise
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -14,10 +14,10 @@ from torch import Tensor
 
 from fastload.annotations import MASKS, Annotations
 from fastload.errors import PlanError
+from fastload.masks import DrawnMasks, Masks
 from fastload.plan.batch_plan import BatchPlan
 from fastload.plan.geometry import corners_of, move, unmap_points
-from fastload.plan.masks import fill_rings, warp_mask
-from fastload.sources.run_lengths import decode
+from fastload.plan.masks import MaskPlan, MaskSettings
 
 
 class Batch(NamedTuple):
@@ -50,7 +50,7 @@ class Targets(Sequence[dict[str, Any]]):
     As a sequence of dicts, one per image, for `model(list(images), list(targets))` with torchvision's conventions:
     `boxes` (n, 4) float32 xyxy, `labels` (n) int64, `image_id` int, `area` (n) float32, `iscrowd` (n) int64, and the
     extra columns of the cache by name. **`labels` are the dataset's own category ids** (COCO's 1 to 90). With
-    `FastLoader(masks=True)` also `masks` (n, H, W), as `masks(i)` returns them.
+    `FastLoader(masks=True)` also `masks` (n, H, W) uint8, 1 inside.
 
     For an image that is neither rotated nor sheared, `scale`, `offset` and `flip` say the same as `matrix`: canvas =
     scale * source + offset, where x is measured from the source's right edge if `flip` is set. For a canvas that shows
@@ -77,8 +77,7 @@ class Targets(Sequence[dict[str, Any]]):
         lists: ragged columns of the boxes: for each image, for each box a tensor (k, ...), or with two levels a list
             of tensors. Coordinates are canvas pixels, not clipped.
         image_columns: extra columns of the images: (B, ...), as they are in the cache.
-        shown: on the host, where the boxes lie in their sources, for masks. None: the cache has no masks.
-        with_masks: whether the dicts have masks.
+        masks: the masks of the boxes on the whole canvas. None: without `FastLoader(masks=True)`.
     """
 
     boxes: Tensor
@@ -98,8 +97,7 @@ class Targets(Sequence[dict[str, Any]]):
     columns: dict[str, Tensor] = field(default_factory=dict)
     lists: dict[str, list[list[Any]]] = field(default_factory=dict)
     image_columns: dict[str, Tensor] = field(default_factory=dict)
-    shown: ShownObjects | None = None
-    with_masks: bool = False
+    masks: Masks | None = None
 
     def __len__(self) -> int:
         return len(self.num_boxes)
@@ -125,32 +123,9 @@ class Targets(Sequence[dict[str, Any]]):
             target[name] = lists[i]
         for name, values in self.image_columns.items():
             target[name] = values[i]
-        if self.with_masks:
-            target["masks"] = self.masks(i)
+        if self.masks is not None:
+            target["masks"] = self.masks[i]
         return target
-
-    def masks(self, i: int) -> Tensor:
-        """Return the masks of image i: (n, H, W) uint8, 1 inside, on the whole canvas, for each of its n boxes.
-
-        They are made from the columns `polygons` and `rle` at each call, on the host, in about a millisecond a mask. A
-        box with neither has an empty mask. Parts that other images of a canvas cover are not cut away.
-
-        Raises:
-            PlanError: the cache has no such columns.
-            ValueError: the run lengths of a mask are not those of a mask of the annotated image.
-        """
-        if self.shown is None:
-            raise PlanError(f"the cache has no masks: build it from a dataset with {' or '.join(MASKS)}")
-        first, n = sum(self.num_boxes[: range(len(self))[i]]), self.num_boxes[i]
-        none: list[Any] = [[]] * n
-        polygons, run_lengths = (self.lists[name][i] if name in self.lists else none for name in MASKS)
-        width, height = self.shown.canvas
-        masks = np.zeros((n, height, width), np.uint8)
-        for k in range(n):
-            rings = [ring.cpu().numpy() for ring in polygons[k]]
-            data = bytes(run_lengths[k].cpu().numpy()) if len(run_lengths[k]) else b""
-            self.shown.draw(masks[k], first + k, rings, data)
-        return torch.from_numpy(masks).to(self.boxes.device)
 
     def to_original(self, boxes: Tensor, i: int | Tensor) -> Tensor:
         """Convert canvas boxes to pixels of the annotated image, through the inverse of `matrix`. Nothing is clipped.
@@ -170,11 +145,14 @@ class Targets(Sequence[dict[str, Any]]):
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Targets:
         """Return the targets on `device`. `image_id` stays on the host, where reading it needs no synchronization."""
-        return replace(self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking)), image_id=self.image_id)
+        moved = self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        moved.image_id = self.image_id
+        moved.masks = self.masks and self.masks.to(device, non_blocking)
+        return moved
 
     def pin_memory(self) -> Targets:
         """A copy in page-locked memory."""
-        return self._each(Tensor.pin_memory)
+        return replace(self._each(Tensor.pin_memory), masks=self.masks and self.masks.pin_memory())
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Targets:
         values = vars(self)
@@ -185,34 +163,16 @@ class Targets(Sequence[dict[str, Any]]):
         return replace(self, **changed)
 
 
-@dataclass(frozen=True, eq=False)
-class ShownObjects:
-    """Where the n objects of a batch lie in their sources and on its canvases of one size.
+class PlannedTargets(NamedTuple):
+    """The targets of planned batches.
 
     Args:
-        matrix: (n, 2, 3) from pixels of the annotated image to canvas pixels.
-        clip: (n, 4) x, y, w, h of the part of the canvas that shows its source.
-        source_sizes: (n, 2) width, height of the annotated image.
-        canvas: width, height.
+        batches: the targets of each batch, without masks.
+        masks: the masks to draw for all batches; None: none.
     """
 
-    matrix: NDArray[np.float64]
-    clip: NDArray[np.int32]
-    source_sizes: NDArray[np.int32]
-    canvas: tuple[int, int]
-
-    def draw(self, mask: NDArray[np.uint8], number: int, rings: list[NDArray[Any]], run_lengths: bytes) -> None:
-        """Draw an object in `mask` (H, W): `rings` on the canvas or, without any, `run_lengths` of its source."""
-        if rings:
-            drawn = fill_rings(rings, self.canvas)
-        elif run_lengths:
-            width, height = self.source_sizes[number].tolist()
-            drawn = warp_mask(decode(run_lengths, height, width), self.matrix[number], self.canvas)
-        else:
-            return
-        x, y, w, h = self.clip[number].tolist()
-        part = slice(max(y, 0), y + h), slice(max(x, 0), x + w)
-        mask[part] = drawn[part]
+    batches: list[Targets]
+    masks: MaskPlan | None
 
 
 def targets_of(
@@ -222,8 +182,8 @@ def targets_of(
     annotations: Annotations,
     category_ids: Tensor,
     failed: Sequence[int] = (),
-    masks: bool = False,
-) -> list[Targets]:
+    masks: MaskSettings | None = None,
+) -> PlannedTargets:
     """Return the targets of each batch of a placed plan.
 
     Args:
@@ -233,7 +193,10 @@ def targets_of(
         annotations: the annotations of the cache.
         category_ids: (K) the dataset's id of each category.
         failed: slots that get no boxes.
-        masks: whether dicts have masks.
+        masks: how to draw masks. None: there are none.
+
+    Raises:
+        PlanError: masks are to be drawn, and the cache has none.
     """
     of_slots, (boxes, labels, crowd, area, objects, rows, starts), num_boxes, num_sources = annotations.boxes.place(
         plan, index, ends, failed, annotations.has_objects or plan.weight is not None
@@ -268,28 +231,75 @@ def targets_of(
             targets.image_columns = _as_tensors(annotations.of_images(index[slots]))
         if annotations.has_objects and annotations.ragged:
             there = objects[padded] >= 0
-            shown, maps_of_shown = rows[padded][there], maps[padded][there]
-            targets.lists = _lists(annotations, objects[padded][there], maps_of_shown, targets.num_boxes)
-            if end > begin and any(name in targets.lists for name in MASKS):
-                width, height = plan.canvases[begin].tolist()
-                targets.shown = _shown_objects(plan, shown, maps_of_shown, annotations, (width, height))
-                targets.with_masks = masks
+            targets.lists = _lists(annotations, objects[padded][there], maps[padded][there], targets.num_boxes)
         batches.append(targets)
-    return batches
+    if masks is None:
+        return PlannedTargets(batches, None)
+    if (shapes := annotations.mask_shapes) is None:
+        raise PlanError(f"the cache has no masks: build it from a dataset with {' or '.join(MASKS)}")
+    return PlannedTargets(batches, MaskPlan(shapes, objects, rows, masks))
 
 
-def _shown_objects(
-    plan: BatchPlan,
-    rows: NDArray[np.int64],
-    maps: NDArray[np.float32],
-    annotations: Annotations,
-    canvas: tuple[int, int],
-) -> ShownObjects:
-    """Where the objects of a batch in the plan's `rows` (n), with the matrices `maps` (n, 2, 3), lie."""
-    source_sizes = annotations.source_sizes.take(plan.index[rows], 0)
-    matrix = maps.astype(np.float64)  # from pixels of the stored image
-    matrix[:, :, :2] *= (plan.source[rows] / source_sizes)[:, None]
-    return ShownObjects(matrix, plan.clip.take(rows, 0), source_sizes, canvas)
+def with_masks(targets: Targets, drawn: DrawnMasks, canvas: tuple[int, int], settings: MaskSettings) -> Targets:
+    """Return the targets of a batch with its masks.
+
+    If the masks are measured, boxes and areas become those of the masks, and boxes with an empty mask are dropped.
+
+    Args:
+        targets: those that were planned.
+        drawn: the M masks of their boxes.
+        canvas: width and height of the canvases.
+        settings: how the masks were drawn.
+    """
+    bits, size, counts = drawn.bits, settings.size(canvas), np.array(targets.num_boxes)
+    if drawn.extents is not None:
+        extents, slots = drawn.extents.numpy(), np.arange(len(counts)).repeat(counts)
+        kept = extents[:, 4] > 0
+        if not kept.all():
+            targets, bits = _without(targets, kept), drawn.keep(kept).bits
+            extents, slots, counts = extents[kept], slots[kept], np.array(targets.num_boxes)
+        places = slots, _places(slots, counts)
+        boxes, area = targets.boxes.clone(), targets.area.clone()
+        edges = np.minimum(extents[:, :4] * settings.stride, np.tile(canvas, 2))
+        boxes.numpy()[places], area.numpy()[places] = edges, extents[:, 4] * settings.stride**2
+        targets = replace(targets, boxes=boxes, area=area)
+    return replace(targets, masks=Masks(bits, (0, *accumulate(targets.num_boxes)), size))
+
+
+def _places(slots: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The place of each box in its image, for the images `slots` (M) of boxes, which have `counts` (B) boxes each."""
+    places: NDArray[np.int64] = np.arange(len(slots)) - (np.cumsum(counts) - counts)[slots]
+    return places
+
+
+def _without(targets: Targets, kept: NDArray[np.bool_]) -> Targets:
+    """The targets with those of the batch's M boxes that are `kept` (M), padded to the fullest image again."""
+    counts = np.array(targets.num_boxes)
+    slots = np.arange(len(counts)).repeat(counts)
+    places = _places(slots, counts)[kept]
+    slots = slots[kept]
+    left = np.bincount(slots, minlength=len(counts))
+    to = slots, _places(slots, left)
+
+    def padded(values: Tensor, padding: float = 0) -> Tensor:
+        result = values.new_full((len(counts), left.max(initial=0), *values.shape[2:]), padding)
+        result[to] = values[slots, places]
+        return result
+
+    kept_in = np.split(kept, np.cumsum(counts)[:-1])
+    return replace(
+        targets,
+        boxes=padded(targets.boxes),
+        labels=padded(targets.labels, -1),
+        crowd=padded(targets.crowd),
+        area=padded(targets.area),
+        columns={name: padded(values) for name, values in targets.columns.items()},
+        lists={
+            name: [list(compress(boxes, keep)) for boxes, keep in zip(lists, kept_in, strict=True)]
+            for name, lists in targets.lists.items()
+        },
+        num_boxes=tuple(left.tolist()),
+    )
 
 
 def _extra_columns(

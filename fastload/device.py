@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from fastload.batch import Targets
 from fastload.errors import DeviceError
+from fastload.masks import Masks
 from fastload.pixel_format import Normalize, PixelFormat
 
 
@@ -241,4 +242,4 @@ def _tensors(value: Any) -> Iterator[Tensor]:
         if isinstance(leaf, Tensor):
             yield leaf
         elif is_dataclass(leaf):
-            yield from _tensors([part for part in vars(leaf).values() if isinstance(part, Tensor | dict)])
+            yield from _tensors([part for part in vars(leaf).values() if isinstance(part, Tensor | dict | Masks)])

@@ -38,7 +38,7 @@ def made(transforms, index, seed=0, failed=()) -> Targets:
 
 def only_targets(plan: BatchPlan, index: np.ndarray, failed=()) -> Targets:
     """Of a plan of one batch."""
-    (targets,) = targets_of(plan, index, [len(index)], CACHE.annotations, IDS, failed)
+    (targets,), _ = targets_of(plan, index, [len(index)], CACHE.annotations, IDS, failed)
     return targets
 
 
@@ -292,7 +292,7 @@ def test_several_batches_planned_at_once_are_each_as_by_itself(recipe, batches, 
     for transform in recipe:
         transform(plan, rng, RECORDS)
     RandomAlign().place(plan, rng, ends)
-    together = targets_of(plan, index, ends, CACHE.annotations, IDS)
+    together, _ = targets_of(plan, index, ends, CACHE.annotations, IDS)
     for part, targets, batch in zip(plan.split(ends), together, batches, strict=True):
         assert len(part.size) == len(batch) and (part.canvases == part.canvas).all()
         assert part.canvas == RandomAlign().canvas(part.size)

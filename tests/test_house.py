@@ -13,6 +13,7 @@ LAYERS = (  # a module imports only from its own and from lower layers
     ("annotations", "ops", "pixel_format"),
     ("sources",),
     ("plan",),
+    ("masks",),
     ("cache",),
     ("batch", "class_batch", "recipes"),
     ("engines", "device"),

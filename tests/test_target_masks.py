@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -11,24 +12,31 @@ from PIL import Image
 
 from fastload import (
     ArgumentError,
+    Batch,
     Cache,
     CacheError,
     CenterAlign,
+    CutMix,
+    DecodeError,
     FastLoader,
     Mosaic,
-    PlanError,
     RandomAffine,
+    RandomErasing,
     RandomFlip,
+    RandomResizedCrop,
+    ScaleJitterCrop,
     ShortestEdge,
     TopLeftAlign,
 )
 from fastload.annotations import POLYGONS, RLE
+from fastload.batch import targets_of
 from fastload.cache.write.build import BuildOptions, build_cache
 from fastload.cache.write.resize import Reduction
-from fastload.plan.masks import fill_rings
+from fastload.plan.masks import MaskSettings
 from fastload.sources.base import Category, Sample
 from fastload.sources.run_lengths import decode, encode
 from tests.support.datasets import encoded, jpeg, pixels
+from tests.support.masks import fill_rings, visible, warp_mask
 
 SHAPE = np.array([[10, 8], [40, 12], [30, 40], [12, 30]], np.float32)
 
@@ -78,24 +86,24 @@ def agree(first: torch.Tensor, second: torch.Tensor) -> bool:
 @pytest.mark.parametrize("transforms", [[], [ShortestEdge(96), RandomFlip(1.0)]], ids=["as stored", "resized, flipped"])
 def test_masks_lie_on_the_canvas(cache, transforms):
     """Polygons and run lengths give the same mask, in its box, of the canvas's size; neither gives an empty one."""
-    ((images, targets),) = FastLoader(cache, 2, transforms=transforms, collate_fn=CenterAlign(64))
+    ((images, targets),) = FastLoader(cache, 2, transforms=transforms, collate_fn=CenterAlign(64), masks=True)
     for i in range(2):
-        masks = targets.masks(i)
+        masks = targets.masks[i]
         assert masks.dtype == torch.uint8 and masks.shape == (3, *images.shape[-2:])
         assert agree(masks[0], masks[1]) and not masks[2].any()
         assert transforms or bool((masks[0] == masks[1]).all())
         ys, xs = torch.nonzero(masks[0], as_tuple=True)
         found = torch.stack([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
         assert (found - targets.boxes[i, 0]).abs().max() <= 1.5
-    assert (targets.masks(-1) == targets.masks(1)).all() and "masks" not in targets[0]
+    assert (targets.masks[-1] == targets.masks[1]).all() and len(targets.masks) == 2
     with pytest.raises(IndexError):
-        targets.masks(2)
+        targets.masks[2]
 
 
 def test_masks_of_a_mosaic_stay_in_their_tiles(cache):
     """A mosaic has no matrix of its own: each mask goes through that of its image."""
-    ((images, targets),) = FastLoader(cache, 2, transforms=[Mosaic(96)])
-    masks, boxes = targets.masks(0), targets.boxes[0]
+    ((images, targets),) = FastLoader(cache, 2, transforms=[Mosaic(96)], masks=True)
+    masks, boxes = targets.masks[0], targets.boxes[0]
     assert masks.flatten(1).any(1).sum() >= 2 and masks.shape[1:] == images.shape[-2:]
     for mask, (x0, y0, x1, y1) in zip(masks, boxes.tolist(), strict=False):
         ys, xs = torch.nonzero(mask, as_tuple=True)
@@ -107,9 +115,9 @@ def test_masks_of_a_mosaic_stay_in_their_tiles(cache):
 def test_a_cache_has_the_masks_of_its_images(tmp_path, reduction):
     """`Cache.masks` are those of the loader without transforms, also of several caches; its items have none."""
     cache = build(tmp_path, jpeg(), reduction=reduction)
-    ((_, targets),) = FastLoader(cache, 2, collate_fn=TopLeftAlign(1))
+    ((_, targets),) = FastLoader(cache, 2, collate_fn=TopLeftAlign(1), masks=True)
     for each in (cache, Cache([cache, cache], renumber=True)):
-        assert torch.equal(each.masks(0), targets.masks(0)) and torch.equal(each.masks(-1), targets.masks(1))
+        assert torch.equal(each.masks(0), targets.masks[0]) and torch.equal(each.masks(-1), targets.masks[1])
         assert each.masks(0)[1].any() and "masks" not in each[0][1]
     with pytest.raises(IndexError):
         cache.masks(2)
@@ -126,8 +134,10 @@ def test_masks_that_do_not_fit_their_image(tmp_path):
 
 def test_dicts_have_masks_if_asked(cache):
     """With `masks=True`; functions get those of the unpadded image."""
+    ((_, targets),) = FastLoader(cache, 2)
+    assert targets.masks is None and "masks" not in targets[0]
     ((_, targets),) = FastLoader(cache, 2, masks=True)
-    assert (targets[0]["masks"] == targets.masks(0)).all()
+    assert (targets[0]["masks"] == targets.masks[0]).all()
     shapes = []
     function = lambda image, target: shapes.append((image.shape[1:], target["masks"].shape)) or (image, target)  # noqa: E731
     list(FastLoader(cache, 2, transforms=[function], masks=True, collate_fn=list))
@@ -146,8 +156,7 @@ def test_a_cache_without_masks(tmp_path):
     )
     build_cache(source, tmp_path / "x.lmdb")
     ((_, targets),) = FastLoader(tmp_path / "x.lmdb", 2)
-    with pytest.raises(PlanError, match="polygons or rle"):
-        targets.masks(0)
+    assert targets.masks is None
     with pytest.raises(CacheError, match="polygons or rle"):
         Cache(tmp_path / "x.lmdb").masks(0)
     with pytest.raises(ArgumentError, match="masks=True needs masks"):
@@ -169,16 +178,20 @@ def test_run_lengths_are_turned_with_their_image(tmp_path, orientation):
 def test_masks_of_shrunk_images(tmp_path):
     """Run lengths stay those of the annotated image, and still fit the polygon of the stored one."""
     cache = build(tmp_path, jpeg(), reduction=Reduction(short=30))
-    ((_, targets),) = FastLoader(cache, 2, collate_fn=TopLeftAlign(1))
-    masks = targets.masks(0)
+    ((_, targets),) = FastLoader(cache, 2, collate_fn=TopLeftAlign(1), masks=True)
+    masks = targets.masks[0]
     assert masks.shape[1:] == (30, 40) and agree(masks[0], masks[1])
 
 
-def test_masks_on_a_device_and_without_crowds(cache):
-    """`to` keeps masks; they come on the device of the boxes."""
-    ((_, targets),) = FastLoader(cache, 2, skip_crowd=True)
+def test_masks_move_to_devices(cache):
+    """`to` and `pin_memory` keep masks, which are unpacked where they are; on other devices by torch."""
+    ((_, targets),) = FastLoader(cache, 2, skip_crowd=True, masks=True)
     moved = targets.to("cpu").pin_memory() if torch.cuda.is_available() else targets.to("cpu")
-    assert (moved.masks(1) == targets.masks(1)).all() and moved.masks(1).device == moved.boxes.device
+    assert torch.equal(moved.masks[1], targets.masks[1])
+    dense = targets.masks.dense()
+    assert dense.dtype == torch.bool and torch.equal(dense, torch.cat(targets.masks[:]).bool())
+    assert targets.to("meta").masks.dense().shape == dense.shape
+    assert Batch(torch.zeros(2, 3, 1, 1), targets).to("cpu").targets.masks.size == targets.masks.size
 
 
 def test_boxes_in_turned_images_are_those_of_the_polygons(tmp_path):
@@ -198,3 +211,127 @@ def test_boxes_in_turned_images_are_those_of_the_polygons(tmp_path):
                 expected.append([*moved.min(0).clip(0, [width, height]), *moved.max(0).clip(0, [width, height])])
             np.testing.assert_allclose(targets.boxes[0].numpy(), expected, atol=1e-3)
             assert targets.boxes[0, 0].tolist() != targets.boxes[0, 1].tolist()
+
+
+TRANSFORMS = {
+    "jitter": [ScaleJitterCrop(96)],
+    "crop": [RandomResizedCrop(80)],
+    "mosaic": [Mosaic(96)],
+    "affine": [RandomAffine(40, translate=(0.2, 0.2), scale=(0.5, 1.5), shear=10), RandomFlip(0.5)],
+    "mosaic, affine": [Mosaic(96), RandomAffine(30, scale=(0.5, 1.5)), RandomFlip(0.5)],
+    "cutmix": [RandomAffine(30), CutMix(1.0)],
+    "erased": [RandomFlip(0.5), RandomErasing(1.0)],
+}
+
+
+class Watched(TopLeftAlign):
+    """Keeps the plans that it places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plans = []
+
+    def place(self, plan, rng, ends=None) -> None:
+        super().place(plan, rng, ends)
+        self.plans.append(plan)
+
+
+@pytest.mark.parametrize("stride", [1, 4])
+@pytest.mark.parametrize("engine", ["native", "reference"])
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_masks_are_those_of_the_reference(cache, name, engine, stride):
+    """Polygons moved by the row's matrix and filled by pycocotools, and run lengths by the nearest pixel, where their
+    row is not covered by later ones; whatever engine draws the images."""
+    watched = Watched()
+    loader = FastLoader(
+        cache,
+        8,
+        sampler=[i % 2 for i in range(16)],
+        num_workers=2,
+        transforms=TRANSFORMS[name],
+        collate_fn=watched,
+        engine=engine,
+        masks=True,
+        mask_stride=stride,
+        generator=torch.Generator().manual_seed(5),
+    )
+    seen = 0
+    for batch, (images, targets) in enumerate(loader):
+        plan = watched.plans[batch]
+        height, width = (-(-side // stride) for side in images.shape[-2:])
+        assert targets.masks.size == (height, width)
+        found = targets.masks.dense().numpy()
+        (_, planned) = targets_of(
+            plan,
+            np.zeros(8, np.int64),
+            [8],
+            cache.annotations,
+            torch.tensor([1]),
+            masks=MaskSettings(stride),
+        )
+        there = planned.rows >= 0
+        assert len(found) == there.sum() == sum(targets.num_boxes)
+        for mask, row, kind in zip(found, planned.rows[there], planned.objects[there] % 3, strict=True):
+            matrix = plan.matrix[row].astype(np.float64) / stride
+            if kind == 0:
+                expected = fill_rings([SHAPE @ matrix[:, :2].T + matrix[:, 2]], (width, height))
+            elif kind == 1:
+                expected = warp_mask(fill_rings([SHAPE], (64, 48)), matrix, (width, height))
+            else:
+                expected = np.zeros_like(mask)
+            centers = [np.arange(n) * stride + stride // 2 for n in (height, width)]
+            shown = np.pad(visible(plan, row), (0, stride))[np.ix_(*centers)]
+            assert (mask == (expected & shown)).all()
+            seen += mask.sum()
+    assert seen > 100
+
+
+def test_boxes_from_masks(cache):
+    """They and the areas are those of the visible masks; boxes without one are dropped with all their columns."""
+    arguments = {"transforms": [Mosaic(96), RandomErasing(1.0)], "generator": torch.Generator().manual_seed(1)}
+    ((_, planned),) = FastLoader(cache, 2, masks=True, **arguments)
+    arguments["generator"].manual_seed(1)
+    ((_, targets),) = FastLoader(cache, 2, masks=True, boxes_from_masks=True, **arguments)
+    kept = planned.masks.dense().flatten(1).any(1)
+    assert torch.equal(targets.masks.dense(), planned.masks.dense()[kept]) and not kept.all()
+    assert targets.num_boxes == tuple(int(part.sum()) for part in kept.split(planned.num_boxes))
+    lists = [len(box) for lists in planned.lists["rle"] for box in lists]
+    assert [len(box) for lists in targets.lists["rle"] for box in lists] == [*compress(lists, kept)]
+    for i, target in enumerate(targets):
+        n = len(target["polygons"])
+        assert n == len(target["boxes"]) and (targets.labels[i, :n] == 0).all() and (targets.labels[i, n:] == -1).all()
+        for mask, box, area in zip(target["masks"], target["boxes"], target["area"], strict=True):
+            ys, xs = torch.nonzero(mask, as_tuple=True)
+            assert box.tolist() == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1] and area == len(xs)
+    ((_, coarse),) = FastLoader(cache, 2, masks=True, mask_stride=4, boxes_from_masks=True)
+    assert (coarse.boxes[:, :2] % 4 == 0).all() and (coarse.area[:, :2] % 16 == 0).all()
+
+
+@pytest.mark.parametrize("engine", ["native", "reference"])
+def test_damaged_masks_are_failures_of_their_image(tmp_path, engine):
+    """As for an image that does not decode: an error that names it, or it is skipped with its masks."""
+    source = Masked(tmp_path / "a.jpg", None)
+    source.path.write_bytes(jpeg())
+    samples = list(source.samples())
+    wrong = [None, np.frombuffer(encode(np.ones((2, 2), bool)), np.uint8), None]
+    samples[0] = Sample(0, "0.jpg", source.path, {**samples[0].columns, "rle": wrong})
+    source.samples = lambda start=0: iter(samples[start:])
+    build_cache(source, tmp_path / "x.lmdb")
+    with pytest.raises(DecodeError, match=r"image 0 \(0.jpg\) of .*box 1 has no mask: .* 64 x 48 pixels"):
+        list(FastLoader(tmp_path / "x.lmdb", 2, engine=engine, masks=True))
+    loader = FastLoader(tmp_path / "x.lmdb", 2, engine=engine, masks=True, on_error="skip")
+    with pytest.warns(UserWarning, match="skipped"):
+        ((_, targets),) = loader
+    assert targets.num_boxes == (0, 3) and [*loader.skipped] == [0]
+    assert targets.masks[0].shape == (0, 64, 64) and targets.masks[1][1].any()
+
+
+def test_arguments_that_need_masks(cache):
+    """They are errors without `masks=True`, and a stride with functions."""
+    for arguments in ({"mask_stride": 4}, {"boxes_from_masks": True}):
+        with pytest.raises(ArgumentError, match="need masks=True"):
+            FastLoader(cache, **arguments)
+    with pytest.raises(ArgumentError, match="mask_stride is a number of pixels"):
+        FastLoader(cache, masks=True, mask_stride=0)
+    with pytest.raises(ArgumentError, match="mask_stride needs whole batches"):
+        FastLoader(cache, masks=True, mask_stride=4, collate_fn=list)

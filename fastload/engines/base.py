@@ -7,7 +7,9 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from fastload.masks import DrawnMasks
 from fastload.plan.batch_plan import BatchPlan
+from fastload.plan.masks import MaskPlan
 
 
 class Engine(Protocol):
@@ -62,3 +64,16 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """End all threads. The engine cannot be used afterwards."""
+
+
+class MaskEngine(Engine, Protocol):
+    """An engine that draws masks too: `NativeEngine`, or any other in a `MaskingEngine`."""
+
+    def submit(self, plan: BatchPlan, ends: Sequence[int], masks: MaskPlan | None = None) -> Any:
+        """See `Engine.submit`. `masks` are those to draw, if any."""
+
+    def masks(self, ticket: Any, number: int) -> DrawnMasks:
+        """The masks of a batch that was submitted with them, after `wait` and before `images`.
+
+        An image whose masks cannot be drawn is among the failures that `wait` returned.
+        """

@@ -13,8 +13,10 @@ from torch._C import _from_dlpack
 
 from fastload import _core
 from fastload.errors import PlanError
+from fastload.masks import DrawnMasks, drawn_masks
 from fastload.pixel_format import DTYPES, PixelFormat
 from fastload.plan.batch_plan import BatchPlan
+from fastload.plan.masks import MaskPlan
 
 if TYPE_CHECKING:
     from fastload.cache.read.cache import Cache
@@ -61,11 +63,11 @@ class NativeEngine:
         other.core = self.core.share()
         return other
 
-    def submit(self, plan: BatchPlan, ends: Sequence[int]) -> _core.Ticket:
-        """See `Engine.submit`."""
+    def submit(self, plan: BatchPlan, ends: Sequence[int], masks: MaskPlan | None = None) -> _core.Ticket:
+        """See `MaskEngine.submit`."""
         self._cache.ensure(plan.index[plan.index >= 0])
         try:
-            return self.core.submit(plan, ends)
+            return self.core.submit(plan, ends, masks)
         except ValueError as error:
             raise PlanError(f"this plan cannot be executed: {error}") from None
 
@@ -77,6 +79,12 @@ class NativeEngine:
         """See `Engine.images`. They are returned as soon as they have memory, and may still be written to."""
         capsule = self.core.images(ticket, number)
         return None if capsule is None else _from_dlpack(capsule)  # torch.from_dlpack, without its checks
+
+    def masks(self, ticket: _core.Ticket, number: int) -> DrawnMasks:
+        """See `MaskEngine.masks`."""
+        capsules = self.core.masks(ticket, number)
+        assert capsules is not None
+        return drawn_masks(capsules)
 
     def times(self) -> tuple[float, float, float, float]:
         """Seconds of all threads since the engine was created: waiting, working, disk and starved, as in `Stats`."""

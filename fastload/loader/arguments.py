@@ -29,6 +29,10 @@ def check_arguments(loader: FastLoader[Any]) -> None:
         raise ArgumentError(f"engine is one of {', '.join(ENGINES)} and auto, not {loader.engine!r}")
     if loader.targets not in TARGET_KINDS:
         raise ArgumentError(f"targets is one of {', '.join(TARGET_KINDS)}, not {loader.targets!r}")
+    if loader.mask_stride < 1:
+        raise ArgumentError(f"mask_stride is a number of pixels from 1, not {loader.mask_stride}")
+    if not loader.masks and (loader.mask_stride != 1 or loader.boxes_from_masks):
+        raise ArgumentError("mask_stride and boxes_from_masks need masks=True")
     given = {
         "worker_init_fn": loader.worker_init_fn,
         "multiprocessing_context": loader.multiprocessing_context,
@@ -59,6 +63,8 @@ def refuse_what_needs_a_cache(loader: FastLoader[Any]) -> None:
         "skip_empty": loader.skip_empty,
         "masks": loader.masks,
         "targets": loader.targets != "objects",
+        "mask_stride": loader.mask_stride != 1,
+        "boxes_from_masks": loader.boxes_from_masks,
     }
     if refused := [name for name, value in given.items() if value]:
         raise ArgumentError(

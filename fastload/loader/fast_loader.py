@@ -20,12 +20,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data.sampler import RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 from typing_extensions import TypeVar
 
-from fastload.annotations import MASKS
 from fastload.cache.read.cache import Cache
 from fastload.class_batch import TargetKind
 from fastload.device import Feed
 from fastload.engines.auto import ENGINES, choose_engine
 from fastload.engines.base import Engine
+from fastload.engines.masks import MaskingEngine
 from fastload.errors import ArgumentError, StateError
 from fastload.loader.arguments import check_arguments, refuse_class, refuse_what_needs_a_cache, split_transforms
 from fastload.loader.dataset import cache_and_images, opened, without_empty
@@ -41,6 +41,7 @@ from fastload.loader.stats import Meter, Stats
 from fastload.pixel_format import PixelFormat
 from fastload.plan.align import Collator, TopLeftAlign
 from fastload.plan.image_index import ImageIndex
+from fastload.plan.masks import MaskSettings
 from fastload.plan.transforms import Transform
 
 RANDOM_SAMPLERS = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
@@ -117,8 +118,11 @@ class FastLoader(_DataLoader[T_co]):
             position in `cache.categories`, and -100 for a skipped image. "soft_labels": shares of the classes (B, K)
             float32, for transforms that mix images. `collate_fn` is then `TopLeftAlign(1)` by default, images are not
             grouped by aspect ratio by default, and functions get the class as an int, or the soft label (K).
-        masks: the dicts of `Targets` have `masks` (n, H, W) uint8. They are made when a dict is, which takes about a
-            millisecond a mask; without this argument, `targets.masks(i)` makes those of one image.
+        masks: draw the masks of boxes: `Targets.masks`, and `masks` (n, H, W) uint8 in the dicts. Polygons have the
+            pixels that pycocotools gives them; what later images of a canvas cover is cut away.
+        mask_stride: draw masks with one pixel for `mask_stride` x `mask_stride` pixels of the canvas, rounded up.
+        boxes_from_masks: boxes and areas are those of the masks, so boxes end where their masks are cut off. Boxes
+            without a visible pixel are dropped.
 
         For any dataset (if it is not a cache: for batches that are a tuple or list starting with a uint8 tensor
         (B, 3, H, W)):
@@ -181,6 +185,8 @@ class FastLoader(_DataLoader[T_co]):
         skip_empty: bool = False,
         masks: bool = False,
         targets: TargetKind = "objects",
+        mask_stride: int = 1,
+        boxes_from_masks: bool = False,
         device: torch.device | str | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
@@ -201,7 +207,8 @@ class FastLoader(_DataLoader[T_co]):
                 collate_fn = TopLeftAlign(32 if targets == "objects" else 1)
         self.transforms, self.group_by_aspect, self.function_workers = transforms, group_by_aspect, function_workers
         self.on_error, self.verify_checksums, self.engine = on_error, verify_checksums, engine
-        self.skip_crowd, self.skip_empty, self.masks, self.targets = skip_crowd, skip_empty, masks, targets
+        self.skip_crowd, self.skip_empty, self.targets = skip_crowd, skip_empty, targets
+        self.masks, self.mask_stride, self.boxes_from_masks = masks, mask_stride, boxes_from_masks
         self.device, self.mean, self.std, self.dtype, self.memory_format = device, mean, std, dtype, memory_format
         self._feeds: tuple[Any, Feed | None] | None = None  # the settings it was made for, and the feed
         self._format()  # raises for wrong arguments now rather than in the first epoch
@@ -278,6 +285,8 @@ class FastLoader(_DataLoader[T_co]):
         planner, finisher = self._make_planner()
         engine = self._ready_engine(finisher)
         meter = self._meter = Meter(self.num_workers, getattr(engine, "times", None))
+        if planner.masks and self.engine_used != "native":
+            engine = MaskingEngine(engine)
         return BatchIterator(
             runs=self._runs(progress, planner),
             deliver=partial(finisher.deliver, progress.skipped),
@@ -420,7 +429,7 @@ class FastLoader(_DataLoader[T_co]):
             raise ArgumentError(
                 "batch_size=None yields single images, so a collator as collate_fn has nothing to align"
             )
-        if self.masks and not {column.name for column in self._cache.store.columns} & {*MASKS}:
+        if self.masks and self._cache.annotations.mask_shapes is None:
             raise ArgumentError(
                 f"masks=True needs masks, and {self._cache.where} has none: build it from a dataset with polygons or "
                 "run lengths, or remove the argument"
@@ -430,6 +439,8 @@ class FastLoader(_DataLoader[T_co]):
                 raise ArgumentError(f'masks=True needs targets="objects", not "{self.targets}"')
             _ = self._cache.class_ids  # raises if there are none
         fused = is_fused(self.collate_fn, functions)
+        if self.mask_stride != 1 and not fused:
+            raise ArgumentError("mask_stride needs whole batches: remove the functions in transforms and collate_fn")
         planner = BatchPlanner(
             self._cache,
             self._images,
@@ -437,7 +448,7 @@ class FastLoader(_DataLoader[T_co]):
             aligner if aligner and fused else TopLeftAlign(1),
             draws_seeds=not fused,
             skip_crowd=self.skip_crowd,
-            masks=self.masks,
+            masks=MaskSettings(self.mask_stride, self.boxes_from_masks) if self.masks else None,
             kind=self.targets,
         )
         pixels, feed = self._format()

@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.utils.data import default_collate
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from fastload.batch import Batch, Targets
+from fastload.batch import Batch, Targets, with_masks
 from fastload.class_batch import ClassBatch, SoftLabels
 from fastload.device import Feed
 from fastload.errors import DecodeError, DeviceError, PlanError
 from fastload.loader.iterator import PendingBatch
-from fastload.loader.planner import BatchPlanner, PlannedTargets
+from fastload.loader.planner import BatchPlanner
 from fastload.loader.stop_iteration import refuse_stop_iteration
 from fastload.pixel_format import PixelFormat
 from fastload.plan.align import Collator
@@ -86,17 +86,26 @@ class BatchFinisher:
     def make(self, pending: PendingBatch) -> Any:
         """The batch in host memory."""
         assert pending.images is not None
-        batch = self._batch(pending.images, pending.targets)
+        batch = self._batch(pending)
         if self.is_fused:
             return batch
         return self._collate(self._samples(pending, batch), np.random.default_rng(pending.run.seeds[pending.number]))
 
-    def _batch(self, images: Tensor, targets: PlannedTargets) -> Batch | ClassBatch:
+    def _batch(self, pending: PendingBatch) -> Batch | ClassBatch:
+        images, targets = pending.images, pending.targets
+        assert images is not None
         if isinstance(targets, Targets):
-            return Batch(images, targets)
+            return Batch(images, self._with_masks(targets, pending))
         classes = targets.dense() if isinstance(targets, SoftLabels) else targets
         blocks = self.feed is not None and self.feed.device.type == "cuda"  # unless copied from page-locked memory
         return ClassBatch(images, classes.pin_memory() if blocks else classes)
+
+    def _with_masks(self, targets: Targets, pending: PendingBatch) -> Targets:
+        if pending.masks is None or self.planner.masks is None:
+            return targets
+        end = pending.run.ends[pending.number]
+        width, height = pending.run.plan.canvases[end - 1].tolist()
+        return with_masks(targets, pending.masks, (width, height), self.planner.masks)
 
     def _account(self, pending: PendingBatch, failures: dict[int, str], skipped: dict[int, str]) -> None:
         """Raise DecodeError for the first failure, or add all of them to `skipped` and drop their boxes."""
@@ -105,7 +114,11 @@ class BatchFinisher:
         if not self.skip_errors:
             raise DecodeError(self._message(records))
         skipped.update({int(self.planner.cache.image_ids[record]): reason for record, reason in records.items()})
-        pending.targets = self.planner.targets_without(run, run.plan.slot[list(failures)].tolist())
+        slots = run.plan.slot[list(failures)]
+        if pending.masks is not None and isinstance(pending.targets, Targets):
+            kept = ~np.isin(np.arange(pending.size).repeat(pending.targets.num_boxes), slots)
+            pending.masks = pending.masks.keep(kept)
+        pending.targets = self.planner.targets_without(run, slots.tolist())
 
     def _message(self, records: dict[int, str]) -> str:
         record, reason = next(iter(records.items()))

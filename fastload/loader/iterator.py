@@ -14,15 +14,16 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import count, islice, pairwise, repeat
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
-from fastload.engines.base import Engine
+from fastload.engines.base import Engine, MaskEngine
 from fastload.errors import FastloadError
-from fastload.loader.planner import Planned, PlannedRun, PlannedTargets
+from fastload.loader.planner import BatchTargets, Planned, PlannedRun
 from fastload.loader.state import EpochProgress
 from fastload.loader.stats import Meter
+from fastload.masks import DrawnMasks
 
 AHEAD = 2  # batches being copied to the device while one is in use
 
@@ -34,10 +35,11 @@ class PendingBatch:
     run: PlannedRun
     number: int
     size: int  # B
-    targets: PlannedTargets
+    targets: BatchTargets
     ticket: Any  # of its run
     images: Tensor | None = None  # (B, 3, H, W), after waiting for it
     failures: dict[int, str] | None = None  # {row: reason} of images that did not decode; None before waiting for it
+    masks: DrawnMasks | None = None  # after waiting for it, if masks are drawn
     sent: Any = None  # the batch, if it is being copied to the device
 
     def alone(self) -> PlannedRun:
@@ -200,7 +202,10 @@ class BatchIterator(Iterator[Any]):
         if isinstance(run, Exception):
             return [run]
         try:
-            ticket = self._engine.submit(run.plan, run.ends)
+            if run.masks is None:
+                ticket = self._engine.submit(run.plan, run.ends)
+            else:
+                ticket = cast(MaskEngine, self._engine).submit(run.plan, run.ends, run.masks)
         except Exception as error:
             if len(run.ends) == 1:
                 return [error]
@@ -211,10 +216,12 @@ class BatchIterator(Iterator[Any]):
 
 
 def _wait(engine: Engine, pending: PendingBatch) -> None:
-    """Wait until the batch is executed, and set its images and failures."""
+    """Wait until the batch is executed, and set its images, masks and failures."""
     if pending.images is None:
         if pending.failures is None:
             pending.failures = engine.wait(pending.ticket, pending.number)
+        if pending.run.masks is not None and pending.masks is None:
+            pending.masks = cast(MaskEngine, engine).masks(pending.ticket, pending.number)
         pending.images = engine.images(pending.ticket, pending.number)
 
 

@@ -21,12 +21,13 @@ from fastload.loader.stop_iteration import refuse_stop_iteration
 from fastload.plan.align import Collator
 from fastload.plan.batch_plan import BatchPlan
 from fastload.plan.image_index import ImageIndex
+from fastload.plan.masks import MaskPlan, MaskSettings
 from fastload.plan.transforms import Transform
 
 RUN = 128  # batches planned together in the loader's own order; most of the cost does not depend on their number
 
 
-PlannedTargets = Targets | Tensor | SoftLabels  # of one batch; the tensor has classes (B)
+BatchTargets = Targets | Tensor | SoftLabels  # of one batch; the tensor has classes (B)
 
 
 @dataclass(eq=False)
@@ -36,8 +37,9 @@ class PlannedRun:
     plan: BatchPlan
     index: NDArray[np.int64]  # (slots) the record that was asked for; a mosaic shows further ones
     ends: Sequence[int]  # (batches)
-    targets: list[PlannedTargets]  # (batches)
+    targets: list[BatchTargets]  # (batches)
     seeds: Sequence[int]  # (batches) for random steps after decoding; 0 if there are none
+    masks: MaskPlan | None = None  # of all batches
 
     def part(self, begin: int, end: int) -> PlannedRun:
         """The batches from number `begin` up to `end`, exclusive."""
@@ -48,6 +50,7 @@ class PlannedRun:
             [later - start for later in self.ends[begin:end]],
             self.targets[begin:end],
             self.seeds[begin:end],
+            self.masks and self.masks.part(self.plan, start, stop),
         )
 
 
@@ -65,7 +68,7 @@ class BatchPlanner:
         aligner: places the images of a batch on its canvas.
         draws_seeds: draw a seed for each batch, for random steps after decoding.
         skip_crowd: skip boxes that mark a crowd.
-        masks: whether the dicts of targets have masks.
+        masks: how masks are drawn. None: there are none.
         kind: what the targets are: see FastLoader.
     """
 
@@ -75,7 +78,7 @@ class BatchPlanner:
     aligner: Collator
     draws_seeds: bool = False
     skip_crowd: bool = False
-    masks: bool = False
+    masks: MaskSettings | None = None
     kind: TargetKind = "objects"
 
     def __post_init__(self) -> None:
@@ -142,18 +145,20 @@ class BatchPlanner:
     ) -> PlannedRun:
         self.aligner.place(plan, rng, ends)
         seeds = rng.integers(2**63, size=len(ends)).tolist() if self.draws_seeds else [0] * len(ends)
-        return PlannedRun(plan, index, ends, self._targets(plan, index, ends), seeds)
+        targets, masks = self._targets(plan, index, ends)
+        return PlannedRun(plan, index, ends, targets, seeds, masks)
 
     def _targets(
         self, plan: BatchPlan, index: NDArray[np.int64], ends: Sequence[int], failed: Sequence[int] = ()
-    ) -> list[PlannedTargets]:
-        """The targets of each batch of a placed plan, of whose slots some `failed`."""
+    ) -> tuple[list[BatchTargets], MaskPlan | None]:
+        """The targets of each batch of a placed plan, of whose slots some `failed`, and the masks to draw."""
         if self.kind == "class_ids":
-            return [*class_ids_of(plan, index, ends, self.cache.class_ids, failed)]
+            return [*class_ids_of(plan, index, ends, self.cache.class_ids, failed)], None
         if self.kind == "soft_labels":
             classes = len(self._category_ids)
-            return [*soft_labels_of(plan, index, ends, self.cache.class_ids, classes, failed)]
-        return [*targets_of(plan, index, ends, self._annotations, self._category_ids, failed, self.masks)]
+            return [*soft_labels_of(plan, index, ends, self.cache.class_ids, classes, failed)], None
+        targets, masks = targets_of(plan, index, ends, self._annotations, self._category_ids, failed, self.masks)
+        return [*targets], masks
 
     def _checked(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """The same positions. Raises IndexError if one is out of range; -1 is the last image, as in a list."""
@@ -163,9 +168,9 @@ class BatchPlanner:
             raise IndexError(f"the sampler asks for image {wrong} of a dataset of {n} images")
         return positions
 
-    def targets_without(self, run: PlannedRun, failed: Sequence[int]) -> PlannedTargets:
+    def targets_without(self, run: PlannedRun, failed: Sequence[int]) -> BatchTargets:
         """The targets of a run of one batch, without the boxes or classes of the images `failed`."""
-        (targets,) = self._targets(run.plan, run.index, run.ends, failed)
+        ((targets,), _) = self._targets(run.plan, run.index, run.ends, failed)
         return targets
 
 

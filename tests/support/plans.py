@@ -54,7 +54,7 @@ def targets(plan: BatchPlan, positions: Sequence[int] | np.ndarray | None = None
     """The targets of a plan of one batch of images of CACHE."""
     index = np.arange(len(plan.size)) if positions is None else np.asarray(positions)
     TopLeftAlign(divisor=1).place(plan, np.random.default_rng(0))
-    (found,) = targets_of(plan, index, [len(index)], CACHE.annotations, torch.tensor([1, 7, 90]))
+    (found,), _ = targets_of(plan, index, [len(index)], CACHE.annotations, torch.tensor([1, 7, 90]))
     return found
 
 

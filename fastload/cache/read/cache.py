@@ -17,8 +17,9 @@ import fastload._core as _core
 from fastload.annotations import MASKS
 from fastload.cache.read.cache_file import CacheFile, as_positions
 from fastload.errors import ArgumentError, CacheError, DecodeError
-from fastload.plan.masks import fill_rings, warp_mask
-from fastload.sources.run_lengths import decode
+from fastload.masks import Masks, draw_masks
+from fastload.plan.batch_plan import BatchPlan
+from fastload.plan.masks import MaskPlan, MaskSettings
 
 Example = tuple[Tensor, dict[str, Any]]
 ROUNDING = 1e-3  # pixels: the float32 rounding error of a box side
@@ -105,36 +106,29 @@ class Cache(CacheFile, Dataset[Example]):
             image, target = cache[0]
             target["masks"] = cache.masks(0)
 
-        They are made from the columns `polygons` and `rle` at each call, in about a millisecond a mask, and have the
-        size of the stored image. A box with neither has an empty mask.
+        They are drawn from the columns `polygons` and `rle` at each call, as `FastLoader` does, and have the size of
+        the stored image. A box with neither has an empty mask.
 
         Raises:
             CacheError: the cache has no such columns, or the run lengths of a mask do not fit the annotated image.
             IndexError: there is no image `index`.
         """
-        columns = {column.name: column for column in self.store.columns if column.name in MASKS}
-        if not columns:
+        shapes = self.annotations.mask_shapes
+        if shapes is None:
             raise CacheError(f"{self.where} has no masks: build it from a dataset with {' or '.join(MASKS)}.")
         shard, i = self.locate(index)
-        number = int(shard.box_offsets[i + 1] - shard.box_offsets[i])
-        none: list[Any] = [()] * number
-        polygons, run_lengths = (shard._shown(columns[name], i) if name in columns else none for name in MASKS)
-        (width, height), (source_width, source_height) = shard.sizes[i].tolist(), shard.source_sizes[i].tolist()
-        to_stored = np.array([[width / source_width, 0, 0], [0, height / source_height, 0]])
-        masks = np.zeros((number, height, width), np.uint8)
-        for k in range(number):
-            if len(polygons[k]):
-                masks[k] = fill_rings(polygons[k], (width, height))
-            elif len(run_lengths[k]):
-                try:
-                    mask = decode(bytes(run_lengths[k]), source_height, source_width)
-                except ValueError as error:
-                    self.check_unchanged()
-                    name = f"image {shard.image_ids[i]} ({shard.name(i)}) of {shard.path}"
-                    raise CacheError(f"{name}: box {k} has no mask: {error}. Correct its annotation.") from error
-                masks[k] = warp_mask(mask, to_stored, (width, height))
+        shapes = cast(Cache, shard).annotations.mask_shapes
+        assert shapes is not None
+        size = shard.sizes[i : i + 1]
+        plan = BatchPlan.of(np.array([i]), size)
+        plan.place(tuple(size[0].tolist()), np.zeros((1, 2), np.int32), plan.fill)
+        objects = np.arange(shard.box_offsets[i], shard.box_offsets[i + 1])
+        drawn, failures = draw_masks(plan, MaskPlan(shapes, objects, np.zeros_like(objects), MaskSettings()))
         self.check_unchanged()
-        return torch.from_numpy(masks)
+        for reason in failures.values():
+            name = f"image {shard.image_ids[i]} ({shard.name(i)}) of {shard.path}"
+            raise CacheError(f"{name}: {reason}. Correct its annotation.")
+        return Masks(drawn.bits, (0, len(objects)), tuple(size[0, ::-1].tolist()))[0]
 
     def subset(self, indices: Sequence[int] | NDArray[np.integer[Any]] | Tensor) -> Subset[Example]:
         """Return some of the images as a `torch.utils.data.Subset` with an int64 array as `indices`.

@@ -410,6 +410,7 @@ class CacheFile:
             extra["image"],
             extra["ragged"],
             moves,
+            offsets,
             self.source_sizes,
             self._mapping.check_unchanged,
         )

@@ -1,6 +1,7 @@
 // The engine's class, and functions for single records.
 #include "bindings.h"
 #include "engine.h"
+#include "mask_plan.h"
 #include "moments.h"
 #include "record.h"
 
@@ -46,13 +47,6 @@ py::bytes payload_of(const py::buffer& jpeg, int encoding) {
     return py::bytes(reinterpret_cast<const char*>(payload.data()), payload.size());
 }
 
-// {row: reason}
-py::dict to_dict(const std::vector<Failure>& failures) {
-    py::dict reasons;
-    for (const Failure& failure : failures) reasons[py::int_(failure.row)] = failure.reason;
-    return reasons;
-}
-
 }  // namespace
 
 void bind_engine(py::module_& m) {
@@ -64,7 +58,7 @@ void bind_engine(py::module_& m) {
              py::arg("addresses"), py::arg("lengths"), py::arg("checksums"), py::arg("threads"), py::arg("check"),
              py::arg("owner"), py::arg("in_flight"), py::arg("allocate"), py::arg("format"),
              py::arg("emulated_microseconds") = 0)
-        .def("submit", &Engine::submit, py::arg("plan"), py::arg("ends"))
+        .def("submit", &Engine::submit, py::arg("plan"), py::arg("ends"), py::arg("masks") = py::none())
         .def("wait",
              [](Engine& engine, const Ticket& ticket, size_t number) {
                  return to_dict(engine.wait(engine.job(ticket, number)));
@@ -72,6 +66,10 @@ void bind_engine(py::module_& m) {
         .def("images",
              [](Engine& engine, const Ticket& ticket, size_t number) {
                  return engine.images(engine.job(ticket, number));
+             })
+        .def("masks",
+             [](Engine& engine, const Ticket& ticket, size_t number) {
+                 return engine.masks(engine.job(ticket, number));
              })
         .def("share", &Engine::share)
         .def("times", &Engine::times)

@@ -19,6 +19,7 @@ PYBIND11_MODULE(_core, m) {
     bind_engine(m);
     bind_jpeg(m);
     bind_jpeg_write(m);
+    bind_masks(m);
     bind_lmdb_tree(m);
     bind_mapped_file(m);
     bind_nms(m);

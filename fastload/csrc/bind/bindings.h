@@ -49,6 +49,7 @@ inline py::list to_arrays(const Planes& planes) {
 void bind_engine(py::module_& m);
 void bind_jpeg(py::module_& m);
 void bind_jpeg_write(py::module_& m);
+void bind_masks(py::module_& m);
 void bind_lmdb_tree(py::module_& m);
 void bind_mapped_file(py::module_& m);
 void bind_nms(py::module_& m);

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "mask_plan.h"
 #include "plan_view.h"
 #include "tensor.h"
 
@@ -87,16 +88,6 @@ ElementType element_type_of(Sample sample) {
     }
 }
 
-std::shared_ptr<void> owned(py::object object) {
-    return {object.release().ptr(), [](void* owner) {
-                if (!Py_IsInitialized()) return;  // the process is ending
-                with_gil_or_never([&] {
-                    py::gil_scoped_acquire acquire;
-                    Py_DECREF(static_cast<PyObject*>(owner));
-                });
-            }};
-}
-
 }  // namespace
 
 Engine::Engine(const Array<uint64_t>& addresses, const Array<uint64_t>& lengths, const Array<uint64_t>& checksums,
@@ -138,9 +129,12 @@ void Engine::close() {
     pool.reset();
 }
 
-std::unique_ptr<Ticket> Engine::submit(py::handle batch_plan, const std::vector<py::ssize_t>& ends) {
+std::unique_ptr<Ticket> Engine::submit(py::handle batch_plan, const std::vector<py::ssize_t>& ends,
+                                       py::handle masks) {
     const std::shared_ptr<Pool> pool = open_pool();
     const PlanView plan(batch_plan);
+    std::optional<MaskPlan> mask_plan;
+    if (!masks.is_none()) mask_plan.emplace(masks);
     std::vector<std::shared_ptr<Job>> jobs;
     {
         WithoutGil without_gil;
@@ -152,8 +146,17 @@ std::unique_ptr<Ticket> Engine::submit(py::handle batch_plan, const std::vector<
             begin = end;
         }
         require(row == plan.rows, "a row's slot is beyond the batches");
+        if (mask_plan) {
+            size_t next = 0;
+            py::ssize_t first = 0;
+            for (const auto& job : jobs) {
+                job->masks = mask_plan->batch(plan, first, job->first_row, job->canvas.width,
+                                               job->canvas.height, next);
+                first += job->first_row.back();
+            }
+        }
     }
-    for (const auto& job : jobs) largest_ = std::max(largest_, job->slots() * job->canvas_bytes());
+    for (const auto& job : jobs) largest_ = std::max(largest_, job->bytes());
     for (int lacking = lane_->ring->lacking(); lacking > 0; --lacking) add_canvas();
     {
         WithoutGil without_gil;  // waking threads takes time
@@ -191,6 +194,12 @@ py::object Engine::images(const std::shared_ptr<Job>& job) {
     uint8_t* const data = memory->data();
     return to_capsule<4>(data, element_type_of(format_->sample), {job->slots(), 3, height, width}, strides,
                          std::move(memory));
+}
+
+py::object Engine::masks(const std::shared_ptr<Job>& job) {
+    if (!job->masks) return py::none();
+    const std::shared_ptr<CanvasRing::Lease> memory = open_pool()->memory(*job);
+    return mask_tensors(*job->masks, memory->data() + job->masks_at(), memory);
 }
 
 py::tuple Engine::times() {

@@ -46,10 +46,12 @@ public:
     std::shared_ptr<Engine> share() const;
 
     // See `fastload.engines.base.Engine`. User errors are std::invalid_argument.
-    std::unique_ptr<Ticket> submit(py::handle plan, const std::vector<py::ssize_t>& ends);
+    std::unique_ptr<Ticket> submit(py::handle plan, const std::vector<py::ssize_t>& ends, py::handle masks);
     std::vector<Failure> wait(const std::shared_ptr<Job>& job);
     // (B, 3, height, width) in the engine's format, as a DLPack capsule; None if there is no canvas yet.
     py::object images(const std::shared_ptr<Job>& job);
+    // As `mask_tensors`, after `wait`; None if the plan was submitted without masks.
+    py::object masks(const std::shared_ptr<Job>& job);
     bool done(const Ticket& ticket, size_t number) { return pool_->done(*job(ticket, number)); }
     py::tuple times();
 

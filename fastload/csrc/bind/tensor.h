@@ -11,6 +11,17 @@
 
 namespace fastload {
 
+// Keeps an object alive in code that may not hold the GIL.
+inline std::shared_ptr<void> owned(py::object object) {
+    return {object.release().ptr(), [](void* owner) {
+                if (!Py_IsInitialized()) return;  // the process is ending
+                with_gil_or_never([&] {
+                    py::gil_scoped_acquire acquire;
+                    Py_DECREF(static_cast<PyObject*>(owner));
+                });
+            }};
+}
+
 constexpr char dltensor[] = "dltensor";
 
 template <size_t N>

@@ -82,8 +82,14 @@ std::shared_ptr<CanvasRing::Lease> Pool::show(const std::shared_ptr<Job>& job) {
     return job->memory;
 }
 
+std::shared_ptr<CanvasRing::Lease> Pool::memory(const Job& job) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (!job.waited_for || !job.memory) throw std::invalid_argument("masks must be asked for after waiting for them");
+    return job.memory;
+}
+
 bool Pool::has_canvas(Job& job) {
-    if (!job.memory) job.memory = job.lane->ring->lease(job.slots() * job.canvas_bytes());
+    if (!job.memory) job.memory = job.lane->ring->lease(job.bytes());
     return job.memory != nullptr;
 }
 
@@ -276,6 +282,11 @@ std::vector<Failure> Pool::write(const Job& job, int slot, uint8_t* out, Workspa
         const auto draw = [&](int rows) {
             render(job.canvas, workspace.rows, rows, workspace.line, out + slot * job.canvas_bytes());
         };
+        if (failures.empty() && job.masks) try {
+                job.masks->draw(slot, job.placements.data(), out + job.masks_at(), workspace.masks);
+            } catch (const MaskError& error) {
+                failures.push_back({error.row, error.what()});
+            }
         if (failures.empty()) {
             draw(count);  // also reads records, since planes are not copied
             for (row = first; row < first + count; ++row)

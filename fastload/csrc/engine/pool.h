@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "canvas_ring.h"
+#include "mask_batch.h"
 #include "record.h"
 #include "render.h"
 #include "times.h"
@@ -59,9 +60,13 @@ struct Job {
     std::vector<int64_t> index;         // (N) records; not of rows without a source
     std::vector<Placement> placements;  // (N)
     std::vector<int> first_row;         // (B + 1) the first row of each slot
+    std::shared_ptr<const MaskBatch> masks;  // null: none
 
     int slots() const { return int(first_row.size()) - 1; }
     size_t canvas_bytes() const { return canvas.bytes(); }
+    // Masks follow the canvases in memory.
+    size_t masks_at() const { return (slots() * canvas_bytes() + 63) / 64 * 64; }
+    size_t bytes() const { return masks ? masks_at() + masks->bytes() : slots() * canvas_bytes(); }
 
 private:
     friend class Pool;
@@ -102,6 +107,8 @@ public:
     void submit(const std::shared_ptr<Lane>& lane, const std::vector<std::shared_ptr<Job>>& jobs);
     // The canvases of a batch, contiguous. Null as long as there is no canvas for it; ask again later.
     std::shared_ptr<CanvasRing::Lease> show(const std::shared_ptr<Job>& job);
+    // The memory of a batch that was waited for, before another one of its lane is asked for.
+    std::shared_ptr<CanvasRing::Lease> memory(const Job& job);
     // Waits up to `milliseconds` for the job to finish. Without threads, the calling threads do the work. Gives the
     // batch a canvas out of turn, if there is one. Like `show`, it may be called again for the latest batch of a lane,
     // in case Ctrl-C lost the answer.
@@ -120,6 +127,7 @@ private:
         std::vector<Buffer> planes;
         std::vector<PlacedRow> rows;
         Buffer line;
+        MaskBatch::Workspace masks;
         std::chrono::nanoseconds overslept{};  // when emulating
     };
     void work();
