@@ -1,5 +1,6 @@
-// A libFuzzer target: any bytes, as a JPEG, a record, packed coefficients and an LMDB file. See fuzz.sh.
+// A libFuzzer target: any bytes, as a JPEG, a record, packed coefficients, an LMDB file and rows of a plan. See fuzz.sh.
 #include "meet.h"
+#include "rows.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     using namespace fastload;
@@ -9,5 +10,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     meet_record(bytes, false);
     meet_packed(bytes);
     meet_lmdb(bytes);
+    NumbersOfBytes numbers(data, size);
+    meet_rows(numbers);
     return 0;
 }

@@ -12,8 +12,8 @@
 #include "kernels.h"
 #include "pixel_format.h"
 #include "planes.h"
-#include "render.h"
 #include "resample.h"
+#include "rows.h"
 #include "tile.h"
 
 using namespace fastload;
@@ -21,6 +21,7 @@ using namespace fastload;
 namespace {
 
 std::mt19937 rng(7);
+RandomNumbers numbers(8);
 
 int uniform(int low, int high) { return std::uniform_int_distribution<int>(low, high)(rng); }
 
@@ -205,19 +206,9 @@ void split(const Kernels& kernels) {
     for (int c = 0; c < 3; ++c) require(!std::memcmp(rows[0][c].get(), rows[1][c].get(), size_t(width)), "split");
 }
 
-// Such as are used, or with deviations that have no reciprocal to speak of.
-std::unique_ptr<PixelFormat> random_format(int sample, bool planar) {
-    std::array<float, 3> mean, deviation;
-    const int scale = uniform(0, 9) ? 0 : uniform(-126, 126);
-    for (float& value : mean) value = uniform(0, 3) ? std::uniform_real_distribution<float>(-50, 300)(rng) : 0;
-    for (float& value : deviation) value = std::ldexp(std::uniform_real_distribution<float>(.5, 300)(rng), scale);
-    for (float& value : deviation) value = std::isfinite(value) ? value : 255;
-    return std::make_unique<PixelFormat>(static_cast<Sample>(sample), planar, mean, deviation);
-}
-
 void convert(const Kernels& kernels) {
     const int count = uniform(1, 600), skew = uniform(0, 70);
-    const std::unique_ptr<PixelFormat> format = random_format(uniform(1, sample_kinds - 1), false);
+    const std::unique_ptr<PixelFormat> format = random_format(numbers, uniform(1, sample_kinds - 1), false);
     const auto channels = static_cast<Channels>(uniform(0, 3));
     const size_t size = count * format->sample_bytes();
     std::unique_ptr<uint8_t[]> bytes(new uint8_t[count]), out(new uint8_t[skew + size]), expected(new uint8_t[size]);
@@ -227,85 +218,6 @@ void convert(const Kernels& kernels) {
     kernels.convert(bytes.get(), size_t(count), *format, channels, out.get() + skew);
     require(!std::memcmp(out.get() + skew, expected.get(), size), "convert");
     require(std::all_of(out.get(), out.get() + skew, [](uint8_t byte) { return byte == 99; }), "bytes before a row");
-}
-
-// A warp of any magnitude, mostly one that shows the source on the canvas.
-void random_warp(Placement& placement) {
-    const double scale = std::exp(std::uniform_real_distribution<double>(-3, 3)(rng));
-    const double extreme = uniform(0, 5) ? 1 : std::exp(std::uniform_real_distribution<double>(-40, 40)(rng));
-    std::normal_distribution<double> normal(0, scale);
-    placement.warped = true;
-    do
-        for (auto& row : placement.warp) {
-            for (int k = 0; k < 2; ++k) row[k] = float(normal(rng) * (uniform(0, 1) ? extreme : 1));
-            row[2] = float(uniform(-30, 90));
-        }
-    while (double(placement.warp[0][0]) * placement.warp[1][1] == double(placement.warp[0][1]) * placement.warp[1][0]);
-}
-
-// Rows of all kinds on a canvas, over one another, in any format: the packed canvas's bytes by the tables.
-void canvas() {
-    const int height = uniform(1, 40), width = uniform(1, 150), count = uniform(0, 5);
-    Canvas packed{height, width, {uint8_t(uniform(0, 255)), 7, 200}}, other = packed;
-    std::shared_ptr<const PixelFormat> format = random_format(uniform(0, 3), uniform(0, 1) == 1);
-    other.format = format;
-    std::vector<std::unique_ptr<uint8_t[]>> planes(3 * size_t(count));
-    std::vector<PlacedRow> rows(size_t(count) + 1);  // as a pool has more of them than it shows
-    TableCache tables;
-    const auto draw = [&](const Canvas& onto, uint8_t* out) {
-        Buffer row;
-        render(onto, rows, size_t(count), row, out);
-    };
-    const bool general = uniform(0, 1);
-    std::vector<std::pair<Planes, Placement>> shown;
-    for (int i = 0; i < count; ++i) {
-        const int w = uniform(1, 60), h = uniform(1, 60);
-        Planes source{{}, uniform(0, 1) ? 3 : 1, w, h, s444, false};
-        for (int c = 0; c < source.count; ++c) {
-            auto& plane = planes[3 * size_t(i) + size_t(c)];
-            plane.reset(new uint8_t[size_t(w) * h + plane_slack]);
-            for (size_t k = 0; k < size_t(w) * h + plane_slack; ++k) plane[k] = uint8_t(uniform(0, 255));
-            source.plane[c] = {plane.get(), w, h, w};
-        }
-        const int left = uniform(0, width - 1), top = uniform(0, height - 1);
-        shown.push_back({source,
-                         {{0, 0, float(w), float(h)},
-                          {left, top, uniform(1, width - left), uniform(1, height - top)},
-                          uniform(0, 1) == 1,
-                          {{1, 0, 0, 0}, {0, 1, 0, 0}, {0, 0, 1, 0}},
-                           Filter(uniform(0, filter_kinds - 1))}});
-        Placement& placement = shown.back().second;
-        if (general) {
-            placement.kind = static_cast<Kind>(uniform(0, 2));
-            if (uniform(0, 1)) random_warp(placement);
-            if (uniform(0, 1)) placement.alpha = uniform(0, 256);
-            for (auto& channel : placement.color)
-                for (float& factor : channel) factor += float(uniform(0, 1)) * float(uniform(-9, 9)) / 9;
-            const bool goes_on = i && shown[size_t(i) - 1].second.layer && uniform(0, 3);
-            if (goes_on || (placement.kind == Kind::fill && uniform(0, 1))) placement.layer = 1;
-        }
-    }
-    const auto open = [&] {
-        for (size_t i = 0; i < shown.size(); ++i) {
-            const auto& [planes, placement] = shown[i];
-            rows[i].open(placement);
-            if (rows[i].needs_source()) rows[i].set_source(planes, tables);
-        }
-    };
-    const size_t pixels = size_t(height) * width, skew = uniform(0, 1) * uniform(0, 70);
-    std::unique_ptr<uint8_t[]> bytes(new uint8_t[packed.bytes()]), out(new uint8_t[skew + other.bytes()]);
-    open();
-    draw(packed, bytes.get());
-    open();
-    draw(other, out.get() + skew);
-    const size_t size = format->sample_bytes();
-    require(other.bytes() == 3 * pixels * size, "a canvas's size");
-    for (size_t i = 0; i < pixels; ++i)
-        for (size_t c = 0; c < 3; ++c) {
-            const uint32_t expected = format->table[c][bytes[3 * i + c]];
-            const uint8_t* const found = out.get() + skew + size * (format->planar ? pixels * c + i : 3 * i + c);
-            require(!std::memcmp(found, &expected, size), "a canvas");
-        }
 }
 
 }  // namespace
@@ -321,7 +233,7 @@ int main(int argc, char** argv) {
         change_colors(kernels());
         split(kernels());
         convert(kernels());
-        if (i % 4 == 0) canvas();
+        if (i % 4 == 0) meet_rows(numbers);
     }
     std::puts("equal");
 }
