@@ -34,6 +34,8 @@ CHROMA_DIVISOR = ((1, 1), (2, 1), (2, 2), (1, 1), (1, 2), (4, 1))
 # ITU-T T.871 (JFIF): RGB from Y, Cb - 128, Cr - 128.
 YCBCR_TO_RGB = np.array([[1, 0, 1.402], [1, -0.344136286, -0.714136286], [1, 1.772, 0]])
 
+TILE_PIXELS = 1 << 27  # of one warped row: the native engine draws only the visible part
+
 
 def resampling_matrix(
     source: int, size: int, start: float, extent: float, filter: str = "bilinear"
@@ -291,7 +293,7 @@ class ReferenceEngine:
         """Return what a row shows where `mask` is set: (M, 3).
 
         Raises:
-            ValueError: the record does not decode.
+            ValueError: the record does not decode, or is too large for a warp.
         """
         index, color = int(plan.index[row]), plan.color[row]
         if index == FILL:
@@ -306,6 +308,8 @@ class ReferenceEngine:
         else:
             filter = _filter(plan, row)
             size = tile_size(crop, plan.matrix[row], filter)
+            if size[0] * size[1] > TILE_PIXELS:
+                raise ValueError("it is too large to be rotated or sheared: reduce it first")
             tile = adjust.recolored(draw_aligned(source, crop, size, False, filter), color)
             place = np.moveaxis((source_points(plan, row) - crop[:2]) * (size / crop[2:].astype(np.float64)), -1, 0)
             pixels = nearest(tile, *place) if filter == "nearest" else adjust.to_levels(interpolated(tile, *place))

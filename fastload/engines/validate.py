@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fastload.errors import PlanError
 from fastload.plan.batch_plan import ADJUST, EQUALIZE, FILL, FILTERS, BatchPlan
 
-COLOR_LIMIT, OFFSET_LIMIT, CROP_LIMIT = 8, 2048, 1e6
+COLOR_LIMIT, OFFSET_LIMIT, CROP_LIMIT, CANVAS_LIMIT = 8, 2048, 1e6, 65535
 HSV_MIDDLE, HSV_REACH = (0, 4, 0, 4, 0), (1024, 4, 8, 4, 2048)  # gains are from 0 to 8
 REMEDY = 'engine="native" draws that: use it, or remove the transform.'
 
@@ -26,6 +26,9 @@ def check_plan(plan: BatchPlan, records: int) -> None:
     corner, size = plan.clip[:, :2].astype(np.int64), plan.clip[:, 2:].astype(np.int64)
     position, extent = plan.crop[:, :2], plan.crop[:, 2:]
     conditions = {
+        f"the sides of a canvas must be 1 to {CANVAS_LIMIT} pixels": bool(
+            (plan.canvases >= 1).all() and (plan.canvases <= CANVAS_LIMIT).all()
+        ),
         "a row's index is not that of a record": _within(
             plan.index[(plan.index != FILL) & (plan.index != ADJUST)], records
         ),
@@ -41,6 +44,8 @@ def check_plan(plan: BatchPlan, records: int) -> None:
         "a row's filter is not a position in FILTERS": plan.filter is None or _within(plan.filter, len(FILTERS)),
         "a row's alpha is not from 0 to 1": plan.alpha is None or bool(((plan.alpha >= 0) & (plan.alpha <= 1)).all()),
         "a row's hsv is out of range": plan.hsv is None or bool((np.abs(plan.hsv - HSV_MIDDLE) <= HSV_REACH).all()),
+        "the plan's tables are not (T, 3, 256)": plan.tables is None
+        or (plan.tables.ndim == 3 and plan.tables.shape[1:] == (3, 256)),
         "a row's table is not in the plan's tables": plan.table is None
         or bool(((plan.table >= EQUALIZE) & (plan.table < (0 if plan.tables is None else len(plan.tables)))).all()),
         "a row's layer is negative": plan.layer is None or bool((plan.layer >= 0).all()),
@@ -104,7 +109,8 @@ def _begin_with_fill(plan: BatchPlan, layer: NDArray[np.int32]) -> bool:
 
 
 def _invertible(plan: BatchPlan) -> bool:
-    m = plan.matrix.astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):  # such matrices are an error, not a warning
+        m = plan.matrix.astype(np.float64)
     if plan.warp is not None:
         np.copyto(m, plan.warp, where=~plan.is_aligned[:, None, None])  # so that NaN is found anywhere in a warp
     if not np.isfinite(m).all():

@@ -178,13 +178,29 @@ def test_rows_side_by_side_are_not_refused():
         ("layer", [-1]),
         ("layer", [1]),
         ("index", [-3]),
+        ("warp", [[[1, 0, 0], [0, np.nan, 0]]]),
+        ("hsv", [[np.nan, 1, 0, 1, 0]]),
+        ("hsv", [[0, -0.1, 0, 1, 0]]),
+        ("hsv", [[0, 1, 9, 1, 0]]),
+        ("hsv", [[0, 1, 0, 1, np.inf]]),
+        ("table", [0]),
+        ("table", [-4]),
+        ("tables", np.zeros((3, 256))),
+        ("tables", np.zeros((1, 3, 255))),
+        ("filter", [4]),
+        ("crop", [[0, 0, 2e6, 5]]),
+        ("crop", [[1e38, 0, 5, 5]]),
+        ("crop", [[0, 0, 1e-44, 5]]),
+        ("color", [np.full((3, 4), np.nan)]),
+        ("canvases", [[65536, 40]]),
+        ("canvases", [[60, 0]]),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(column, value):
     """By both engines, with the same words: no inverse, an opacity beyond 0 to 1, a layer without a ground."""
     plan = placed(plan_of(0))
-    default = plan.index if column == "index" else OPTIONAL_ROW_COLUMNS[column]
-    setattr(plan, column, np.array(value, default.dtype))
+    dtype = np.uint8 if column == "tables" else OPTIONAL_ROW_COLUMNS.get(column, getattr(plan, column)).dtype
+    setattr(plan, column, np.array(value, dtype))
     reasons = []
     for engine in (REFERENCE, NativeEngine(CACHE, 0)):
         with pytest.raises(PlanError, match="cannot be executed") as refusal:

@@ -1,4 +1,4 @@
-"""The native engine draws turned, blended and layered rows as the reference does.
+"""The native engine draws turned, blended, layered and recolored rows as the reference does.
 
 It rounds positions in a tile to 1/256 pixel, and levels after each step of its fixed point, so single pixels of noise
 differ by up to 4 levels, those of images by less. On average it is half a level at most.
@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from fastload import _core
 from fastload.cache.format.layout import Encoding
 from fastload.engines.native import NativeEngine
-from fastload.engines.reference import ReferenceEngine
-from fastload.plan.batch_plan import ADJUST, FILL, BatchPlan
+from fastload.engines.reference import ReferenceEngine, adjusted, covered, mixed
+from fastload.plan.batch_plan import ADJUST, AUTOCONTRAST, EQUALIZE, FILL, FILTERS, BatchPlan
 from tests.engines.test_engines import FILL as PADDING
 from tests.engines.test_engines import KINDS, jpeg_of_kind, noise, run_python, smooth
 from tests.plan.test_geometry import rotation
@@ -120,6 +120,9 @@ def busy_plan(seed: int) -> BatchPlan:
             plan.warp[row] = random_matrix(rng, plan.source[row], canvas)
             plan.clip[row] = 0, 0, *canvas
         plan.flip &= ~turned
+    plan.filter = rng.integers(0, len(FILTERS), count).astype(np.uint8) if rng.random() < 0.5 else None
+    if plan.filter is not None:  # between two pixels of a turned row, either may be nearest
+        plan.filter[turned & (plan.filter == FILTERS.index("nearest"))] = 0
     if rng.random() < 0.7:
         plan.alpha = rng.choice([0, 0.3, 0.5, 1, 1], count).astype(np.float32)
     if rng.random() < 0.7:
@@ -148,8 +151,84 @@ RECORDS = [record(jpeg(smooth(40, 60, 1), 2)), record(jpeg(noise(50, 30, 2)))]
 @given(st.integers(0, 1 << 30))
 @settings(max_examples=80, deadline=None)
 def test_rows_over_one_another_are_the_references(seed: int) -> None:
-    """Up to eight rows of all kinds in order, with opacity, on layers and with color matrices."""
+    """Up to eight rows of all kinds in order, with opacity, all filters, on layers and with color matrices."""
     assert_alike(RECORDS, busy_plan(seed), factor=3)
+
+
+def add_adjustment(plan: BatchPlan, rng: np.random.Generator) -> int:
+    """Add an ADJUST row to slot 1, with one change of colors, perhaps turned and perhaps blended.
+
+    Returns:
+        By how many levels the engines may differ.
+    """
+    slots, alpha = np.array([1]), rng.choice([0.3, 0.7, 1], 1)
+    kind = rng.integers(5)
+    if kind == 0:
+        plan.adjust(slots, color=rng.normal(np.eye(3, 4), [0.5, 0.5, 0.5, 50], (1, 3, 4)), alpha=alpha)
+    elif kind == 1:
+        low, high = [-2, 0, -1, 0, -300], [2, 8, 1, 8, 300]
+        plan.adjust(slots, hsv=rng.uniform(low, high, (1, 5)), alpha=alpha)
+    else:
+        given = rng.integers(0, 256, (1, 3, 256), dtype=np.uint8)
+        plan.adjust(slots, table=(given, AUTOCONTRAST, EQUALIZE)[kind - 2], alpha=alpha)
+    if rng.random() < 0.5:
+        plan.warp = plan._column("warp").copy()
+        plan.warp[-1] = random_matrix(rng, plan.source[-1], plan.canvas)
+    elif rng.random() < 0.5:
+        corner = rng.integers(0, plan.size[1])
+        plan.clip[-1] = *corner, *rng.integers(1, plan.size[1] - corner + 1)
+    return int(kind < 2)
+
+
+@given(st.integers(0, 1 << 30))
+@settings(max_examples=60, deadline=None)
+def test_adjustments_change_what_is_under_them_as_the_reference_does(seed: int) -> None:
+    """Matrices and HSV by a level at most, tables exactly, also those that depend on what is covered."""
+    rng, plan = np.random.default_rng(seed), busy_plan(seed)
+    engine = NativeEngine(cache_of(RECORDS), 0)
+    expected = execute(engine, plan)[1]
+    for _ in range(3):
+        tolerance = add_adjustment(plan, rng)
+        mask = covered(plan, row := len(plan.index) - 1)
+        assert plan.alpha is not None
+        expected[mask] = mixed(adjusted(expected[mask], plan, row), expected[mask], float(plan.alpha[row]))
+        found = execute(engine, plan)[1]
+        assert np.abs(found.astype(int) - expected).max() <= tolerance
+        expected = found
+
+
+@given(st.integers(0, 1 << 30))
+@settings(max_examples=30, deadline=None)
+def test_an_opaque_layer_of_the_padding_is_as_the_canvas_itself(seed: int) -> None:
+    """Rows on such a layer give the same bits, and tables that depend on what is under them are the layer's."""
+    rng, plan = np.random.default_rng(seed), busy_plan(seed)
+    plan.layer = None
+    for _ in range(2):
+        add_adjustment(plan, rng)
+    engine = NativeEngine(cache_of(RECORDS), 0)
+    expected = execute(engine, plan)
+    plan._add_layers(np.array([1]), np.ones(2, np.float32), tuple(PADDING))
+    assert plan.layer is not None and np.array_equal(execute(engine, plan), expected)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (10_000, 2), (2, 10_000)])
+@pytest.mark.parametrize("table", [AUTOCONTRAST, EQUALIZE])
+def test_computed_tables_of_tiny_images_and_long_strips(size: tuple[int, int], table: int) -> None:
+    """They are those of the reference for what is drawn under them."""
+    plan = BatchPlan.of(np.zeros(1, np.int64), np.array([size], np.int32))
+    engine = NativeEngine(cache_of([record(jpeg(noise(size[1], size[0]) // 4 + 60))]), 0)
+    under = execute(engine, placed(plan))[0]
+    plan.adjust(np.array([0]), table=table)
+    assert np.array_equal(execute(engine, plan)[0], adjusted(under.reshape(-1, 3), plan, 1).reshape(under.shape))
+
+
+def test_the_reference_refuses_a_tile_that_memory_cannot_hold() -> None:
+    """As a failure of its row that says what to do, before memory is taken."""
+    plan = BatchPlan.of(np.zeros(1, np.int64), np.array([[20, 20]], np.int32))
+    plan.crop[0] = 0, 0, 1e6, 1e6
+    plan.warp = np.array([[[1, 1, -5e5], [1, 1.0001, -5e5]]], np.float32)
+    _, failures = finish(engine := ReferenceEngine(cache_of(RECORDS)), submit(engine, placed(plan)))
+    assert list(failures) == [0] and "reduce it first" in failures[0]
 
 
 def test_plain_rows_of_other_slots_keep_their_bits() -> None:

@@ -34,6 +34,8 @@ public:
         hsv = optional_column<float>(plan, "hsv", 5);
         table = optional_column<int32_t>(plan, "table", 1);
         if (!plan.attr("tables").is_none()) tables = column<uint8_t>(plan, "tables");
+        require(!tables || (tables->ndim() == 3 && tables->shape(1) == 3 && tables->shape(2) == 256),
+                "the plan's tables are not (T, 3, 256)");
         require(slot.size() == rows && source.size() == 2 * rows && crop.size() == 4 * rows && clip.size() == 4 * rows &&
                     flip.size() == rows && color.size() == 12 * rows &&
                     size.size() == 2 * slots && canvases.size() == 2 * slots && fill.size() == 3,
