@@ -101,7 +101,10 @@ class Detector(nn.Module):
 
 @pytest.fixture(scope="module")
 def folder(sample_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a part of the sample set as `coco/`, its splits named as COCO's and cached in `coco/fastload/`."""
+    """A folder with a part of the sample set as `coco/`, its splits named as COCO's and cached in `coco/fastload/`.
+
+    The same images are in `imagenet/`, in a folder for each class, and cached.
+    """
     folder = tmp_path_factory.mktemp("reader")
     coco = shutil.copytree(sample_set, folder / "coco")
     for split in ("train", "val"):
@@ -112,7 +115,12 @@ def folder(sample_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         kept = {image["id"] for image in document["images"]}
         document["annotations"] = [each for each in document["annotations"] if each["image_id"] in kept]
         file.rename(file.with_name(f"instances_{split}2017.json")).write_text(json.dumps(document))
-    for dataset in find_datasets(coco):
+    for split in ("train", "val"):
+        for i, image in enumerate(sorted((coco / f"{split}2017").glob("*.jpg"))):
+            classified = folder / "imagenet" / split / f"class{i % 3}" / image.name
+            classified.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(image, classified)
+    for dataset in (*find_datasets(coco), *find_datasets(folder / "imagenet")):
         build_cache(dataset.load(), dataset.cache, BuildOptions(workers=2))
     return folder
 
@@ -137,9 +145,10 @@ def test_the_code_runs(block: Block, names: dict[str, Any]) -> None:
     """A block of Python, or the `+` side of a diff, runs after the blocks above it on its page.
 
     It may assume, beside what these define: a folder `coco/` with `train2017` and `val2017` and the caches that
-    `fastload build-cache coco/` makes of them; and a training script's own names: `torch`, `utils` of torchvision's
-    detection references, `dataset`, `optimizer`, and `model`, which takes what torchvision's detectors take. Whatever
-    else a block uses it must import or define. What needs a GPU does not belong in a block.
+    `fastload build-cache coco/` makes of them; `imagenet/`, with the class folders `train` and `val`, and its caches;
+    and a training script's own names: `torch`, `utils` of torchvision's detection references, `dataset`, `optimizer`,
+    and `model`, which takes what torchvision's detectors take. Whatever else a block uses it must import or define.
+    What needs a GPU does not belong in a block.
     """
     above = [other for other in fenced_blocks(block.page) if other.language in CODE and other.line < block.line]
     for each in (*above, block):
