@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, pairwise
 from math import prod
@@ -55,15 +55,18 @@ class Column:
         shape: the shape of one value, with at most two dimensions. Default: (), a number.
         moves: how a value changes when its image is transformed. Default: "none", it does not change. "box": (..., 4)
             x0, y0, x1, y1 in pixels. "area": square pixels. "points": (..., 2) x, y in pixels, or (..., 3) x, y,
-            visibility; a point of visibility 0 is unlabeled and stays (0, 0, 0). "polygon": (..., 2) the points of a
-            ring. When a cache is built, boxes are clipped to the image; points and polygons are not.
+            visibility; a point of visibility 0 is unlabeled and stays (0, 0, 0), and in a batch a point outside of
+            the visible part of its image becomes so. "polygon": (..., 2) the points of a ring. When a cache is built,
+            boxes are clipped to the image; points and polygons are not.
         default: the value where a source gives none. None: the source must give it. Ragged columns get an empty list
             instead. Default: 0.
         required: whether every cache has the column: for SCHEMA only.
         ragged: levels of lists. 0: one value. 1 or True: a list of values. 2: a list of lists of values. Default: 0.
+        flip_pairs: of values (K, 2) or (K, 3) that move as points, the pairs of points, counted from 0, that are
+            exchanged when an image is mirrored, such as left and right eye. Default: (), none.
 
     Raises:
-        ValueError: the name, type, shape, `moves` or `ragged` is not supported.
+        ValueError: the name, type, shape, `moves`, `ragged` or `flip_pairs` is not supported.
     """
 
     name: str
@@ -74,6 +77,8 @@ class Column:
     default: float | None = 0
     required: bool = False
     ragged: int = 0
+    # Not in `repr`, of which the digest of Python samples is made: it must not change for columns without pairs.
+    flip_pairs: tuple[tuple[int, int], ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         if not self.required and (not _NAME.fullmatch(self.name) or self.name in _IN_USE):
@@ -90,6 +95,21 @@ class Column:
             raise ValueError(f"`{self.name}` moves as {self.moves}, which values of shape {self.shape} do not support")
         if self.ragged not in range(len(_OFFSETS) + 1):
             raise ValueError(f"`{self.name}` has {self.ragged} levels of lists: use 0 to {len(_OFFSETS)}")
+        object.__setattr__(self, "flip_pairs", self._checked_flip_pairs() if self.flip_pairs else ())
+
+    def _checked_flip_pairs(self) -> tuple[tuple[int, int], ...]:
+        if self.moves != "points" or len(self.shape) != 2:
+            raise ValueError(
+                f"`{self.name}` has `flip_pairs`: it must have a shape (K, 2) or (K, 3) and move as points"
+            )
+        pairs = [tuple(pair) if isinstance(pair, (tuple, list)) else () for pair in self.flip_pairs]
+        ends = [*chain.from_iterable(pairs)]
+        known = all(type(end) is int and 0 <= end < self.shape[0] for end in ends)
+        if not known or len({*ends}) < len(ends) or any(len(pair) != 2 for pair in pairs):
+            raise ValueError(
+                f"`flip_pairs` of `{self.name}` must be pairs of different points, 0 to {self.shape[0] - 1}"
+            )
+        return tuple(sorted((min(pair), max(pair)) for pair in pairs))
 
     @property
     def key(self) -> str:
@@ -103,14 +123,26 @@ class Column:
 
     @property
     def traits(self) -> dict[str, Any]:
-        """The extra keys of its entry in a manifest: `moves` unless it is "none", `ragged` unless it is 0."""
-        moves = {"moves": self.moves} if self.moves != "none" else {}
-        return {**moves, "ragged": int(self.ragged)} if self.ragged else moves
+        """The extra keys of its entry in a manifest: `moves`, `ragged` and `flip_pairs`, each unless it is default."""
+        traits: dict[str, Any] = {"moves": self.moves} if self.moves != "none" else {}
+        if self.ragged:
+            traits["ragged"] = int(self.ragged)
+        if self.flip_pairs:
+            traits["flip_pairs"] = [list(pair) for pair in self.flip_pairs]
+        return traits
 
     @property
     def kind(self) -> str | dict[str, Any]:
         """Its entry in the manifest's `source`: the dtype, or a dict of dtype and traits if it has traits."""
         return {"dtype": self.dtype, **self.traits} if self.traits else self.dtype
+
+    @property
+    def flip_order(self) -> list[int]:
+        """Which of its K points takes the place of each one when an image is mirrored; empty without `flip_pairs`."""
+        order = list(range(self.shape[0])) if self.flip_pairs else []
+        for one, other in self.flip_pairs:
+            order[one], order[other] = other, one
+        return order
 
     @classmethod
     def of_array(cls, key: str, described: Mapping[str, Any], counts: Mapping[Per, int]) -> Column | None:
@@ -128,17 +160,20 @@ class Column:
         per = next((per for per in counts if per == prefix), None)
         if per is None or not _NAME.fullmatch(name):
             return None
-        if described.keys() - {"moves", "ragged"} != {"dtype", "shape", "checksum"}:
+        if described.keys() - {"moves", "ragged", "flip_pairs"} != {"dtype", "shape", "checksum"}:
             return None
         dtype = next((dtype for dtype, written in DTYPES.items() if written == described["dtype"]), None)
         moves = next((moves for moves in get_args(Moves) if moves == described.get("moves", "none")), None)
         ragged = described.get("ragged", 0)
         if dtype is None or moves is None or type(ragged) is not int or ragged not in range(len(_OFFSETS) + 1):
             return None
+        flip_pairs = described.get("flip_pairs", [])
+        if type(flip_pairs) is not list:
+            return None
         length, *shape = described["shape"]
         if type(length) is not int or length < 0 or (length != counts[per] and not ragged):
             raise ValueError(key)
-        return cls(name, dtype, per, tuple(shape), moves, ragged=ragged)
+        return cls(name, dtype, per, tuple(shape), moves, ragged=ragged, flip_pairs=tuple(flip_pairs))
 
     def of(self, arrays: Columns) -> Any:
         """Return its values from the arrays of an index or an image: an array, or `Ragged`."""
@@ -282,9 +317,9 @@ MASKS = (POLYGONS.name, RLE.name)  # what masks are made of
 CLASS_ID = Column("class_id", "int64", per="image")  # the label of a classified image
 
 
-def keypoints_column(k: int) -> Column:
+def keypoints_column(k: int, flip_pairs: Iterable[tuple[int, int]] = ()) -> Column:
     """Return the column of `k` keypoints: x, y and visibility (0 unlabeled, 1 hidden, 2 visible)."""
-    return Column("keypoints", "float32", shape=(k, 3), moves="points")
+    return Column("keypoints", "float32", shape=(k, 3), moves="points", flip_pairs=tuple(flip_pairs))
 
 
 @dataclass(frozen=True, eq=False)
@@ -296,7 +331,7 @@ class Annotations:
         objects: extra columns of objects by name, not ragged.
         images: extra columns of images by name, not ragged.
         ragged: ragged columns by name, of objects or images as their `column.per` says.
-        moves: `Column.moves` by name.
+        columns: the extra columns by name.
         box_offsets: (n + 1) the first object of each image.
         source_sizes: (n, 2) width, height of the annotated images.
         check: raises CacheError if the file has changed since the cache was opened.
@@ -306,7 +341,7 @@ class Annotations:
     objects: Columns
     images: Columns
     ragged: Mapping[str, Ragged]
-    moves: Mapping[str, Moves]
+    columns: Mapping[str, Column]
     box_offsets: NDArray[np.int64]
     source_sizes: NDArray[np.int32]
     check: Callable[[], None]

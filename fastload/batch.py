@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastload.annotations import MASKS, Annotations
+from fastload.annotations import MASKS, Annotations, Column
 from fastload.errors import PlanError
 from fastload.masks import DrawnMasks, Masks
 from fastload.plan.batch_plan import BatchPlan
-from fastload.plan.geometry import corners_of, move, unmap_points
+from fastload.plan.geometry import clear_hidden, corners_of, exchange, move, unmap_points
 from fastload.plan.masks import MaskPlan, MaskSettings
 
 
@@ -73,7 +73,9 @@ class Targets(Sequence[dict[str, Any]]):
         num_boxes: (B) on the host.
         num_sources: (B) on the host, the number of images that a canvas shows.
         columns: extra columns of the boxes: (B, G, ...), padded with 0. Coordinates are canvas pixels, not clipped.
-            Transforms that mix images add `mix_weight`, by which to multiply the loss of a box.
+            Points with a visibility become (0, 0, 0) outside of the visible part of their image, and the
+            `Column.flip_pairs` of a mirrored image are exchanged. Transforms that mix images add `mix_weight`, by
+            which to multiply the loss of a box.
         lists: ragged columns of the boxes: for each image, for each box a tensor (k, ...), or with two levels a list
             of tensors. Coordinates are canvas pixels, not clipped.
         image_columns: extra columns of the images: (B, ...), as they are in the cache.
@@ -202,7 +204,7 @@ def targets_of(
         plan, index, ends, failed, annotations.has_objects or plan.weight is not None
     )
     maps = plan.matrix.take(rows, 0, mode="clip") if annotations.has_objects else np.empty((0, 2, 3), np.float32)
-    extra = _extra_columns(annotations, objects, maps) if annotations.objects else {}
+    extra = _extra_columns(annotations, plan, objects, rows, maps) if annotations.objects else {}
     if plan.weight is not None:
         extra["mix_weight"] = np.where(rows < 0, np.float32(0), plan.weight.take(rows, mode="clip"))
     batches = []
@@ -231,7 +233,9 @@ def targets_of(
             targets.image_columns = _as_tensors(annotations.of_images(index[slots]))
         if annotations.has_objects and annotations.ragged:
             there = objects[padded] >= 0
-            targets.lists = _lists(annotations, objects[padded][there], maps[padded][there], targets.num_boxes)
+            shown, maps_of_shown = rows[padded][there], maps[padded][there]
+            of_boxes = objects[padded][there]
+            targets.lists = _lists(annotations, plan, of_boxes, shown, maps_of_shown, targets.num_boxes)
         batches.append(targets)
     if masks is None:
         return PlannedTargets(batches, None)
@@ -303,31 +307,49 @@ def _without(targets: Targets, kept: NDArray[np.bool_]) -> Targets:
 
 
 def _extra_columns(
-    annotations: Annotations, objects: NDArray[np.int64], maps: NDArray[np.float32]
+    annotations: Annotations,
+    plan: BatchPlan,
+    objects: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    maps: NDArray[np.float32],
 ) -> dict[str, NDArray[Any]]:
-    """The extra columns of `objects` (n) that go through the matrices `maps` (n, 2, 3); 0 for padding."""
+    """The extra columns of `objects` (n), which the plan's `rows` (n) with the matrices `maps` (n, 2, 3) show; 0 for
+    padding."""
     columns = annotations.of_objects(objects)
     for name, values in columns.items():
-        if annotations.moves[name] != "none":
-            columns[name] = move(annotations.moves[name], maps, values)
+        if annotations.columns[name].moves != "none":
+            columns[name] = _moved(annotations.columns[name], plan, rows, maps, values)
             columns[name][objects < 0] = 0
     return columns
 
 
+def _moved(
+    column: Column, plan: BatchPlan, rows: NDArray[np.int64], maps: NDArray[np.float32], values: NDArray[Any]
+) -> NDArray[Any]:
+    """Values (n, ...) of a column on the canvas, shown by the plan's `rows` (n) with the matrices `maps` (n, 2, 3)."""
+    moved = move(column.moves, maps, values)
+    if column.moves == "points" and values.shape[-1] == 3:
+        moved = clear_hidden(moved, values, plan.crop.take(rows, 0, mode="clip"), plan.clip.take(rows, 0, mode="clip"))
+    return exchange(moved, maps, column.flip_order) if column.flip_pairs else moved
+
+
 def _lists(
     annotations: Annotations,
+    plan: BatchPlan,
     objects: NDArray[np.int64],
+    rows: NDArray[np.int64],
     maps: NDArray[np.float32],
     num_boxes: Sequence[int],
 ) -> dict[str, list[list[Any]]]:
-    """The ragged columns of a batch's `objects` (n) that go through the matrices `maps` (n, 2, 3)."""
+    """The ragged columns of a batch's `objects` (n), which the plan's `rows` (n) with the matrices `maps` show."""
     lists: dict[str, list[list[Any]]] = {}
     for name, ragged in annotations.lists_of_objects(objects).items():
         ends = ragged.offsets[0]
         for inner in ragged.offsets[1:]:
             ends = inner[ends]
-        if annotations.moves[name] != "none":
-            values = move(annotations.moves[name], maps.repeat(np.diff(ends), 0), ragged.values)
+        if ragged.column.moves != "none":
+            counts = np.diff(ends)
+            values = _moved(ragged.column, plan, rows.repeat(counts), maps.repeat(counts, 0), ragged.values)
             ragged = replace(ragged, values=values)
         boxes = iter(_each_tensor(torch.from_numpy, ragged.lists()))
         lists[name] = [list(islice(boxes, n)) for n in num_boxes]

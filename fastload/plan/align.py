@@ -283,8 +283,10 @@ def _shifted(target: Any, x: int, y: int, canvas: tuple[int, int]) -> Any:
     if "boxes" in moved:
         moved["boxes"] = moved["boxes"] + torch.tensor([x, y, x, y]).to(moved["boxes"])
     if "keypoints" in moved:
-        shift = torch.tensor([x, y, 0][: moved["keypoints"].shape[-1]])
-        moved["keypoints"] = moved["keypoints"] + shift.to(moved["keypoints"])
+        keypoints = moved["keypoints"]
+        shift = torch.tensor([x, y, 0][: keypoints.shape[-1]]).to(keypoints)
+        labeled = keypoints[..., 2:] != 0 if keypoints.shape[-1] == 3 else 1  # unlabeled ones stay (0, 0, 0)
+        moved["keypoints"] = keypoints + shift * labeled
     if "masks" in moved:
         masks = moved["masks"]
         padded = masks.new_zeros((len(masks), *canvas[::-1]))

@@ -7,12 +7,14 @@ torch tensors. `csrc/render/geometry.h` has the same formulas, with bit-identica
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = TypeVar("Array", NDArray[Any], Any)  # or a torch tensor
+ROUNDING = 1e-3  # pixels by which the position of a point may be off
 CORNERS = [0, 1, 2, 1, 0, 3, 2, 3]  # x, y of each corner, as positions in (x0, y0, x1, y1)
 
 
@@ -85,6 +87,40 @@ def move(moves: str, matrix: NDArray[np.float32], values: NDArray[Any]) -> NDArr
         values.dtype
     )
     return np.where(values[..., 2:] == 0, 0, points) if values.shape[-1] == 3 else points
+
+
+def clear_hidden(
+    points: NDArray[Any], source: NDArray[Any], crop: NDArray[np.float32], clip: NDArray[np.int32]
+) -> NDArray[Any]:
+    """Return points as they are seen: (0, 0, 0), unlabeled, where the rows that show their sources do not show them.
+
+    A point on the very edge is shown, as in Detectron2.
+
+    Args:
+        points: (M, ..., 3) x, y, visibility on the canvas.
+        source: (M, ..., 3) the same points in their sources.
+        crop: (M, 4) x, y, w, h of the visible part of each source.
+        clip: (M, 4) x, y, w, h of the part of the canvas that shows it.
+    """
+    shape = len(points), *[1] * (points.ndim - 2), 4
+    shown = _within(crop.reshape(shape), source[..., :2]) & _within(clip.reshape(shape), points[..., :2])
+    return np.where(shown[..., None], points, 0)
+
+
+def _within(box: NDArray[Any], points: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return whether points (..., 2) lie in boxes (..., 4) x, y, w, h, but for rounding errors."""
+    start, end = box[..., :2] - ROUNDING, box[..., :2] + box[..., 2:] + ROUNDING
+    within: NDArray[np.bool_] = ((points >= start) & (points <= end)).all(-1)
+    return within
+
+
+def exchange(points: NDArray[Any], matrix: NDArray[np.float32], order: Sequence[int]) -> NDArray[Any]:
+    """Return points (M, ..., K, 2 or 3) in the order of `Column.flip_order` where their maps (M, 2, 3) mirror them.
+
+    A map mirrors if its determinant is negative: a flip in x or in y does, a turn by 180 degrees does not.
+    """
+    mirrored = np.linalg.det(matrix[..., :2]) < 0
+    return np.where(mirrored.reshape(-1, *[1] * (points.ndim - 1)), points[..., order, :], points)
 
 
 def compose(after: NDArray[np.floating[Any]], before: NDArray[np.floating[Any]]) -> NDArray[np.float32]:

@@ -20,8 +20,8 @@ CHANGED = "changed"  # the image's file changed during the build
 NOT_PACKED = "not packed"  # the requested encoding cannot hold the image, so its JPEG is stored
 UNLISTED = "not listed"  # images lie in the folder, but no list or annotation file names them
 FOUND_BY_NAME, FOUND_ELSEWHERE = "found by name", "found elsewhere"  # files that are not where the dataset says
-MERGED, NO_LABELS = "merged", "no labels"
-NOTES = {UNLISTED, FOUND_BY_NAME, FOUND_ELSEWHERE, MERGED, NO_LABELS}  # each is about the whole dataset
+MERGED, NO_LABELS, NO_FLIP_PAIRS = "merged", "no labels", "no flip pairs"
+NOTES = {UNLISTED, FOUND_BY_NAME, FOUND_ELSEWHERE, MERGED, NO_LABELS, NO_FLIP_PAIRS}  # each is about the whole dataset
 _EARLIER_KINDS = {"left out": SKIPPED}  # in the problems files of older caches
 
 

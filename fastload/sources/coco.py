@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from fastload.annotations import Column, Per, Ragged
 from fastload.errors import SourceError
 from fastload.sources.advice import PYTHON
-from fastload.sources.base import FOUND_BY_NAME, SKIPPED, Category, Extras, Problem, Sample
+from fastload.sources.base import FOUND_BY_NAME, NO_FLIP_PAIRS, SKIPPED, Category, Extras, Problem, Sample
 from fastload.sources.coco_objects import DROPPED, CocoObjects, KeptFields, shown
 from fastload.sources.coco_values import NOT_AN_ID, quote_polygons, whole_number
 from fastload.sources.columns import Fields, read_columns
 from fastload.sources.files import find_named, unlisted_images
+from fastload.sources.flip_pairs import FlipPairs, pairs_of_names
 from fastload.sources.json_lists import JsonLists
 
 MANY_FILES = 64  # annotation files in one folder: more are not those of splits
@@ -57,6 +58,7 @@ class CocoSource:
     ) -> None:
         self.location = str(annotations)
         self.path, self.folder = annotations, images
+        self._notes: list[Problem] = []
         listed, objects = _Images(columns), CocoObjects(Extras(columns, masks, keypoints))
         categories: list[dict[str, Any]] = []
         self.digest = self._read({"images": listed.add, "annotations": objects.add, "categories": categories.extend})
@@ -74,8 +76,11 @@ class CocoSource:
             sizes = np.where(position[:, None] >= 0, np.append(self._sizes, [[0, 0]], 0)[position], 0)
             extra |= self._found("segmentation", objects.masks(sizes[:, ::-1]), len(position))
         if keypoints:
-            counts = {id: len(names) for id, names in _keypoint_names(categories).items()}
-            extra |= self._found("keypoints", objects.keypoints(self._objects["label"], counts), len(position))
+            names = _keypoint_names(categories)
+            flip_pairs = self._flip_pairs(names)
+            counts = {id: len(each) for id, each in names.items()}
+            found = objects.keypoints(self._objects["label"], counts, flip_pairs)
+            extra |= self._found("keypoints", found, len(position))
         fields: dict[Per, Sequence[Fields]] = {"object": objects.kept.fields, "image": listed.kept.fields}
         extra |= dict(read_columns(columns, fields, str(annotations), partial(_name_of, fields)))
         self.columns = tuple(extra)
@@ -89,7 +94,7 @@ class CocoSource:
         self._starts = np.searchsorted(position[self._rows], np.arange(len(self) + 1))
         unlisted = unlisted_images((file.path for file in self._files), self.location, self._names_in_other_files)
         of_objects = self._object_problems(objects, image_of, position)
-        self.problems = (*listed.problems, *self._name_problems(), *unlisted, *of_objects)
+        self.problems = (*self._notes, *listed.problems, *self._name_problems(), *unlisted, *of_objects)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -151,6 +156,18 @@ class CocoSource:
         if annotations and not columns:
             raise SourceError(f"{self.path}: no annotation has `{field}`. Use another file, or build without them.")
         return columns
+
+    def _flip_pairs(self, names: Mapping[int, list[Any]]) -> FlipPairs:
+        """Return the keypoints to exchange in mirrored images, by the names of keypoints by category."""
+        why = "no category names them"
+        try:
+            if names:
+                return pairs_of_names(names.values())
+        except ValueError as error:
+            why = str(error)
+        reason = f"left and right keypoints are not exchanged when an image is mirrored, since {why}"
+        self._notes.append(Problem(NO_ID, self.location, NO_FLIP_PAIRS, reason))
+        return ()
 
     def _positions(self, image_of: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the position of the image of each annotation, the first of several with the same id; -1: unlisted."""

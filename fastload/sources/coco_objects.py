@@ -15,6 +15,7 @@ from fastload.annotations import POLYGONS, RLE, Column, Ragged, keypoints_column
 from fastload.sources.base import Extras
 from fastload.sources.coco_values import Mask, areas, boxes, flags, outlines, read_mask, whole_numbers
 from fastload.sources.columns import Request
+from fastload.sources.flip_pairs import FlipPairs
 
 DROPPED, MASK_DROPPED, KEYPOINTS_DROPPED = "box dropped", "mask dropped", "keypoints dropped"  # kinds of problems
 
@@ -113,12 +114,15 @@ class CocoObjects:
             found[RLE] = Ragged(RLE, np.frombuffer(b"".join(data), np.uint8), (offsets_of(map(len, data)),))
         return found
 
-    def keypoints(self, labels: NDArray[np.int64], counts: Mapping[int, int]) -> dict[Column, NDArray[np.float32]]:
+    def keypoints(
+        self, labels: NDArray[np.int64], counts: Mapping[int, int], flip_pairs: FlipPairs = ()
+    ) -> dict[Column, NDArray[np.float32]]:
         """Return the column of keypoints, unless there are none. Objects with fewer keypoints than others are padded.
 
         Args:
             labels: (n) the categories of the annotations.
             counts: the number of keypoints by category, for those that state it.
+            flip_pairs: the pairs of keypoints that are exchanged when an image is mirrored.
         """
         values, lengths = self._joined("keypoints"), self._joined("keypoint_lengths")
         (usual, _), *_ = Counter(lengths[(lengths > 0) & (lengths % 3 == 0)].tolist()).most_common(1) or [(0, 0)]
@@ -139,7 +143,7 @@ class CocoObjects:
         for row in np.flatnonzero(~np.isfinite(found).all((1, 2))).tolist():
             found[row] = 0
             self.problems.append((row, KEYPOINTS_DROPPED, "its keypoints are not finite"))
-        return {keypoints_column(most): found}
+        return {keypoints_column(most, flip_pairs): found}
 
     def name(self, row: int) -> str:
         """Name an annotation by its id in the file."""

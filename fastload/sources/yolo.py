@@ -16,6 +16,7 @@ from fastload.annotations import POLYGONS, ROTATED, Column, keypoints_column
 from fastload.errors import SourceError
 from fastload.sources.base import NO_LABELS, SKIPPED, Dataset, Pair, Problem, Sample
 from fastload.sources.files import digest_of, encode_names, number_categories, number_images, unlisted_images
+from fastload.sources.flip_pairs import FlipPairs, pairs_of_order
 from fastload.sources.listed import split_beside
 from fastload.sources.yolo_layout import NAME_FILES, YoloLayout, list_images, pair_layout, read_layout
 
@@ -94,7 +95,6 @@ class YoloSource:
             raise SourceError(f"no image of {root} has a label file: the first would be {where}. Check both folders.")
         labels = [_parse(content) for content in contents]
         self._keypoints = _keypoint_shape(layout)
-        self.flip_idx = self._flipped(layout)
         self._kind = self._find_kind(layout, split, labels)
         self.problems = (
             *images.problems,
@@ -103,7 +103,7 @@ class YoloSource:
             *_orphans(layout, images.folders, used),
         )
         self._rows = [[row for row in each.rows if self._fits(len(row))] for each in labels]
-        self.columns = self._declared()
+        self.columns = self._declared(layout)
         names = [*(category.name for category in self.categories), *self.names]
         traits = [] if self._kind is Kind.SHAPES else [f"{self._kind.name} {self._keypoints}".encode()]
         self.digest = digest_of(encode_names(names, "\n"), *contents, *traits)
@@ -144,20 +144,9 @@ class YoloSource:
                 return Kind.SHAPES
         return Kind.ROTATED
 
-    def _flipped(self, layout: YoloLayout) -> list[int] | None:
-        """Return which keypoint each one becomes in a flipped image, if the YAML file states it."""
-        stated, count = layout.settings.get("flip_idx"), (self._keypoints or (0, 0))[0]
-        if stated is None or not count:
-            return None
-        if sorted(map(str, stated)) != sorted(map(str, range(count))):
-            raise SourceError(
-                f"`flip_idx` in {layout.folder} must list each of the {count} keypoints once. Correct it."
-            )
-        return [int(number) for number in stated]
-
-    def _declared(self) -> tuple[Column, ...]:
+    def _declared(self, layout: YoloLayout) -> tuple[Column, ...]:
         if self._keypoints:
-            return (keypoints_column(self._keypoints[0]),)
+            return (keypoints_column(self._keypoints[0], _flip_pairs(layout, self._keypoints[0])),)
         if self._kind is Kind.ROTATED:
             return (ROTATED,)
         return (POLYGONS,) if any(len(row) > 5 for rows in self._rows for row in rows) else ()
@@ -240,6 +229,22 @@ def _read_label(candidates: list[Path]) -> tuple[bytes, Path | None, str | None]
         except (OSError, ValueError) as error:
             return b"", path, f"its label file {path} cannot be read: {getattr(error, 'strerror', error)}"
     return b"", None, None
+
+
+def _flip_pairs(layout: YoloLayout, count: int) -> FlipPairs:
+    """Return which of `count` keypoints are exchanged in a mirrored image, by the `flip_idx` of the YAML file."""
+    stated = layout.settings.get("flip_idx")
+    if stated is None:
+        return ()
+    try:
+        if sorted(map(str, stated)) != sorted(map(str, range(count))):
+            raise ValueError("it does not list each keypoint once")
+        return pairs_of_order([int(number) for number in stated])
+    except (TypeError, ValueError) as error:
+        raise SourceError(
+            f"`flip_idx` in {layout.folder} must list each of the {count} keypoints once, in the order of a mirrored "
+            f"object: {error}. Correct it."
+        ) from error
 
 
 def _keypoint_shape(layout: YoloLayout) -> tuple[int, int] | None:

@@ -340,6 +340,12 @@ def test_values_of_dropped_objects_are_not_looked_at(image, tmp_path):
         ({"dtype": "float32", "shape": (2,), "moves": "mask"}, "moves as mask"),
         ({"dtype": "float32", "ragged": 3}, "3 levels"),
         ({"dtype": "float32", "ragged": -1}, "-1 levels"),
+        ({"dtype": "float32", "shape": (4, 2), "flip_pairs": ((0, 1),)}, "move as points"),
+        ({"dtype": "float32", "shape": (2,), "moves": "points", "flip_pairs": ((0, 1),)}, "move as points"),
+        *(
+            ({"dtype": "float32", "shape": (4, 3), "moves": "points", "flip_pairs": pairs}, "pairs of different points")
+            for pairs in (((0, 4),), ((1, 1),), ((0, 1), (1, 2)), ((0, 1, 2),), (3,), ((-1, 0),), ((0, 1.0),), "ab")
+        ),
     ],
 )
 def test_columns_that_cannot_be_are_refused(settings, message):
@@ -449,6 +455,10 @@ def test_offsets_that_do_not_fit_are_refused(ragged, tmp_path, key, values):
         ("object/polygons", {"moves": "box"}),
         ("object/keypoints", {"moves": "polygon"}),
         ("object/keypoints", {"ragged": 1}),
+        ("object/keypoints", {"flip_pairs": [[0, 3]]}),
+        ("object/keypoints", {"flip_pairs": [[0, 1], [1, 2]]}),
+        ("object/keypoints", {"flip_pairs": [0, 1]}),
+        ("object/polygons", {"flip_pairs": [[0, 1]]}),
     ],
 )
 def test_descriptions_that_do_not_fit_are_refused(ragged, tmp_path, key, described):
@@ -491,5 +501,13 @@ def test_offsets_overwritten_under_an_open_cache_are_noticed(ragged, tmp_path):
 def test_the_document_says_how_they_are_stored():
     """docs/format.md names the arrays of offsets, and the keys and values of a manifest's entry."""
     text = (Path(__file__).parents[2] / "docs/format.md").read_text()
-    for word in ("name + `/offsets`", "name + `/inner_offsets`", "`moves`", "`ragged`", "`points`", "`polygon`"):
+    for word in (
+        "name + `/offsets`",
+        "name + `/inner_offsets`",
+        "`moves`",
+        "`ragged`",
+        "`flip_pairs`",
+        "`points`",
+        "`polygon`",
+    ):
         assert word in text, word

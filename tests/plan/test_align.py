@@ -84,7 +84,7 @@ def sample(width: int, height: int, dtype=torch.uint8):
         "boxes": torch.tensor([[1.0, 2.0, 5.0, 7.0]]),
         "labels": torch.tensor([3]),
         "masks": torch.ones(1, height, width, dtype=torch.uint8),
-        "keypoints": torch.tensor([[[2.0, 3.0, 1.0]]]),
+        "keypoints": torch.tensor([[[2.0, 3.0, 1.0], [0.0, 0.0, 0.0]]]),
     }
     return image, target
 
@@ -104,7 +104,7 @@ def test_collating_moves_pixels_and_targets_alike(collator):
         assert (canvas[:, outside] == torch.tensor(collator.fill, dtype=torch.uint8)[:, None]).all()
         assert torch.equal(moved["masks"][0], (~outside).to(torch.uint8))
         assert torch.equal(moved["boxes"], target["boxes"] + torch.tensor([x, y, x, y]))
-        assert torch.equal(moved["keypoints"], target["keypoints"] + torch.tensor([x, y, 0]))
+        assert torch.equal(moved["keypoints"], target["keypoints"] + torch.tensor([[x, y, 0], [0, 0, 0]]))
         assert "offset" not in target and torch.equal(target["boxes"], torch.tensor([[1.0, 2.0, 5.0, 7.0]]))
 
 

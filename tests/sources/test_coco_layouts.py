@@ -307,8 +307,33 @@ def test_keypoints(tmp_path):
         assert found.shape == (7, 2, 3) and found[0].ravel().tolist() == one and not found[[1, 3, 4, 5, 6]].any()
         assert found[2].ravel().tolist() == ([*two, 0, 0, 0] if categories is named else [0] * 6)
         wrong = {3, 4, 6} if categories is named else {2, 3, 4, 6}
-        assert {int(each.reason.split(":")[0].split()[1]) for each in source.problems} == wrong
-        assert all(each.kind == "keypoints dropped" for each in source.problems)
+        dropped = [each for each in source.problems if each.kind == "keypoints dropped"]
+        assert {int(each.reason.split(":")[0].split()[1]) for each in dropped} == wrong
+        assert [each.kind for each in source.problems if each not in dropped] == (
+            [] if categories is named else ["no flip pairs"]
+        )
+
+
+@pytest.mark.parametrize(
+    ("names", "pairs"),
+    [
+        ([["nose", "left_eye", "right_eye", "left_ear", "right_ear"]], ((1, 2), (3, 4))),
+        ([["LeftHip", "RightHip", "tail"], ["LeftHip"]], None),
+        ([["L_Eye", "R_Eye", "lip", "upright"], ["R_Eye", "L_Eye"], ["LEFT", "RIGHT", "nose", "tail"]], ((0, 1),)),
+        ([["nose", "tail"], ["left knee", "chin"]], ()),
+        ([["left_eye", "right_eye"], ["nose", "left_eye", "right_eye"]], None),
+        ([[3, None, "left", "eye-right", "eye-left"]], ((3, 4),)),
+    ],
+)
+def test_left_and_right_keypoints(tmp_path, names, pairs):
+    """Pairs are found by names; categories that number them differently have none, and a note says so."""
+    most = max(map(len, names))
+    categories = [{"id": i, "name": str(i), "keypoints": each} for i, each in enumerate(names, 1)]
+    annotations = [box(1, 1, [1, 1, 5, 5], keypoints=[1, 1, 2] * len(names[0]))]
+    source, _ = read(tmp_path, annotations, categories=categories, keypoints=True)
+    (column,) = source.columns
+    assert column.flip_pairs == (pairs or ()) and column.shape == (most, 3)
+    assert [each.kind for each in source.problems] == ([] if pairs is not None else ["no flip pairs"])
 
 
 @pytest.mark.parametrize("options", [{"masks": True}, {"keypoints": True}])
@@ -386,7 +411,7 @@ def test_the_command_line_stores_masks_and_keypoints(tmp_path):
     record = cache.record(0)
     assert record.columns["polygons"][0][0].ravel().tolist() == SQUARE
     assert record.columns["keypoints"].tolist() == [[[1, 2, 2]]]
-    assert [each.kind for each in read_problems(cache.path)] == ["box dropped"]
+    assert [each.kind for each in read_problems(cache.path)] == ["no flip pairs", "box dropped"]
 
 
 def test_coco_mini_has_the_masks_of_pycocotools(coco_mini, tmp_path):

@@ -141,7 +141,7 @@ def test_class_names_of_yolo(root):
     )
     dataset = paired_dataset(points / "p", images, classes=points / "p.yaml")
     manifest = CacheFile(build_cache(dataset.load(), root / "p.lmdb", OPTIONS).path).manifest
-    assert manifest.source["flip_idx"] == [1, 0] and [each.name for each in manifest.columns] == ["keypoints"]
+    assert [(each.name, each.flip_pairs) for each in manifest.columns] == [("keypoints", ((0, 1),))]
 
 
 def test_relative_folders(root, monkeypatch):

@@ -310,13 +310,15 @@ def test_keypoints(tmp_path, shape):
 
 
 def test_flip_idx(tmp_path):
-    """The manifest keeps it; one that is no permutation is an error."""
+    """It becomes pairs of the column; one that does not exchange keypoints in pairs is an error."""
     row = BOX.strip() + " .1 .2 .3 .4"
     source = loaded(labeled(tmp_path, [row], "kpt_shape: [2, 2]\nflip_idx: [1, 0]"))["train"]
     path = build_cache(source, tmp_path / "c.lmdb", BuildOptions(workers=1)).path
-    assert CacheFile(path).manifest.source["flip_idx"] == [1, 0]
+    assert CacheFile(path).manifest.columns[0].flip_pairs == ((0, 1),)
     with pytest.raises(SourceError, match="each of the 2 keypoints once"):
         loaded(labeled(tmp_path, [row], "kpt_shape: [2, 2]\nflip_idx: [1, 1]"))
+    with pytest.raises(SourceError, match="does not exchange keypoints in pairs"):
+        loaded(labeled(tmp_path, [f"{row} .5 .5"], "kpt_shape: [3, 2]\nflip_idx: [1, 2, 0]"))
 
 
 @pytest.mark.parametrize("stated", ["[17]", "[0, 3]", "[17, 4]", "17", "many", "[a, 3]", "{a: 1}"])

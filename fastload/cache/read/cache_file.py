@@ -403,13 +403,12 @@ class CacheFile:
             self.source_sizes,
             _outlines(extra["ragged"].get(POLYGONS.name)),
         )
-        moves = {column.name: column.moves for column in self._mapping.columns}
         return Annotations(
             boxes,
             extra["object"],
             extra["image"],
             extra["ragged"],
-            moves,
+            {column.name: column for column in self._mapping.columns},
             offsets,
             self.source_sizes,
             self._mapping.check_unchanged,

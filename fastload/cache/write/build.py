@@ -153,7 +153,6 @@ def describe_job(source: Source, options: BuildOptions) -> dict[str, Any]:
         **options.reduction.describe(),
         "exif_rotate": options.exif_rotate,
         "columns": {column.key: column.kind for column in source.columns} or None,
-        "flip_idx": getattr(source, "flip_idx", None),  # which keypoint each one becomes in a flipped image
     }
 
 

@@ -13,6 +13,7 @@ from fastload.errors import SourceError
 from fastload.sources.base import Problem, Sample
 from fastload.sources.run_lengths import decode, encode
 
+MIRRORED = (2, 4, 5, 7)  # EXIF orientations of images that were stored as in a mirror
 ROUNDING = 0.5  # pixels by which a box may exceed its image without being reported
 
 
@@ -121,6 +122,8 @@ def _place(
     if sample.size is not None and _is_turned(sample, size, orientation):
         turn = turn_boxes if column.moves == "box" else turn_points
         values = turn(values, orientation, sample.size)
+        if column.flip_pairs and orientation in MIRRORED:
+            values = values[..., column.flip_order, :]
     if column.moves == "box":
         return values if column.required else np.clip(values, 0, np.tile(size, 2))
     if values.shape[-1] == 3:

@@ -5,6 +5,10 @@ the image; a turned box becomes the smallest upright box around it. A clipped bo
 of its area is left, or if the rest is narrower or lower than one canvas pixel. A box that is not clipped is never
 dropped, however small, unless a transform has a `min_size`. Crowd boxes follow the same rules and remain crowds. If
 several transforms have a `min_visible`, the largest applies.
+
+**Keypoints** move with their image. A keypoint outside of the visible part of the image becomes unlabeled: (0, 0, 0),
+as in Detectron2. One on the edge is inside. Where an image is mirrored, by a flip in x or in y but not by a turn, left
+and right keypoints are exchanged (`Column.flip_pairs`).
 """
 
 from fastload.plan.transforms.affine import (
