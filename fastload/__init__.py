@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     )
     from fastload.loader.fast_loader import FastLoader
     from fastload.masks import Masks
-    from fastload.ops import nms
+    from fastload.ops import corners_to_xywha, nms, xywha_to_corners
     from fastload.pixel_format import IMAGENET_MEAN, IMAGENET_STD, Normalize, PixelFormat
     from fastload.plan.align import CenterAlign, Collator, RandomAlign, TopLeftAlign
     from fastload.plan.transforms import (
@@ -156,6 +156,7 @@ _HOME = {
     "TopLeftAlign": "plan.align",
     "Transform": "plan.transforms",
     "build_cache": "cache.write.build",
+    "corners_to_xywha": "ops",
     "draw": "tools.contact_sheet",
     "find_datasets": "sources.detect",
     "make_sample": "tools.sample",
@@ -163,6 +164,7 @@ _HOME = {
     "read_images": "cache.memory",
     "show_progress": "tools.progress",
     "size_ramp": "plan.transforms",
+    "xywha_to_corners": "ops",
 }
 __all__ = [
     "IMAGENET_MEAN",
@@ -239,6 +241,7 @@ __all__ = [
     "TopLeftAlign",
     "Transform",
     "build_cache",
+    "corners_to_xywha",
     "draw",
     "find_datasets",
     "make_sample",
@@ -246,6 +249,7 @@ __all__ = [
     "read_images",
     "show_progress",
     "size_ramp",
+    "xywha_to_corners",
 ]
 
 

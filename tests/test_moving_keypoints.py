@@ -87,7 +87,7 @@ def check(cache: Cache, plan: BatchPlan) -> int:
     RandomAlign().place(plan, np.random.default_rng(1))
     slots = len(plan.size)
     found: Targets
-    (found,) = targets_of(plan, np.arange(slots), [slots], cache.annotations, torch.tensor([1, 2]))
+    ((found,), _) = targets_of(plan, np.arange(slots), [slots], cache.annotations, torch.tensor([1, 2]))
     image_of = np.arange(len(cache)).repeat(np.diff(cache.box_offsets))
     compared = 0
     for slot, target in enumerate(found):
