@@ -87,7 +87,7 @@ def check(cache: Cache, plan: BatchPlan) -> int:
     RandomAlign().place(plan, np.random.default_rng(1))
     slots = len(plan.size)
     found: Targets
-    ((found,), _) = targets_of(plan, np.arange(slots), [slots], cache.annotations, torch.tensor([1, 2]))
+    (found,), _ = targets_of(plan, np.arange(slots), [slots], cache.annotations, torch.tensor([1, 2]))
     image_of = np.arange(len(cache)).repeat(np.diff(cache.box_offsets))
     compared = 0
     for slot, target in enumerate(found):
@@ -150,7 +150,7 @@ def batch_of(cache: Cache, matrix: list[list[float]]) -> torch.Tensor:
     plan = index_of(cache).plan(np.array([0]))
     plan.transform(np.array([matrix]), np.array([[64, 48]]))
     TopLeftAlign().place(plan, np.random.default_rng(0))
-    (found,) = targets_of(plan, np.array([0]), [1], cache.annotations, torch.tensor([1, 2]))
+    (found,), _ = targets_of(plan, np.array([0]), [1], cache.annotations, torch.tensor([1, 2]))
     return found.columns["keypoints"][0, 0]
 
 
