@@ -15,6 +15,7 @@ from fastload import (
     BatchCutMix,
     BatchMixUp,
     ByEpoch,
+    Cache,
     CacheError,
     CenterCrop,
     ClassBatch,
@@ -233,6 +234,14 @@ def test_sizes_grow_with_the_epoch():
     assert next(iter(data)).images.shape[-1] == 16
     images, class_ids = next(iter(classes(transforms=[ShortestEdge(40, round_down=True), CenterCrop(32)])))
     assert images.shape == (4, 3, 32, 32) and torch.equal(class_ids, shown_class(images))
+
+
+def test_subsets_and_several_caches():
+    """Classes are those of the images shown, from any part of a list of caches."""
+    both = Cache([class_cache(6), class_cache(5)], renumber=True)
+    assert both.class_ids.tolist() == [0, 1, 2, 3, 0, 1, 0, 1, 2, 3, 0]
+    (batch,) = classes(both.subset([9, 2, 6]), 3, transforms=[Resize(16)])
+    assert batch.targets.tolist() == [3, 2, 0] == shown_class(batch.images).tolist()
 
 
 @pytest.mark.parametrize("kind", ["class_ids", "soft_labels"])
