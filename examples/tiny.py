@@ -14,15 +14,23 @@ from fastload import BuildOptions, build_cache, find_datasets, make_sample
 STRIDE, REACH = 8, 64  # pixels
 
 
-def training_cache() -> Path:
-    """The cache of the first split of the command line's folder, or of a sample dataset; built if missing."""
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("runs/sample")
-    if not folder.exists():
+def training_cache(folder: str | None = None, masks: bool = False, keypoints: bool = False) -> Path:
+    """The cache of the first split of a folder or of a sample dataset; built if missing.
+
+    Args:
+        folder: the dataset. Default: the first argument of the command line, or the sample.
+        masks: whether the cache has masks.
+        keypoints: whether it has keypoints.
+    """
+    folder = folder or next(iter(sys.argv[1:2]), "runs/sample")
+    if not Path(folder).exists():
         make_sample(folder, images=100)
-    split = find_datasets(folder)[0]
-    if not split.cache.exists():
-        build_cache(split.load(), split.cache, BuildOptions())  # what `fastload build-cache` does
-    return split.cache
+    split = find_datasets(folder, masks=masks, keypoints=keypoints)[0]
+    extras = "-masks" * masks + "-keypoints" * keypoints
+    cache = split.cache.with_name(f"{split.cache.stem}{extras}.lmdb")
+    if not cache.exists():
+        build_cache(split.load(), cache, BuildOptions())  # what `fastload build-cache` does
+    return cache
 
 
 class TinyDetector(nn.Module):
