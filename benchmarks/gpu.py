@@ -31,7 +31,8 @@ from detector.config import Config
 from detector.data import Split, evaluation_loader, open_split, training_loader
 from detector.infer.evaluation import settings_of
 from detector.infer.stream import PredictStream, compiled, finish
-from detector.model.fcos import FCOS
+from detector.model.detector import Decode, Detector
+from detector.model.grid import region_of
 from detector.preprocess import Preprocess
 from detector.runtime import DTYPES, autocast, pick_device, pick_dtype
 from detector.train.trainer import Trainer
@@ -216,19 +217,20 @@ def training(split: Split, config: Config, steps: int, device: torch.device) -> 
 
 def evaluation(split: Split, config: Config, images: int, device: torch.device) -> Figures:
     """Images/s of evaluation: sequential, on three streams, and compiled on three streams."""
-    model = FCOS.from_config(config, len(split.categories)).to(device, memory_format=torch.channels_last).eval()
+    model = Detector.from_config(config, len(split.categories)).to(device, memory_format=torch.channels_last).eval()
+    decode = model.decoder(settings_of(config))
     preprocess, dtype, found = Preprocess.of(config), pick_dtype(config, device), {}
     for batch_size in (1, 8):
         count = -(-images // batch_size)
         loader = partial(evaluation_loader, split, preprocess, batch_size, config.workers, device, dtype)
         plain, few_shapes = _First(loader(), count), _First(loader(few_shapes=True), count)
         ways = {
-            "one stage after the other": partial(one_after_the_other, model, plain, config, device, dtype),
-            "three streams": partial(streamed, model, plain, config, device, dtype),
+            "one stage after the other": partial(one_after_the_other, model, plain, decode, device, dtype),
+            "three streams": partial(streamed, model, plain, decode, device, dtype),
         }
         if device.type == "cuda":
             ways["three streams, CUDA graphs"] = partial(
-                streamed, compiled(model, device), few_shapes, config, device, dtype
+                streamed, compiled(model, device), few_shapes, decode, device, dtype
             )
         speeds = [{name: way() for name, way in ways.items()} for _ in range(4)][1:]  # the first warms up
         found[f"batch {batch_size}"] = {name: median(round_[name] for round_ in speeds) for name in ways}
@@ -247,9 +249,9 @@ class _First:
         return islice(self.loader, self.count)
 
 
-def streamed(network: Any, loader: Iterable[Any], config: Config, device: torch.device, dtype: torch.dtype) -> float:
+def streamed(network: Any, loader: Iterable[Any], decode: Decode, device: torch.device, dtype: torch.dtype) -> float:
     """Images/s of `PredictStream`."""
-    stream = PredictStream(network, loader, config.strides, settings_of(config), device, dtype)
+    stream = PredictStream(network, loader, decode, device, dtype)
     for _ in stream:
         pass
     console.print(f"[dim]{stream.timing}[/]", highlight=False)
@@ -258,14 +260,14 @@ def streamed(network: Any, loader: Iterable[Any], config: Config, device: torch.
 
 @torch.no_grad()
 def one_after_the_other(
-    model: nn.Module, loader: Iterable[Any], config: Config, device: torch.device, dtype: torch.dtype
+    model: nn.Module, loader: Iterable[Any], decode: Decode, device: torch.device, dtype: torch.dtype
 ) -> float:
     """Images/s of a sequential loop."""
     images, start = 0, time.perf_counter()
     for batch, targets in loader:
         with autocast(device, dtype):
-            predictions = model(batch)
-        finish(predictions, targets, config.strides, settings_of(config))
+            predictions = model(batch, region_of(targets))
+        finish(predictions, targets, decode)
         images += len(batch)
     return images / (time.perf_counter() - start)
 

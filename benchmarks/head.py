@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from detector.infer.postprocess import Settings, postprocess
 from detector.loss.assign import assign
-from detector.loss.fcos_loss import fcos_loss, sigmoid_focal_loss
+from detector.loss.fcos_loss import fcos_loss
+from detector.loss.focal import sigmoid_focal_loss
 from detector.model.grid import Grid, make_grid
 from fastload import IMAGENET_MEAN, IMAGENET_STD, Normalize, PixelFormat, nms
 
@@ -145,7 +146,7 @@ def losses(device: torch.device) -> Contenders:
         return total
 
     def run_ours() -> Tensor:
-        total = fcos_loss(*predicted, ours, "centerness").total
+        total = sum(fcos_loss(*predicted, ours, "centerness").values())
         total.backward()
         return total
 

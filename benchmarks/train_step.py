@@ -28,7 +28,7 @@ from rich.table import Table
 from torch import Tensor
 
 from detector.config import PRESETS, Config
-from detector.model.fcos import FCOS, grid_of
+from detector.model.detector import Detector
 from detector.train.trainer import Trainer
 from fastload import Normalize, PixelFormat
 
@@ -98,8 +98,10 @@ def make_batch(batch: int, size: int) -> tuple[Tensor, SimpleNamespace]:
     labels = torch.randint(CLASSES, (batch, 30)).masked_fill(torch.arange(30) >= torch.randint(1, 31, (batch, 1)), -1)
     targets = SimpleNamespace(boxes=torch.cat([corner, corner + extent], -1), labels=labels)
     targets.crowd = torch.zeros_like(labels, dtype=torch.bool)
+    targets.offset, targets.size = torch.zeros(batch, 2), torch.full((batch, 2), size)
+    fields = dict(vars(targets))
     targets.to = lambda device, non_blocking=False: SimpleNamespace(
-        **{name: getattr(targets, name).to(device, non_blocking=non_blocking) for name in ("boxes", "labels", "crowd")}
+        **{name: value.to(device, non_blocking=non_blocking) for name, value in fields.items()}
     )
     return images.contiguous(memory_format=torch.channels_last), targets
 
@@ -125,14 +127,14 @@ def our_step(
 
 def stock_step(images: Tensor, targets: SimpleNamespace, device: torch.device) -> Step:
     """The same network with the stock head, as most training scripts are written."""
-    model = FCOS.from_config(settings("fp32"), CLASSES).to(device)
+    model = Detector.from_config(settings("fp32"), CLASSES).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4)
     floats = Normalize(PixelFormat(mean=model.backbone.mean, std=model.backbone.std))(images).contiguous()
 
     def step() -> float:
         on_device = targets.to(device)
         predictions = model(floats.to(device))
-        grid = grid_of(model.strides, predictions)
+        grid = model.head.grid(predictions)
         assigned = stock.stock_assign(on_device.boxes, on_device.labels, on_device.labels >= 0, grid)
         loss = sum(stock.stock_loss(predictions, assigned))
         optimizer.zero_grad()

@@ -11,7 +11,7 @@ import torch
 
 from detector.config import Config
 from detector.errors import CheckpointError
-from detector.model.fcos import FCOS
+from detector.model.detector import Detector
 from detector.preprocess import Preprocess
 from fastload import Normalize, PixelFormat
 
@@ -75,7 +75,7 @@ def preprocess_of(state: dict[str, Any], path: Path) -> Preprocess:
 class TrainedModel:
     """A checkpoint, ready for inference."""
 
-    model: FCOS  # in evaluation mode, with averaged weights if there are any
+    model: Detector  # in evaluation mode, with averaged weights if there are any
     config: Config
     preprocess: Preprocess
     categories: Categories
@@ -85,7 +85,7 @@ def load_model(path: Path) -> TrainedModel:
     """Load the network of a checkpoint with its settings, preprocessing and classes."""
     state = load(path)
     config, preprocess = config_of(state, path), preprocess_of(state, path)
-    model = FCOS.from_config(config, len(state["categories"]))
+    model = Detector.from_config(config, len(state["categories"]))
     model.load_state_dict(state["ema"] or state["model"])
     model.normalize = Normalize(PixelFormat(mean=preprocess.mean, std=preprocess.std))
     return TrainedModel(model.eval(), config, preprocess, state["categories"])

@@ -10,12 +10,15 @@ from typing import Any, Literal
 from detector.errors import CheckpointError, ConfigError
 from detector.loss.fcos_loss import QualityKind
 from detector.model.backbone import BackboneName
-from detector.model.fcos import Norm
+from detector.model.norm import Norm
 
 PresetName = Literal["fcos_tiny", "fcos_r18_rt", "fcos_r50"]
 Align = Literal["center", "top-left", "random"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
+
+# Settings that checkpoints of FCOS may lack, because they were written before there were others, with the values then.
+ADDED: dict[str, Any] = {"masked_norm": False}
 
 # The allowed range of each setting. Checked at once, since some are first used after an epoch.
 RANGES = {
@@ -70,7 +73,9 @@ class Config:
     depth: int = 3
     """Number of convolutions in each tower."""
     norm: Norm = "bn"
-    """Normalization in the towers: gn, bn (separate statistics for each level) or none."""
+    """Normalization in the towers: gn, bn (separate statistics for each level), frozen (untrained bn) or none."""
+    masked_norm: bool = False
+    """Leave padding out of the statistics of norms in the towers."""
     quality: QualityKind = "iou"
     """Predicted quality that multiplies class scores: centerness or iou (overlap with the object)."""
 
@@ -153,6 +158,7 @@ class Config:
     def from_dict(values: dict[str, Any]) -> Config:
         """The inverse of `to_dict`. Raises CheckpointError if the settings are from another version of fastload."""
         known = {field.name for field in fields(Config)}
+        values = {**ADDED, **values}
         if unknown := sorted(set(values) ^ known):
             raise CheckpointError(f"its settings are of another version of fastload: {', '.join(unknown)}")
         values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd import Function
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
@@ -99,6 +100,21 @@ def reduce_gradients(model: nn.Module, share: bool) -> AbstractContextManager[No
     if share or not isinstance(model, nn.parallel.DistributedDataParallel):
         return nullcontext()
     return model.no_sync()
+
+
+class _SumOverRanks(Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return sum_over_ranks(values.clone())
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return sum_over_ranks(grad.clone())
+
+
+def sum_with_gradient(values: Tensor) -> Tensor:
+    """The sum over processes, whose gradient is the sum of all processes' gradients."""
+    return _SumOverRanks.apply(values) if world_size() > 1 else values
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:

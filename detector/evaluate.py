@@ -63,12 +63,12 @@ def run(options: Options, console: Console) -> Evaluation:
         model = fuse_batch_norm(trained.model) if options.fuse_bn else trained.model
         model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack it
         dtype = pick_dtype(config, device)
-        network = compiled(model, device) if options.compile else model
+        network = compiled(model, device) if options.compile else None
         if options.detections:
             options.detections.parent.mkdir(parents=True, exist_ok=True)
         with show_progress("Evaluating") if distributed.rank() == 0 else nullcontext() as report:
             evaluation = evaluate(
-                network, split, config, preprocess, device, dtype, options.batch_size, options.compile, report
+                model, split, config, preprocess, device, dtype, options.batch_size, options.compile, report, network
             )
         if distributed.rank() == 0:
             if options.detections:

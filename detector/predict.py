@@ -65,7 +65,7 @@ def run(options: Options, console: Console) -> None:
         paths, options.preprocess(trained.preprocess), config.batch_size, config.workers, device=device, dtype=dtype
     )
     found = {}
-    for detections in PredictStream(model, files, config.strides, settings_of(config), device, dtype):
+    for detections in PredictStream(model, files, model.decoder(settings_of(config)), device, dtype):
         for i, number in enumerate(detections.image_ids):
             path, image = paths[number], files.take(number)
             objects = as_objects(detections, i, trained.categories, options.score)

@@ -14,7 +14,8 @@ from detector.data import Split, evaluation_loader
 from detector.infer.coco import CocoMetrics, Results, evaluate_coco, to_results
 from detector.infer.postprocess import Settings
 from detector.infer.stream import PredictStream, Timing
-from detector.model.fcos import Predictions
+from detector.model.detector import Detector
+from detector.model.head import Predictions
 from detector.preprocess import Preprocess
 
 Report = Callable[[int, int], None]  # called with (images done, all images)
@@ -56,7 +57,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: Callable[[Any], Predictions],
+    model: Detector,
     split: Split,
     config: Config,
     preprocess: Preprocess,
@@ -65,24 +66,26 @@ def evaluate(
     batch_size: int = 8,
     few_shapes: bool = False,
     report: Report | None = None,
+    network: Callable[[Any, Any], Predictions] | None = None,
 ) -> Evaluation:
     """Evaluate a model on a split. Every process must call this, and each gets the figures.
 
     Args:
-        model: the network, in evaluation mode.
+        model: the detector, in evaluation mode.
         split: the images to evaluate on.
-        config: its `strides`, `workers` and inference settings are used.
+        config: its `workers` and inference settings are used.
         preprocess: the preprocessing that the model was trained with.
         device, dtype: the device and number format to compute in.
         batch_size: images per batch of each process.
         few_shapes: use few canvas sizes, for a compiled model: see `canvas_sizes`.
         report: called with (images done, all images) of this process.
+        network: runs in place of `model`, such as a compiled one. Default: `model`.
 
     Raises:
         DataError: the annotation file lacks images of the split.
     """
     loader = evaluation_loader(split, preprocess, batch_size, config.workers, device, dtype, few_shapes)
-    stream = PredictStream(model, loader, config.strides, settings_of(config), device, dtype)
+    stream = PredictStream(network or model, loader, model.decoder(settings_of(config)), device, dtype)
     category_ids = [category_id for category_id, _ in split.categories]
     detected, timing = detect(stream, category_ids, len(loader.dataset), report)  # type: ignore[arg-type]  # it has a length
     results = distributed.gather(detected)

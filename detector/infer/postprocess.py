@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from detector.model.grid import Grid, flatten
+from detector.model.grid import Grid, flatten, inside
 from fastload import nms
 
 
@@ -28,7 +28,7 @@ class Detections:
 
 @dataclass(frozen=True)
 class Settings:
-    """FCOS's inference settings."""
+    """The settings of inference."""
 
     score_threshold: float = 0.05  # on the class score
     candidates: int = 1000  # per level, before suppression
@@ -39,10 +39,10 @@ class Settings:
 def postprocess(
     logits: list[Tensor], boxes: list[Tensor], quality: list[Tensor], grid: Grid, region: Tensor, settings: Settings
 ) -> Detections:
-    """Detections in canvas pixels, scored sqrt(class * quality).
+    """Detections in canvas pixels, scored sqrt(class * quality), or by class alone if there is no quality.
 
     Args:
-        logits, boxes, quality: per level (B, K, h, w), (B, 4, h, w), (B, 1, h, w), as FCOS returns them.
+        logits, boxes, quality: per level (B, K, h, w), (B, 4, h, w), (B, 1 or 0, h, w): the fields of `Predictions`.
         grid: the points of the predictions.
         region: (B, 4) float xyxy, where each image lies on its canvas. Points outside are ignored and boxes are clipped
             to it, so the padding of an image has no effect.
@@ -70,11 +70,11 @@ def _candidates(
 
     Exact in two steps: the k best pairs lie at the k points with the highest best class.
     """
-    inside = _inside(points, region, logits.shape[-1])
+    within = inside(points, region, logits.shape[-1])
     logits = flatten(logits)
     classes = logits.shape[-1]
     threshold = torch.tensor(settings.score_threshold, dtype=torch.float64).logit().item()
-    peak = logits.amax(-1).masked_fill(~inside, -torch.inf)
+    peak = logits.amax(-1).masked_fill(~within, -torch.inf)
     best, near = _largest(peak, threshold, settings.candidates)  # (B, p)
     rows = torch.arange(len(near), device=near.device)[:, None]
     pairs = logits[rows, near].masked_fill((best == -torch.inf)[..., None], -torch.inf).flatten(1)
@@ -85,18 +85,11 @@ def _candidates(
     origin = points[point]
     low = torch.maximum(origin - distances[..., :2], region[:, None, :2])
     high = torch.minimum(origin + distances[..., 2:], region[:, None, 2:])
-    score = (logit.float().sigmoid() * flatten(quality)[rows, point, 0].float().sigmoid()).sqrt()
+    score = logit.float().sigmoid()
+    if quality.shape[1]:
+        score = (score * flatten(quality)[rows, point, 0].float().sigmoid()).sqrt()
     valid = (logit > threshold) & (high > low).all(-1)
     return torch.cat([low, high], -1), torch.where(valid, score, -torch.inf), label
-
-
-def _inside(points: Tensor, region: Tensor, width: int) -> Tensor:
-    """(B, n) bool: which points, in rows of `width`, lie in an image's region."""
-    # Rows and columns are tested separately, because they are few.
-    x, y = points[:width, 0], points[::width, 1]
-    x0, y0, x1, y1 = region.T[..., None]
-    column, row = (x >= x0) & (x < x1), (y >= y0) & (y < y1)
-    return (row[:, :, None] & column[:, None]).flatten(1)
 
 
 def _largest(logits: Tensor, threshold: float, most: int) -> tuple[Tensor, Tensor]:

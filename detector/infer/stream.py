@@ -20,8 +20,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from detector.infer.postprocess import Detections, Settings, postprocess, to_original
-from detector.model.fcos import Predictions, grid_of
+from detector.infer.postprocess import Detections, to_original
+from detector.model.detector import Decode
+from detector.model.grid import region_of
+from detector.model.head import Predictions
 from detector.runtime import autocast
 from fastload import Targets
 
@@ -58,26 +60,25 @@ class Timing:
 class PredictStream:
     """Detections on batches, in order, in host memory and in pixels of the original images.
 
-        for detections in PredictStream(model, loader, config.strides, settings, device, dtype):
+        for detections in PredictStream(model, loader, model.decoder(settings), device, dtype):
             ...
 
     `async for` works too. An error of a stage is raised in the place of the batch. Leaving the loop early ends the
     threads. After the loop, `timing` holds how long each stage worked.
 
     Args:
-        model: the network, in evaluation mode. It is called in a separate thread.
+        model: the network, in evaluation mode: images (B, 3, H, W) and where they lie on their canvas (B, 4) ->
+            predictions. It is called in a separate thread.
         batches: (images, targets) of a FastLoader, preferably on `device` already. The targets' `offset`, `size`,
             `scale`, `original_size` and `image_id` are used.
-        strides: of the levels of the model.
-        settings: of postprocessing.
+        decode: turns predictions into detections: a detector's `decoder(settings)`.
         device: the device of the model.
         dtype: the number format of convolutions.
     """
 
-    model: Callable[[Any], Predictions]
+    model: Callable[[Any, Any], Predictions]
     batches: Iterable[Any]
-    strides: tuple[int, ...]
-    settings: Settings
+    decode: Decode
     device: torch.device
     dtype: torch.dtype
     timing: Timing = field(default_factory=Timing, init=False)
@@ -99,23 +100,22 @@ class PredictStream:
             iteration.close()
 
 
-def finish(predictions: Predictions, targets: Any, strides: tuple[int, ...], settings: Settings) -> Detections:
+def finish(predictions: Predictions, targets: Any, decode: Decode) -> Detections:
     """Turn predictions into detections in host memory, in pixels of the original images."""
-    region = torch.cat([targets.offset, targets.offset + targets.size.flip(1)], 1).float()
-    detections = postprocess(*predictions, grid_of(strides, predictions), region, settings)
+    detections = decode(predictions, region_of(targets))
     detections = to_original(detections, targets.scale, targets.offset, targets.original_size).cpu()
     return replace(detections, image_ids=tuple(targets.image_id.tolist()))
 
 
-def compiled(model: torch.nn.Module, device: torch.device) -> Callable[[Any], Predictions]:
+def compiled(model: torch.nn.Module, device: torch.device) -> Callable[[Any, Any], Predictions]:
     """Compile `model` for inference, once per input shape; on a CUDA device into CUDA graphs."""
     if device.type != "cuda":
         return torch.compile(model, dynamic=False)
     graphed = torch.compile(model, dynamic=False, mode="reduce-overhead")
 
-    def forward(images: torch.Tensor) -> Predictions:
+    def forward(images: Tensor, region: Tensor | None = None) -> Predictions:
         torch.compiler.cudagraph_mark_step_begin()
-        return tree_map(torch.clone, graphed(images))  # the next replay overwrites the graph's outputs
+        return tree_map(torch.clone, graphed(images, region))  # the next replay overwrites the graph's outputs
 
     return forward
 
@@ -215,8 +215,8 @@ class _Iteration:
         if (item := loaded.result()) is END:
             return END
         images, targets, ready = item
-        with self.lanes[1].work(ready, images), autocast(self.owner.device, self.owner.dtype):
-            predictions = self.owner.model(images)
+        with self.lanes[1].work(ready, (images, targets)), autocast(self.owner.device, self.owner.dtype):
+            predictions = self.owner.model(images, region_of(targets))
             return len(images), predictions, targets, self.lanes[1].latest
 
     @torch.no_grad()
@@ -225,7 +225,7 @@ class _Iteration:
             return END
         count, predictions, targets, ready = item
         with self.lanes[2].work(ready, (predictions, targets)):
-            detections = finish(predictions, targets, self.owner.strides, self.owner.settings)
+            detections = finish(predictions, targets, self.owner.decode)
         self.images += count
         return detections
 

@@ -2,8 +2,7 @@
 
 A point is positive for a box if it lies strictly inside the box, within 1.5 strides of the box's center, and the
 distance to the box's farthest edge is in the level's range. On each level, only the 3 x 3 cells around the center can
-be positive. So instead of testing every point against every box (N x G), each box tests its 9 L candidates. Shapes are
-static, nothing is copied to the host, and the cost grows with the number of boxes only.
+be positive: the candidates.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from detector.loss.candidates import center_candidates
 from detector.model.grid import Grid
 
 CENTER_RADIUS = 1.5  # strides; the 3 x 3 neighborhood below is exact up to this radius
@@ -39,23 +39,17 @@ def assign(boxes: Tensor, labels: Tensor, usable: Tensor, grid: Grid) -> Assignm
         grid: the points of the predictions.
     """
     batch, count = labels.shape
-    corners = boxes.view(batch, 1, count, 1, 2, 2)
-    low, high = corners[..., 0, :], corners[..., 1, :]  # (B, 1, G, 1, 2)
-    strides = grid.strides.view(-1, 1, 1, 1)
-    shapes = grid.shapes.view(-1, 1, 1, 2)
-
-    center = (low + high) / 2
-    cells = (center / strides).floor() + _neighbors(boxes.device)  # (B, L, G, 9, 2)
-    points = cells * strides + strides // 2
-    near, far = points - low, high - points
+    found = center_candidates(boxes, grid)
+    low, high, strides = found.low, found.high, found.strides
+    center, points, near, far = found.center, found.points, found.near, found.far
     margin = CENTER_RADIUS * strides
     inside = (points > torch.maximum(center - margin, low)) & (points < torch.minimum(center + margin, high))
-    on_grid = (cells >= 0) & (cells < shapes)
     farthest = torch.maximum(near, far).amax(-1)
     shortest, longest = grid.reach.view(-1, 1, 1, 2).unbind(-1)
-    valid = (inside & on_grid).all(-1) & (farthest >= shortest) & (farthest <= longest) & usable.view(batch, 1, -1, 1)
+    in_range = (farthest >= shortest) & (farthest <= longest)
+    valid = inside.all(-1) & found.on_grid & in_range & usable.view(batch, 1, -1, 1)
 
-    local = torch.where(valid, (cells[..., 1] * shapes[..., 0] + cells[..., 0]).long(), 0)
+    local = torch.where(valid, found.index, 0)
     rank = _rank_by_area(boxes, usable).view(batch, 1, count, 1).expand_as(local)
     positive = _smallest_wins(valid, local + grid.starts.view(-1, 1, 1), rank, grid.size)
     distances = torch.where(positive[..., None], torch.cat([near, far], -1) / strides, 1.0)
@@ -67,12 +61,6 @@ def assign(boxes: Tensor, labels: Tensor, usable: Tensor, grid: Grid) -> Assignm
         distances=distances.flatten(2, 3),
         box=index.flatten(2),
     )
-
-
-def _neighbors(device: torch.device) -> Tensor:
-    """(9, 2) float: the offsets of a cell and those around it."""
-    step = torch.arange(-1.0, 2.0, device=device)
-    return torch.stack(torch.meshgrid(step, step, indexing="ij"), -1).view(9, 2)
 
 
 def _rank_by_area(boxes: Tensor, usable: Tensor) -> Tensor:

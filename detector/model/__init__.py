@@ -1,1 +1,1 @@
-"""The network: backbones, feature pyramid, head, and the grid of points at which it predicts."""
+"""The network: backbones, necks, heads, and the grid of points at which they predict."""

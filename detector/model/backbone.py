@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # plain and synchronised
 
 from detector.errors import CheckpointError, ConfigError
@@ -82,8 +82,8 @@ def freeze(backbone: Backbone, stages: int, norm: bool) -> None:
                 module.requires_grad_(False)
 
 
-def keep_frozen(backbone: Backbone) -> None:
+def keep_frozen(model: nn.Module) -> None:
     """Put frozen batch norms in evaluation mode. Call it after every `train()`."""
-    for module in backbone.modules():
+    for module in model.modules():
         if isinstance(module, _BatchNorm) and not module.weight.requires_grad:
             module.eval()

@@ -20,7 +20,8 @@ class FPN(nn.Module):
                 nn.init.kaiming_uniform_(module.weight, a=1)
                 nn.init.zeros_(module.get_parameter("bias"))
 
-    def forward(self, features: list[Tensor]) -> list[Tensor]:
+    def forward(self, features: list[Tensor], masks: list[Tensor] | None = None) -> list[Tensor]:
+        """The pyramid of a backbone's features. There is no norm here that could use `masks`."""
         laterals = [lateral(feature) for lateral, feature in zip(self.lateral, features, strict=True)]
         for i in range(len(laterals) - 1, 0, -1):
             laterals[i - 1] = laterals[i - 1] + interpolate(laterals[i], scale_factor=2.0, mode="nearest")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,12 @@ class Grid:
     shapes: Tensor  # (L, 2) float width, height in cells
     starts: Tensor  # (L) int64, the first point of a level
     reach: Tensor  # (L, 2) float, the range of distances in pixels that a level predicts
-    counts: tuple[int, ...]  # points of each level, on the host
+    levels: tuple[tuple[int, int, int], ...]  # (stride, height, width) of each level, on the host
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """The number of points of each level, on the host."""
+        return tuple(height * width for _, height, width in self.levels)
 
     @property
     def size(self) -> int:
@@ -53,8 +59,27 @@ def make_grid(strides: tuple[int, ...], shapes: Shapes, device: torch.device) ->
         shapes=torch.tensor([(width, height) for height, width in shapes], dtype=torch.float32, device=device),
         starts=torch.tensor([sum(counts[:level]) for level in range(len(counts))], device=device),
         reach=torch.tensor(list(zip([-1.0, *ends], [*ends, float("inf")], strict=True)), device=device),
-        counts=counts,
+        levels=tuple((stride, *shape) for stride, shape in zip(strides, shapes, strict=True)),
     )
+
+
+def grid_of(strides: tuple[int, ...], levels: list[Tensor]) -> Grid:
+    """The points of levels (B, C, h, w)."""
+    return make_grid(strides, tuple((level.shape[2], level.shape[3]) for level in levels), levels[0].device)
+
+
+def region_of(targets: Any) -> Tensor:
+    """(B, 4) float xyxy: where each image lies on its canvas, from the targets of a FastLoader."""
+    return torch.cat([targets.offset, targets.offset + targets.size.flip(1)], 1).float()
+
+
+def inside(points: Tensor, region: Tensor, width: int) -> Tensor:
+    """(B, n) bool: which points (n, 2), in rows of `width`, lie in regions (B, 4) xyxy."""
+    # Rows and columns are tested separately, because they are few.
+    x, y = points[:width, 0], points[::width, 1]
+    x0, y0, x1, y1 = region.T[..., None]
+    column, row = (x >= x0) & (x < x1), (y >= y0) & (y < y1)
+    return (row[:, :, None] & column[:, None]).flatten(1)
 
 
 def flatten(level: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from detector.checkpoint import Categories
 from detector.config import Config
 from detector.errors import ConfigError
 
+NOT_LOSSES = ("step", "epoch", "lr", "data_time", "step_time", "images_per_second")
 Row = dict[str, float]  # a line of metrics: step, epoch and the values measured
 
 
@@ -62,7 +63,8 @@ class MetricsLog:
         import matplotlib.pyplot as plt
 
         figure, (losses, quality) = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
-        for name in ("loss", "classification", "box", "quality"):
+        logged = next((row for row in self.rows if "loss" in row), {})
+        for name in [name for name in logged if name not in NOT_LOSSES]:
             losses.plot(*self._series(name), label=name, linewidth=1.8 if name == "loss" else 1)
         for name in ("AP", "AP50", "AP75"):
             quality.plot(*self._series(name), label=name, marker="o", markersize=3)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from detector.config import Config
-from detector.model.fcos import FCOS
+from detector.model.detector import Detector
 from detector.train.muon import Muon
 
 M = TypeVar("M", bound=nn.Module)
@@ -20,11 +20,11 @@ M = TypeVar("M", bound=nn.Module)
 MUON_SHARE = 2.0  # of the learning rate: its steps may be longer than AdamW's
 
 
-def make_optimizers(model: FCOS, config: Config, device: torch.device) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: Detector, config: Config, device: torch.device) -> list[torch.optim.Optimizer]:
     """SGD, or AdamW, or AdamW and Muon.
 
-    Muon trains the convolutions of the feature pyramid and the towers, but not the backbone, which is usually
-    pretrained, and not the layers that make predictions.
+    Muon trains the convolutions of the neck and the towers, but not the backbone, which is usually pretrained, not the
+    layers that make predictions, and not depthwise convolutions, which are no matrices.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     fused = device.type in ("cpu", "cuda")
@@ -32,15 +32,15 @@ def make_optimizers(model: FCOS, config: Config, device: torch.device) -> list[t
         return [torch.optim.SGD(_groups(model, trained, config), config.lr, config.momentum, fused=fused)]
     if config.optimizer == "adamw":
         return [torch.optim.AdamW(_groups(model, trained, config), config.lr, fused=fused)]
-    hidden = nn.ModuleList([model.fpn, model.head.class_tower, model.head.box_tower])
-    matrices = [weight for weight in hidden.parameters() if weight.ndim == 4]
+    hidden = nn.ModuleList([model.fpn, *model.head.towers()])
+    matrices = [weight for weight in hidden.parameters() if weight.ndim == 4 and weight.shape[1] > 1]
     for_muon = {id(weight) for weight in matrices}
     others = [parameter for parameter in trained if id(parameter) not in for_muon]
     groups = [{**group, "share": MUON_SHARE} for group in _groups(model, matrices, config)]
     return [torch.optim.AdamW(_groups(model, others, config), config.lr, fused=fused), Muon(groups, config.lr)]
 
 
-def _groups(model: FCOS, parameters: Sequence[Tensor], config: Config) -> list[dict[str, Any]]:
+def _groups(model: Detector, parameters: Sequence[Tensor], config: Config) -> list[dict[str, Any]]:
     """Up to four parameter groups: backbone or not, with weight decay (convolutions) or without (others)."""
     backbone = {id(parameter) for parameter in model.backbone.parameters()}
     groups: dict[tuple[bool, bool], list[Tensor]] = {}

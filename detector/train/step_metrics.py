@@ -14,8 +14,6 @@ from detector import distributed
 from detector.errors import TrainingError
 from detector.train.trainer import ADVICE
 
-NAMES = ("loss", "classification", "box", "quality")
-
 
 class StepMetrics:
     """Collects the metrics of steps until `reset`. Only `summary` makes the host wait for the device."""
@@ -25,7 +23,7 @@ class StepMetrics:
 
     def reset(self) -> None:
         """Forget all steps; the next one starts now."""
-        self._losses: list[Tensor] = []
+        self._losses: list[dict[str, Tensor]] = []
         self._image_ids: list[list[int]] = []
         self._lr = 0.0
         self._data_time = 0.0
@@ -45,8 +43,8 @@ class StepMetrics:
                 return
             yield step_batches
 
-    def add(self, lr: float, losses: Tensor, batches: list[Any]) -> None:
-        """Add a step: its learning rate, its losses (4) on the device, and its batches."""
+    def add(self, lr: float, losses: dict[str, Tensor], batches: list[Any]) -> None:
+        """Add a step: its learning rate, its losses by name as scalars on the device, and its batches."""
         self._lr = lr
         self._losses.append(losses)
         self._image_ids.append([int(i) for _, targets in batches for i in targets.image_id])
@@ -60,7 +58,7 @@ class StepMetrics:
         Raises:
             TrainingError: a loss is not a number. Raised on every process.
         """
-        history = torch.stack(self._losses)
+        history = torch.stack([torch.stack(list(losses.values())) for losses in self._losses])
         mean = distributed.sum_over_ranks(history.mean(0)) / distributed.world_size()
         values = mean.tolist()
         if not all(map(_is_finite, values)):
@@ -68,7 +66,7 @@ class StepMetrics:
         elapsed = time.perf_counter() - self._start
         images = sum(map(len, self._image_ids)) * distributed.world_size()
         return {
-            **dict(zip(NAMES, values, strict=True)),
+            **dict(zip(self._losses[0], values, strict=True)),
             "lr": self._lr,
             "data_time": self._data_time / len(self),
             "step_time": elapsed / len(self),

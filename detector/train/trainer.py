@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from detector import distributed
 from detector.config import Config
 from detector.errors import ConfigError, TrainingError
-from detector.loss.assign import assign
-from detector.loss.fcos_loss import Losses, fcos_loss
 from detector.model.backbone import load_pretrained
-from detector.model.fcos import FCOS, Predictions, grid_of
+from detector.model.detector import Detector
+from detector.model.grid import region_of
+from detector.model.head import Losses, Predictions
 from detector.runtime import autocast, pick_dtype, pick_memory_format
 from detector.train.optim import EMA, learning_rate, make_optimizers, set_learning_rate
 
@@ -44,7 +44,7 @@ class Trainer:
                 "--no-frozen-norm, or give weights."
             )
         torch.manual_seed(config.seed)
-        model = FCOS.from_config(config, classes)
+        model = Detector.from_config(config, classes)
         if config.weights != "none" and not config.resume:
             load_pretrained(model.backbone, config.weights)
         self.dtype = pick_dtype(config, device)
@@ -55,7 +55,7 @@ class Trainer:
         self.step = 0
         self.model = model
         self.parallel_model = distributed.data_parallel(model, device)
-        self.compiled_model: Callable[[Tensor], Predictions] = (
+        self.compiled_model: Callable[[Tensor, Tensor], Predictions] = (
             torch.compile(self.parallel_model) if config.compile else self.parallel_model
         )
         self.ema = EMA(model, config.ema) if config.ema else None
@@ -63,7 +63,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
 
     @property
-    def eval_model(self) -> FCOS:
+    def eval_model(self) -> Detector:
         """The network to evaluate, in evaluation mode, with averaged weights if there are any."""
         return (self.ema.model if self.ema else self.model).eval()
 
@@ -72,18 +72,19 @@ class Trainer:
         """The learning rate of the next step."""
         return learning_rate(self.config, self.step, self.steps)
 
-    def update(self, batches: list[Any]) -> Tensor:
-        """Make one step on the gradients of all `batches`. Returns (4) total, classification, box and quality loss."""
+    def update(self, batches: list[Any]) -> Losses:
+        """Make one step on the gradients of all `batches`. Returns the loss and its parts by name, as scalars."""
         self.model.train()
         set_learning_rate(self.optimizers, self.lr)
-        losses = []
+        found = []
         for i, (images, targets) in enumerate(batches):
             with distributed.reduce_gradients(self.parallel_model, i == len(batches) - 1):
-                loss = self.loss(images, targets)
-                self.scaler.scale(loss.total / len(batches)).backward()
-            losses.append(torch.stack([loss.total, loss.classification, loss.box, loss.quality]).detach())
+                parts = self.loss(images, targets)
+                losses = {"loss": sum(parts.values(), torch.zeros((), device=self.device)), **parts}
+                self.scaler.scale(losses["loss"] / len(batches)).backward()
+            found.append({name: value.detach() for name, value in losses.items()})
         self._apply_gradients()
-        return torch.stack(losses).mean(0)
+        return {name: torch.stack([losses[name] for losses in found]).mean() for name in found[0]}
 
     def _apply_gradients(self) -> None:
         for optimizer in self.optimizers:
@@ -104,10 +105,8 @@ class Trainer:
         images = images.contiguous(memory_format=self.memory_format)
         targets = targets.to(self.device, non_blocking=True)
         with autocast(self.device, self.dtype):
-            predictions = self.compiled_model(images)
-        usable = (targets.labels >= 0) & ~targets.crowd
-        assigned = assign(targets.boxes, targets.labels, usable, grid_of(self.config.strides, predictions))
-        return fcos_loss(*predictions, assigned, self.config.quality)
+            predictions = self.compiled_model(images, region_of(targets))
+        return self.model.loss(predictions, targets.boxes, targets.labels, (targets.labels >= 0) & ~targets.crowd)
 
     def check_finite(self) -> None:
         """Raise TrainingError if a weight is not finite, so that it is not saved in a checkpoint."""

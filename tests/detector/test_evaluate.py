@@ -19,14 +19,15 @@ from detector.data import evaluation_loader, open_split
 from detector.errors import CheckpointError, DataError
 from detector.infer.coco import coco_metrics
 from detector.infer.evaluation import detect
-from detector.infer.postprocess import Settings
 from detector.infer.stream import PredictStream
 from detector.loss.assign import assign
 from detector.model.backbone import make_backbone
-from detector.model.fcos import FCOS, Predictions
+from detector.model.detector import Detector
 from detector.model.grid import make_grid
+from detector.model.head import Predictions
 from detector.preprocess import Preprocess
 from fastload import CenterAlign, RandomAlign, Targets, TopLeftAlign, make_sample
+from tests.detector.networks import decoder
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,7 +36,7 @@ ROOT = Path(__file__).parents[2]
 def best(tiny, tmp_path: Path) -> Path:
     """A checkpoint whose untrained head finds something everywhere."""
     torch.manual_seed(0)
-    model = FCOS.from_config(tiny, 3).eval()
+    model = Detector.from_config(tiny, 3).eval()
     torch.nn.init.zeros_(model.head.classify.bias)
     torch.nn.init.normal_(model.head.classify.weight, std=0.3)
     torch.nn.init.constant_(model.head.locate.bias, 1.5)
@@ -88,7 +89,7 @@ def test_perfect_predictions_come_back_as_the_annotations(tiny, monkeypatch, ali
             yield images, targets
 
     stream = PredictStream(
-        lambda images: perfect(images, given.popleft()), remembered(), STRIDES, Settings(), CPU, torch.float32
+        lambda images, _: perfect(images, given.popleft()), remembered(), decoder(STRIDES), CPU, torch.float32
     )
     results, timing = detect(stream, [1, 4, 9])
     assert timing.images == 7 and not given
@@ -212,5 +213,5 @@ def test_a_wrong_path_is_one_line(tmp_path):
 
 def test_every_backbone_can_be_built_from_settings(tiny):
     """The configuration reaches the network."""
-    model = FCOS.from_config(replace(tiny, backbone="resnet18", strides=(8, 16, 32, 64, 128)), 3)
+    model = Detector.from_config(replace(tiny, backbone="resnet18", strides=(8, 16, 32, 64, 128)), 3)
     assert type(model.backbone) is type(make_backbone("resnet18")) and len(model.head.scale) == 5

@@ -8,7 +8,7 @@ from pathlib import Path
 import detector
 import fastload
 from detector import checkpoint
-from detector.model.fcos import FCOS
+from detector.model.detector import Detector
 from detector.preprocess import Preprocess
 
 MODULES = sorted(Path(detector.__file__).parent.rglob("*.py"))
@@ -32,7 +32,7 @@ with torch.no_grad():
 def test_a_checkpoint_is_used_without_command_line_packages(tiny, tmp_path):
     """A service loads and runs a checkpoint where tyro, rich, typer, TensorBoard and Matplotlib are missing."""
     path = tmp_path / "best.pt"
-    model = FCOS.from_config(tiny, 3).state_dict()
+    model = Detector.from_config(tiny, 3).state_dict()
     settings = {"config": tiny.to_dict(), "preprocess": Preprocess.of(tiny).to_dict()}
     checkpoint.save(path, {**settings, "categories": [(1, "a"), (2, "b"), (3, "c")], "model": model, "ema": None})
     done = subprocess.run([sys.executable, "-c", LOAD, str(path)], capture_output=True, text=True)

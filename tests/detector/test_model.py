@@ -1,5 +1,6 @@
 """The network: shapes, weights, freezing, folding, and what padding and batch size may change."""
 
+import hashlib
 from itertools import chain
 from pathlib import Path
 
@@ -9,14 +10,10 @@ from torch import nn
 
 from detector.errors import CheckpointError, ConfigError
 from detector.model.backbone import freeze, keep_frozen, load_pretrained, make_backbone, normalization
-from detector.model.fcos import FCOS, Head
 from detector.model.fuse import fuse_batch_norm
 from detector.model.resnet import ResNet
 from fastload import Normalize, PixelFormat
-
-
-def small(norm="bn", backbone="resnet18", strides=(8, 16, 32, 64, 128), **settings) -> FCOS:
-    return FCOS(make_backbone(backbone), 3, strides, channels=16, width=16, depth=2, norm=norm, **settings)
+from tests.detector.networks import fcos_head, small
 
 
 def randomise_norms(model: nn.Module) -> None:
@@ -159,7 +156,7 @@ def test_folding_batch_norm_changes_outputs_by_less_than_1e_4(backbone, norm):
 
 def test_each_level_has_batch_norm_statistics_of_its_own():
     """Training on features whose levels differ in scale leaves different statistics a level; group norm has none."""
-    head = Head(2, 8, 8, 1, "bn", 3).train()
+    head = fcos_head(2, 8, 1, "bn", 3).train()
     head([torch.randn(2, 8, 8, 8) * 10**level for level in range(3)])
     means = [norm.running_var.mean() for norm in head.class_tower[0].norms]
     assert means[0] < means[1] < means[2]
@@ -172,7 +169,7 @@ def test_with_batch_norm_padding_changes_nothing_in_the_interior(norm):
 
     def interior(norm):
         torch.manual_seed(0)
-        head = Head(3, 16, 16, 4, norm, 1).eval()
+        head = fcos_head(3, 16, 4, norm, 1).eval()
         for conv in head.modules():
             if isinstance(conv, nn.Conv2d):
                 nn.init.kaiming_normal_(conv.weight)
@@ -229,3 +226,33 @@ def test_sizes_and_strides_that_cannot_be_built_are_explained():
         small()(images(1, 96, 100))
     with pytest.raises(ConfigError, match="8 16 32"):
         small(strides=(4, 8))
+
+
+# Made by the detector when FCOS was its only one: losses, and norms of gradients of the head, backbone and neck.
+FIRST_FCOS = {
+    ("bn", "iou"): ("5c44b89f57597acc", [1.1143574635966023, 0.5770138399960979, 0.6992507118276862],
+                    [0.7933249637009073, 0.1943795320394996, 6.830064342593924, 0.09070896354875525]),
+    ("gn", "centerness"): ("1a713f3645c4784a", [1.1082970347324574, 0.529884195360359, 0.6990084060405112],
+                           [0.6764669073091868, 0.12485779100403314, 6.4082932089955165, 0.0861485031618316]),
+    ("none", "iou"): ("c52b504e022fff38", [1.1281754120908212, 0.5765603086996923, 0.6932535884323298],
+                      [0.011588549108642343, 0.16918865291608426, 0.11477458109356431, 0.0015631711247879889]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("norm", "quality"), FIRST_FCOS)
+def test_fcos_is_what_it_always_was(norm, quality):
+    """Names and shapes of weights, initial weights, losses and gradients are those of the first FCOS, in float64."""
+    torch.manual_seed(5)
+    model = small(norm, strides=(8, 16, 32, 64), quality=quality).double().train()
+    x = torch.linspace(-2, 2, 2 * 3 * 64 * 96, dtype=torch.float64).view(2, 3, 64, 96).sin()
+    boxes = [[[3, 5, 40, 44], [20, 10, 90, 60], [0, 0, 0, 0]], [[1, 2, 95, 63], [50, 40, 60, 52], [8, 8, 24, 24]]]
+    labels = torch.tensor([[0, 2, -1], [1, 0, 2]])
+    losses = model.loss(model(x), torch.tensor(boxes, dtype=torch.float64), labels, labels >= 0)
+    sum(losses.values()).backward()
+    names = "\n".join(f"{name} {tuple(value.shape)}" for name, value in model.state_dict().items())
+    digest, expected, slopes = FIRST_FCOS[norm, quality]
+    assert hashlib.sha256(names.encode()).hexdigest()[:16] == digest
+    assert [float(value) for value in losses.values()] == pytest.approx(expected, rel=1e-12)
+    head = model.head
+    weights = head.class_tower[0].conv.weight, head.scale, model.backbone.conv1.weight, model.fpn.lateral[1].weight
+    assert [float(weight.grad.norm()) for weight in weights] == pytest.approx(slopes, rel=1e-11)

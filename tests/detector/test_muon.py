@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from detector.config import Config
-from detector.model.fcos import FCOS
+from detector.model.detector import Detector
 from detector.train.muon import Muon, orthogonal
 from detector.train.optim import make_optimizers
 
@@ -46,7 +46,7 @@ def test_steps_are_those_of_torch_on_matrices():
 def test_every_weight_that_is_trained_has_one_optimiser(name, muons):
     """No parameter is left out or taken twice; Muon has the convolutions of pyramid and towers, and no output."""
     config = Config(optimizer=name, depth=2)
-    model = FCOS.from_config(config, 8)
+    model = Detector.from_config(config, 8)
     optimizers = make_optimizers(model, config, torch.device("cpu"))
     taken = [[id(p) for group in optimizer.param_groups for p in group["params"]] for optimizer in optimizers]
     assert sorted(key for keys in taken for key in keys) == sorted(id(p) for p in model.parameters() if p.requires_grad)

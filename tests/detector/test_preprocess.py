@@ -19,7 +19,7 @@ from detector.errors import CheckpointError, ConfigError
 from detector.infer.evaluation import settings_of
 from detector.infer.files import ImageFiles
 from detector.infer.stream import PredictStream
-from detector.model.fcos import FCOS
+from detector.model.detector import Detector
 from detector.preprocess import Preprocess
 from detector.train import train
 from fastload import BuildOptions, CenterAlign, RandomAlign, build_cache, find_datasets
@@ -56,10 +56,10 @@ def mixed(tmp_path_factory) -> Path:
     return root
 
 
-def network(config: Config) -> FCOS:
+def network(config: Config) -> Detector:
     """An untrained network that finds something everywhere."""
     torch.manual_seed(0)
-    model = FCOS.from_config(config, 3).eval()
+    model = Detector.from_config(config, 3).eval()
     torch.nn.init.zeros_(model.head.classify.bias)
     torch.nn.init.normal_(model.head.classify.weight, std=0.3)
     torch.nn.init.constant_(model.head.locate.bias, 1.5)
@@ -84,7 +84,7 @@ def test_predict_detects_what_evaluate_detects(tiny, mixed, align, batch_size):
     files = ImageFiles(sorted((mixed / "val").iterdir()), preprocess, batch_size, 1, CPU, torch.float32)
     found = []
     for batches in (evaluated, files):
-        stream = PredictStream(model, batches, config.strides, settings_of(config), CPU, torch.float32)
+        stream = PredictStream(model, batches, model.decoder(settings_of(config)), CPU, torch.float32)
         found.append(
             {
                 number: (detections.boxes[i], detections.scores[i], detections.labels[i])

@@ -12,12 +12,11 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 from detector.errors import DetectorError
-from detector.infer.postprocess import Settings
 from detector.infer.stream import STAGES, PredictStream, Timing, compiled
-from detector.model.backbone import make_backbone
-from detector.model.fcos import FCOS, Predictions
+from detector.model.head import Predictions
 from detector.preprocess import canvas_sizes
 from fastload import CenterAlign, FastLoader, RandomFlip, ShortestEdge
+from tests.detector.networks import decoder, small
 from tests.support.memory_cache import MemoryCache
 
 CPU = torch.device("cpu")
@@ -38,7 +37,7 @@ def batch(i: int) -> tuple[torch.Tensor, SimpleNamespace]:
     return torch.full((1, 3, 32, 32), i, dtype=torch.uint8), targets
 
 
-def model(images: torch.Tensor) -> Predictions:
+def model(images: torch.Tensor, region: torch.Tensor) -> Predictions:
     """One detection, whose label is the value of the first pixel."""
     whole = {"dtype": torch.float32, "device": images.device}
     logits, boxes, quality = (torch.full((1, n, 1, 1), v, **whole) for n, v in ((20, -10.0), (4, 0.25), (1, 10.0)))
@@ -47,7 +46,7 @@ def model(images: torch.Tensor) -> Predictions:
 
 
 def stream(batches, network=model) -> PredictStream:
-    return PredictStream(network, batches, (32,), Settings(), CPU, torch.float32)
+    return PredictStream(network, batches, decoder((32,)), CPU, torch.float32)
 
 
 def found(detections) -> list[tuple[int, int]]:
@@ -112,14 +111,16 @@ def test_the_stages_work_side_by_side():
                 assert network_at[i - 1].wait(WAIT), "the network waits for the next batch to be loaded"
             yield batch(i)
 
-    def slow(images):
+    def slow(images, region):
         i = int(images[0, 0, 0, 0])
         network_at[i].set()
         if i < 3:
             assert loading[i + 1].wait(WAIT), "loading waits for the network"
         if i >= 2:
             assert finished[i - 2].wait(WAIT), "the network is not ahead of what follows it"
-        return Noted(model(images), lambda: finished[i].set() if i == 3 or network_at[i + 1].wait(WAIT) else None)
+        return Noted(
+            model(images, region), lambda: finished[i].set() if i == 3 or network_at[i + 1].wait(WAIT) else None
+        )
 
     assert found(stream(batches(), slow)) == [(i, i) for i in range(4)]
     assert all(event.is_set() for event in finished)
@@ -149,11 +150,11 @@ def test_errors_of_every_stage_arrive_in_their_turn(stage, asynchronous):
                 raise DetectorError("load")
             yield batch(i)
 
-    def network(images):
+    def network(images, region):
         i = int(images[0, 0, 0, 0])
         if stage == "forward" and i == 2:
             raise DetectorError("forward")
-        predictions = model(images)
+        predictions = model(images, region)
         return predictions._replace(quality=[]) if stage == "postprocess" and i == 2 else predictions
 
     seen = []
@@ -229,9 +230,9 @@ def test_a_source_that_never_answers_does_not_hold_whoever_leaves(monkeypatch):
 def test_the_bottleneck_is_named():
     """The stage that was busy longest is the bottleneck; the report has all shares."""
 
-    def network(images):
+    def network(images, region):
         time.sleep(0.02)
-        return model(images)
+        return model(images, region)
 
     slow = stream([batch(i) for i in range(5)], network)
     list(slow)
@@ -245,9 +246,9 @@ def test_grad_mode_is_off_in_the_network_s_thread():
     """No graph is recorded for backward, and the consumer's own mode is untouched."""
     layer, seen = nn.Conv2d(3, 1, 1), []
 
-    def network(images):
+    def network(images, region):
         seen.append(layer(images.float()).requires_grad)
-        return model(images)
+        return model(images, region)
 
     list(stream([batch(1)], network))
     assert seen == [False] and torch.is_grad_enabled()
@@ -330,7 +331,7 @@ def test_a_few_canvases_hold_every_image(short, long):
 def test_with_few_canvases_nothing_is_compiled_after_warming_up():
     """Once the compiled network has seen each canvas, epochs of images of all shapes and sizes compile nothing. On
     canvases as they come there would be more shapes than torch.compile keeps code for."""
-    network = FCOS(make_backbone("resnet18"), 3, (8, 16, 32), channels=16, width=16, depth=1, norm="gn").eval()
+    network = small("gn", strides=(8, 16, 32), depth=1).eval()
     sizes = canvas_sizes(64, 96)
     counter = CompileCounter()
     torch._dynamo.reset()
@@ -359,7 +360,7 @@ def test_streams_on_a_gpu_give_what_the_cpu_gives():
 
     def detections(device):
         loader = FastLoader(MemoryCache(40), 1, num_workers=2, device=device, dtype=torch.uint8)
-        network = PredictStream(model, loader, (32,), Settings(), torch.device(device), torch.float32)
+        network = PredictStream(model, loader, decoder((32,)), torch.device(device), torch.float32)
         found = [(d.image_ids, d.labels.tolist(), d.scores.tolist(), d.boxes.tolist()) for d in network]
         return found, network.timing
 
@@ -374,7 +375,7 @@ def test_streams_on_a_gpu_give_what_the_cpu_gives():
 @needs_gpu
 def test_cuda_graphs_replay_the_network():
     """The graphed network predicts what the plain one does, also when an earlier result is still in use."""
-    network = FCOS(make_backbone("resnet18"), 3, (8, 16, 32), channels=16, width=16, depth=1, norm="gn").eval()
+    network = small("gn", strides=(8, 16, 32), depth=1).eval()
     network = network.to("cuda", memory_format=torch.channels_last)
     graphed = compiled(network, torch.device("cuda"))
     inputs = [torch.randn(2, 3, *size, device="cuda") for size in canvas_sizes(64, 96) * 3]

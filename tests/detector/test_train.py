@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from detector import checkpoint, distributed
-from detector.config import PRESETS, Config
+from detector.config import ADDED, PRESETS, Config
 from detector.data import open_split, training_loader
 from detector.errors import CheckpointError, ConfigError, DataError, TrainingError
 from detector.runtime import StopRequest
@@ -260,7 +260,7 @@ def test_a_loss_that_is_not_a_number_names_its_images_and_keeps_the_last_checkpo
         if run.trainer.step != 4:
             return found
         poisoned.extend(targets.image_id.tolist())
-        return found._replace(box=found.box * float("nan"))
+        return {**found, "box": found["box"] * float("nan")}
 
     run.trainer.loss = sick
     with pytest.raises(TrainingError, match="not a number") as caught:
@@ -341,6 +341,18 @@ def test_checkpoints_that_cannot_be_used_are_explained(tiny, tmp_path):
             checkpoint.load_model(tmp_path / f"{name}.pt")
     with pytest.raises(CheckpointError, match=r"Only in the checkpoint: dog\. Only in the dataset: cat"):
         checkpoint.check_categories(last, [(1, "dog")], [(1, "cat")])
+
+
+def test_checkpoints_from_before_there_were_other_detectors_load(tiny):
+    """A checkpoint without the settings of other detectors is an FCOS, and its run can be resumed."""
+    open_run(replace(tiny, epochs=1)).fit()
+    last = tiny.out / "last.pt"
+    state = checkpoint.load(last)
+    older = {name: value for name, value in state["config"].items() if name not in ADDED}
+    assert older.keys() < state["config"].keys()
+    torch.save({**state, "config": older}, last)
+    assert checkpoint.load_model(last).config == replace(tiny, epochs=1)
+    assert train(replace(tiny, epochs=1, resume=True)) == state["figures"]
 
 
 def test_settings_that_contradict_one_another_are_explained(tiny):
