@@ -12,7 +12,7 @@ from fastload.plan.batch_plan import ADJUST, EQUALIZE, FILL, FILTERS, BatchPlan
 
 COLOR_LIMIT, OFFSET_LIMIT, CROP_LIMIT, CANVAS_LIMIT = 8, 2048, 1e6, 65535
 HSV_MIDDLE, HSV_REACH = (0, 4, 0, 4, 0), (1024, 4, 8, 4, 2048)  # gains are from 0 to 8
-REMEDY = 'engine="native" draws that: use it, or remove the transform.'
+REMEDY = 'Use engine="native", or remove the transform.'
 
 
 def check_plan(plan: BatchPlan, records: int) -> None:
@@ -58,43 +58,29 @@ def check_plan(plan: BatchPlan, records: int) -> None:
         raise PlanError(f"this plan cannot be executed: {violated[0]}")
 
 
-def check_aligned(plan: BatchPlan) -> None:
-    """Check that all rows of a plan are axis-aligned and opaque, as DALI requires.
+def check_simple(plan: BatchPlan) -> None:
+    """Check that a plan has only what DALI draws: opaque, axis-aligned sources side by side, resampled bilinearly.
 
     Raises:
-        PlanError: a row is not. The message names an engine that supports it.
+        PlanError: it has more. The message says what, and names an engine that draws it.
     """
     if plan.warp is not None and not plan.is_aligned.all():
-        raise PlanError(f"this plan rotates or shears an image. {REMEDY}")
+        raise PlanError(f"the DALI engine does not rotate or shear images. {REMEDY}")
     if plan.alpha is not None and not (plan.alpha == 1).all():
-        raise PlanError(f"this plan blends images. {REMEDY}")
-
-
-def check_bilinear(plan: BatchPlan) -> None:
-    """Check that all rows are resampled by the default filter.
-
-    Raises:
-        PlanError: a row is not. The message names the filter and an engine that supports it.
-    """
+        raise PlanError(f"the DALI engine does not blend images. {REMEDY}")
     if plan.filter is not None and (plan.filter != 0).any():
         name = FILTERS[int(plan.filter[plan.filter != 0][0])]
-        raise PlanError(f'this engine does not resample with the filter "{name}": use engine="native", or "bilinear"')
-
-
-def check_apart(plan: BatchPlan) -> None:
-    """Check that every row has a source and that no row overlaps another, as DALI requires.
-
-    Raises:
-        PlanError: a row has no source or overlaps another. The message names an engine that supports it.
-    """
-    if (plan.index < 0).any():
-        raise PlanError(f"this plan has a row without a source. {REMEDY}")
+        raise PlanError(f'the DALI engine does not resample with the filter "{name}". {REMEDY}')
+    if (plan.index == ADJUST).any():
+        raise PlanError(f"the DALI engine changes colors by matrices only. {REMEDY}")
+    if (plan.index == FILL).any():
+        raise PlanError(f"the DALI engine does not fill parts of images with a color. {REMEDY}")
     low, high = plan.clip[:, :2], plan.clip[:, :2] + plan.clip[:, 2:]
     for distance in range(1, int(np.bincount(plan.slot).max(initial=1))):
         one, other = slice(distance, None), slice(None, -distance)
         common = (np.maximum(low[one], low[other]) < np.minimum(high[one], high[other])).all(1)
         if (common & (plan.slot[one] == plan.slot[other])).any():
-            raise PlanError(f"this plan draws an image over another. {REMEDY}")
+            raise PlanError(f"the DALI engine does not draw images over others. {REMEDY}")
 
 
 def _within(values: NDArray[Any], end: int) -> bool:

@@ -26,6 +26,7 @@ from fastload.device import Feed
 from fastload.engines.auto import ENGINES, choose_engine
 from fastload.engines.base import Engine
 from fastload.engines.masks import MaskingEngine
+from fastload.engines.validate import check_simple
 from fastload.errors import ArgumentError, StateError
 from fastload.loader.arguments import check_arguments, refuse_class, refuse_what_needs_a_cache, split_transforms
 from fastload.loader.dataset import cache_and_images, opened, without_empty
@@ -450,6 +451,7 @@ class FastLoader(_DataLoader[T_co]):
             skip_crowd=self.skip_crowd,
             masks=MaskSettings(self.mask_stride, self.boxes_from_masks) if self.masks else None,
             kind=self.targets,
+            supported=check_simple if self.engine_used == "dali" else None,
         )
         pixels, feed = self._format()
         finisher = BatchFinisher(

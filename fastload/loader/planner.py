@@ -70,6 +70,8 @@ class BatchPlanner:
         skip_crowd: skip boxes that mark a crowd.
         masks: how masks are drawn. None: there are none.
         kind: what the targets are: see FastLoader.
+        supported: raises PlanError for a plan that the engine cannot draw; called after each transform, so that the
+            message names it.
     """
 
     cache: Cache
@@ -80,6 +82,7 @@ class BatchPlanner:
     skip_crowd: bool = False
     masks: MaskSettings | None = None
     kind: TargetKind = "objects"
+    supported: Callable[[BatchPlan], None] | None = None
 
     def __post_init__(self) -> None:
         self._category_ids = torch.tensor([category.id for category in self.cache.categories], dtype=torch.int64)
@@ -126,6 +129,11 @@ class BatchPlanner:
         for edit in self.edits:
             if edit(plan, rng, self.images) is not None:  # type: ignore[func-returns-value]  # an easy mistake
                 raise PlanError(f"{edit!r} returned a value: a transform changes the plan it is given")
+            if self.supported is not None:
+                try:
+                    self.supported(plan)
+                except PlanError as error:
+                    raise PlanError(f"{edit!r}: {error}") from error
         index = self.images.index.take(positions)
         try:
             return [self._place(plan, rng, index, ends)]

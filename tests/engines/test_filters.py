@@ -13,7 +13,6 @@ from fastload import PlanError, _core
 from fastload.cache.format.layout import Encoding
 from fastload.engines.native import NativeEngine
 from fastload.engines.reference import ReferenceEngine, resampling_matrix
-from fastload.engines.validate import check_bilinear
 from fastload.plan.batch_plan import FILTERS, BatchPlan
 from tests.engines.test_engines import KINDS, jpeg_of_kind, noise, place_top_left, smooth
 from tests.support.engines import execute, submit
@@ -143,13 +142,3 @@ def test_other_filters_are_refused(engine: type) -> None:
     plan.filter = np.array([len(FILTERS)], np.uint8)
     with pytest.raises(PlanError, match="filter is not a position in FILTERS"):
         submit(engine(cache_of([record(jpeg_of_kind(smooth(10, 20), "rgb"))]), 0), plan)
-
-
-@pytest.mark.parametrize("name", FILTERS)
-def test_engines_with_one_filter_name_the_others(name: str) -> None:
-    """The DALI engine's check refuses all filters but bilinear, and says which engine has them."""
-    plan = resized(20, 10, (20, 10), name)
-    if name == "bilinear":
-        return check_bilinear(plan)
-    with pytest.raises(PlanError, match=f'filter "{name}": use engine="native"'):
-        check_bilinear(plan)

@@ -10,10 +10,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fastload import FastLoader, PlanError, RandomAlign, ShortestEdge, Transform
+from fastload import (
+    BatchMixUp,
+    ColorJitter,
+    FastLoader,
+    PlanError,
+    RandomAffine,
+    RandomAlign,
+    RandomFlip,
+    RandomHSV,
+    RandomZoomOut,
+    Resize,
+    ScaleJitterCrop,
+    ShortestEdge,
+    TopLeftAlign,
+    Transform,
+)
 from fastload.engines.native import NativeEngine
 from fastload.engines.reference import ReferenceEngine
+from fastload.engines.validate import check_simple
+from fastload.loader.planner import BatchPlanner
+from fastload.loader.sampling import EpochRandom
 from fastload.plan.batch_plan import OPTIONAL_ROW_COLUMNS, BatchPlan
+from fastload.plan.image_index import ImageIndex
 from tests.engines.test_engines import FILL, noise, smooth
 from tests.plan.test_geometry import rotation
 from tests.support.engines import DALI, execute, open_engine, submit
@@ -153,6 +172,30 @@ def test_dali_refuses_such_plans(name, kind):
     with pytest.raises(PlanError, match='engine="native"'):
         submit(engine, plan)
     execute(engine, placed(plan_of(0, 1)))
+
+
+REFUSED = {  # by DALI, after transforms that it draws: what the transform needs
+    "RandomAffine": (RandomAffine(degrees=30), "does not rotate or shear"),
+    "BatchMixUp": (BatchMixUp(p=1.0), "does not blend"),
+    "Resize": (Resize(20, filter="nearest"), 'the filter "nearest"'),
+    "RandomHSV": (RandomHSV(), "changes colors by matrices only"),
+    "RandomZoomOut": (RandomZoomOut(p=1.0), "does not fill"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_the_transform_that_dali_cannot_draw_is_named(name):
+    """The error comes while planning, with the transform as it was written; simple transforms around it pass."""
+    transform, reason = REFUSED[name]
+    cache = MemoryCache(4)
+    images = ImageIndex(np.arange(4), cache.sizes, cache.box_offsets, cache.boxes)
+    edits = [ScaleJitterCrop(64), Resize(40), RandomFlip(), ColorJitter(0.2, 0.2, 0.2, 0.1), transform, RandomFlip()]
+    planner = BatchPlanner(cache, images, edits, TopLeftAlign(), supported=check_simple)
+    (error,) = planner.plan(EpochRandom(0, 0), 0, [np.arange(4)])
+    assert isinstance(error, PlanError)
+    assert str(error).startswith(f"{transform!r}: ") and reason in str(error) and 'engine="native"' in str(error)
+    planner = BatchPlanner(cache, images, [*edits[:4], edits[5]], TopLeftAlign(), supported=check_simple)
+    assert not isinstance(planner.plan(EpochRandom(0, 0), 0, [np.arange(4)])[0], Exception)
 
 
 def test_rows_side_by_side_are_not_refused():

@@ -27,7 +27,7 @@ from fastload.cache.format.layout import Encoding
 from fastload.cache.format.record import HEADER_SIZE, check_payload, read_header
 from fastload.engines.dali.pipeline import DaliPipeline, Graph, TileError, Tiles, import_dali
 from fastload.engines.native import Check
-from fastload.engines.validate import check_aligned, check_apart, check_bilinear, check_plan
+from fastload.engines.validate import check_plan, check_simple
 from fastload.errors import EngineError, PlanError
 from fastload.pixel_format import Normalize, PixelFormat
 from fastload.plan.batch_plan import IDENTITY_COLOR, BatchPlan
@@ -113,9 +113,7 @@ class DaliEngine:
         """See `Engine.submit`."""
         self._check_open()
         check_plan(plan, len(self._sound))
-        check_aligned(plan)
-        check_apart(plan)
-        check_bilinear(plan)
+        check_simple(plan)
         self._cache.ensure(plan.index)
         return [self._submit(batch) for batch in plan.split(ends)]
 
