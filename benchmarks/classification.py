@@ -39,7 +39,7 @@ from fastload.sources.pairs import paired_dataset
 CACHES = {
     "dct": BuildOptions(Encoding.DCT),
     "original": BuildOptions(Encoding.ORIGINAL),
-    "planes, short edge 256": BuildOptions(Encoding.PLANES, Reduction(short=256, quality=90, subsampling="420")),
+    "planes-256": BuildOptions(Encoding.PLANES, Reduction(short=256, quality=90, subsampling="420")),
 }
 PEERS = Path(__file__).with_name("peers_classification.py")
 FFCV = ("ffcv-q90", "ffcv-q90-500", "ffcv-raw-500")
@@ -134,7 +134,7 @@ def class_folder(data: Path, scratch: Path) -> Path:
 
 def cache_of(folder: Path, scratch: Path, name: str) -> Cache:
     """The cache of the class folders in an encoding of CACHES."""
-    path = scratch / f"{name.replace(' ', '-')}.lmdb"
+    path = scratch / f"{name}.lmdb"
     build_cache(paired_dataset(None, folder, "classes").load(), path, CACHES[name])
     return Cache(path)
 
