@@ -179,7 +179,7 @@ REFUSED = {  # by DALI, after transforms that it draws: what the transform needs
     "BatchMixUp": (BatchMixUp(p=1.0), "does not blend"),
     "Resize": (Resize(20, filter="nearest"), 'the filter "nearest"'),
     "RandomHSV": (RandomHSV(), "changes colors by matrices only"),
-    "RandomZoomOut": (RandomZoomOut(p=1.0), "does not fill"),
+    "RandomZoomOut": (RandomZoomOut(fill=9, p=1.0), "does not fill"),
 }
 
 
