@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from detector.loss.heatmap import Spots
+
 ALPHA = 0.25  # the weight of positives
 
 
@@ -32,9 +34,9 @@ class _FocalLoss(Function):
         x = logits if logits.dtype == torch.float64 else logits.float()
         loss, slope = _negatives(x)
         chosen = x.gather(1, index)
-        rise, slope_rise = _positive_less_negative(chosen)
-        loss = loss + torch.where(positive, rise, 0.0).sum()
-        slope.scatter_add_(1, index, torch.where(positive, slope_rise, 0.0))
+        (gain, gain_slope), (loss_as_negative, slope_as_negative) = _positive(chosen), _negative(chosen)
+        loss = loss + torch.where(positive, gain - loss_as_negative, 0.0).sum()
+        slope.scatter_add_(1, index, torch.where(positive, gain_slope - slope_as_negative, 0.0))
         ctx.save_for_backward(slope)
         ctx.dtype = logits.dtype
         return loss
@@ -46,19 +48,73 @@ class _FocalLoss(Function):
         return (slope * grad).to(ctx.dtype), None, None
 
 
-def _negatives(x: Tensor) -> tuple[Tensor, Tensor]:
+def heatmap_focal_loss(
+    logits: Tensor, point: Tensor, label: Tensor, positive: Tensor, spots: Spots, ignored: float = 0.0
+) -> Tensor:
+    """The summed focal loss of CornerNet and CenterNet on one level, in which cells near an object count less.
+
+    Positives cost alpha (1 - p)^2 * -log p, in addition to what all cells cost as negatives: (1 - alpha) p^2 *
+    -log(1 - p) * (1 - h)^4, where h is the heatmap.
+
+    Args:
+        logits: (B, n, K).
+        point, label: (B, C) int64, the position of each candidate in `logits`.
+        positive: (B, C) bool; a (point, label) that is positive twice counts twice.
+        spots: the heatmap where it is not 0.
+        ignored: drop negatives whose probability is at least this. Default: 0, which drops none.
+    """
+    index = point * logits.shape[-1] + label
+    return _HeatmapFocalLoss.apply(logits.contiguous(), index, positive, spots, ignored)
+
+
+class _HeatmapFocalLoss(Function):
+    """As `_FocalLoss`: everything as a negative with h = 0 at first, then corrected where it is not."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, index: Tensor, positive: Tensor, spots: Spots, ignored: float) -> Tensor:
+        x = logits if logits.dtype == torch.float64 else logits.float()
+        loss, slope = _negatives(x, ignored)
+        shape = (1, 1, -1) if spots.index.ndim == 1 else x.shape
+        where = spots.index.expand(*shape[:-1], -1)
+        cost, cost_slope = _negative(x.view(shape).gather(2, where), ignored)
+        less = (1 - (1 - spots.height.to(x.dtype)) ** 4).view_as(cost)
+        loss = loss - (less * cost).sum()
+        slope.view(shape).scatter_add_(2, where, -less * cost_slope)
+        gain, gain_slope = _positive(x.flatten(1).gather(1, index))
+        loss = loss + torch.where(positive, gain, 0.0).sum()
+        slope.flatten(1).scatter_add_(1, index, torch.where(positive, gain_slope, 0.0))
+        ctx.save_for_backward(slope)
+        ctx.dtype = logits.dtype
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (slope,) = ctx.saved_tensors
+        return (slope * grad).to(ctx.dtype), None, None, None, None
+
+
+def _negatives(x: Tensor, ignored: float = 0.0) -> tuple[Tensor, Tensor]:
     """Sum of (1 - alpha) s(x)^2 softplus(x), and its slope at each x: (1 - alpha) s^2 (s + 2 (1 - s) softplus)."""
     s = x.sigmoid()
     cost = F.softplus(x)
     square = s.square()
+    if ignored:
+        square.masked_fill_(s >= ignored, 0.0)
     slope = torch.addcmul(s, cost, 1 - s, value=2).mul_(square).mul_(1 - ALPHA)
     return (1 - ALPHA) * cost.mul_(square).sum(), slope
 
 
-def _positive_less_negative(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss of each x as a positive minus its loss as a negative, and the slope of the difference."""
-    s, r = x.sigmoid(), (-x).sigmoid()
-    miss, alarm = F.softplus(-x), F.softplus(x)
-    rise = ALPHA * r.square() * miss - (1 - ALPHA) * s.square() * alarm
-    slope = -ALPHA * r.square() * (r + 2 * s * miss) - (1 - ALPHA) * s.square() * (s + 2 * r * alarm)
-    return rise, slope
+def _negative(x: Tensor, ignored: float = 0.0) -> tuple[Tensor, Tensor]:
+    """The loss of each x as a negative, and its slope."""
+    s, r, cost = x.sigmoid(), (-x).sigmoid(), F.softplus(x)
+    square = s.square()
+    if ignored:
+        square = square.masked_fill(s >= ignored, 0.0)
+    return (1 - ALPHA) * square * cost, (1 - ALPHA) * square * (s + 2 * r * cost)
+
+
+def _positive(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss of each x as a positive, and its slope."""
+    s, r, cost = x.sigmoid(), (-x).sigmoid(), F.softplus(-x)
+    return ALPHA * r.square() * cost, -ALPHA * r.square() * (r + 2 * s * cost)

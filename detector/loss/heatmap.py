@@ -1,0 +1,130 @@
+"""CenterNet's heatmap: a soft Gaussian of each object, whose maximum over the objects of a class teaches that class.
+
+The heatmap h = exp(-q) is 0 almost everywhere, so that it is never made for all N cells and K classes. q is the squared
+distance from a cell's point to the object's center in units of the squared radius, and 0 at the cell that holds the
+center, on every level. With an overlap of o = 0.8 the radius squared is 2 ((1 - o) / (1 + o))^2 times the box's area,
+but at least (4 pixels)^2.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from detector.model.grid import Grid
+
+RADIUS_SHARE = 2 * (0.2 / 1.8) ** 2  # of a box's area: the squared radius
+LEAST_RADIUS = 4.0  # pixels
+FARTHEST = -math.log(1e-4)  # the q beyond which h counts as 0
+CHUNK = 8  # objects per pass over all cells
+
+
+@dataclass(frozen=True)
+class Spots:
+    """The heatmap of one level where it is not 0."""
+
+    index: Tensor  # int64: (T) in the flattened (B, n, K), each at most once; or (B, 1, U), a class for each height
+    height: Tensor  # float: (T) or (B, n, U)
+
+
+def squared_radius(low: Tensor, high: Tensor) -> Tensor:
+    """The squared radius in pixels (...) of boxes with corners (..., 2)."""
+    return ((high - low).prod(-1) * RADIUS_SHARE).clamp(min=LEAST_RADIUS**2)
+
+
+def heatmap(boxes: Tensor, labels: Tensor, usable: Tensor, grid: Grid, classes: int) -> list[Spots]:
+    """The heatmap of a batch, per level, without waiting for the device.
+
+    Args:
+        boxes: (B, G, 4) float xyxy in canvas pixels.
+        labels: (B, G) int64.
+        usable: (B, G) bool.
+        grid: the points of the L levels.
+        classes: number of classes K.
+    """
+    # A host knows which cells there are to visit; on a device shapes must not depend on data.
+    if boxes.device.type == "cpu":
+        return cells_around(boxes, labels, usable, grid, classes)
+    return maps_of_classes(boxes, labels, usable, grid, classes)
+
+
+def cells_around(boxes: Tensor, labels: Tensor, usable: Tensor, grid: Grid, classes: int) -> list[Spots]:
+    """`heatmap` on the host: visits the cells around each object, about .015 of its area in cells on all levels."""
+    image, chosen = usable.numpy().nonzero()
+    box, label = boxes.numpy()[image, chosen].astype(np.float32), labels.numpy()[image, chosen]
+    center = (box[:, :2] + box[:, 2:]) / np.float32(2)
+    square = squared_radius(*torch.from_numpy(box).view(-1, 2, 2).unbind(1)).numpy()
+    reach = np.sqrt(np.float32(FARTHEST) * square)[:, None]
+    spots = []
+    for stride, height, width in grid.levels:
+        shape = np.array([width, height])
+        middle = np.floor(center / stride).astype(np.int64)
+        first = np.ceil((center - reach) / stride - 0.5).astype(np.int64)
+        last = np.floor((center + reach) / stride - 0.5).astype(np.int64)
+        first, last = np.minimum(first, middle).clip(min=0), np.minimum(np.maximum(last, middle), shape - 1)
+        sides = (last - first + 1).clip(min=0)
+        count = sides.prod(1)
+        start = np.cumsum(count) - count
+        index = np.arange(count.sum()) - np.repeat(start, count)
+        down, across = np.divmod(index, np.repeat(sides[:, 0], count))
+        x, y = np.repeat(first[:, 0], count) + across, np.repeat(first[:, 1], count) + down
+        q = _squared(x, stride, np.repeat(center[:, 0], count)) + _squared(y, stride, np.repeat(center[:, 1], count))
+        q /= np.repeat(square, count)
+        q[(x == np.repeat(middle[:, 0], count)) & (y == np.repeat(middle[:, 1], count))] = 0
+        cell = (np.repeat(image, count) * height + y) * width + x
+        spots.append(_nearest(cell * classes + np.repeat(label, count), q))
+    return spots
+
+
+def _squared(cell: NDArray[np.int64], stride: int, center: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The squared distances in pixels between cells and centers along an axis."""
+    return ((cell * stride + stride // 2).astype(np.float32) - center) ** 2
+
+
+def _nearest(index: NDArray[np.int64], q: NDArray[np.float32]) -> Spots:
+    """The lowest q of each index, as a height."""
+    near = q < FARTHEST
+    # q is not negative, so its bits are in its order, and one sort of integers orders by index and q.
+    key = np.sort(index[near] << 32 | q[near].view(np.int32))
+    lowest = np.ones(len(key), bool)
+    lowest[1:] = (key[1:] >> 32) != (key[:-1] >> 32)
+    key = key[lowest]
+    height = np.exp(-(key & 0xFFFFFFFF).astype(np.int32).view(np.float32))
+    return Spots(torch.from_numpy(key >> 32), torch.from_numpy(height))
+
+
+def maps_of_classes(boxes: Tensor, labels: Tensor, usable: Tensor, grid: Grid, classes: int) -> list[Spots]:
+    """`heatmap` with static shapes: a map for each class of an image, of at most U = min(G, K) classes."""
+    (batch, count), device = labels.shape, boxes.device
+    most = min(count, classes)
+    labels = torch.where(usable, labels, classes)
+    present = torch.zeros(batch, classes + 1, dtype=torch.int64, device=device).scatter_(1, labels, 1)[:, :-1]
+    slot = torch.where(present > 0, present.cumsum(1) - 1, most)  # (B, K), where unused classes share a last slot
+    class_of_slot = torch.zeros(batch, most + 1, dtype=torch.int64, device=device)
+    class_of_slot.scatter_(1, slot, torch.arange(classes, device=device).expand(batch, -1))
+    slot_of_box = torch.where(usable, slot.gather(1, labels.clamp(max=classes - 1)), most)
+
+    low, high = boxes.float().unflatten(2, (2, 2)).unbind(2)
+    center, square = (low + high) / 2, squared_radius(low, high)
+    nearest = torch.full((batch, most + 1, grid.size), torch.inf, device=device)
+    for start in range(0, count, CHUNK):
+        part = slice(start, start + CHUNK)
+        x, y = (grid.points[:, axis] - center[:, part, axis, None] for axis in (0, 1))
+        q = (x.square() + y.square()) / square[:, part, None]
+        nearest.scatter_reduce_(1, slot_of_box[:, part, None].expand_as(q), q, "amin")
+
+    cells = (center[:, None] / grid.strides.view(-1, 1, 1)).floor()  # (B, L, G, 2)
+    shapes = grid.shapes.view(-1, 1, 2)
+    held = ((cells >= 0) & (cells < shapes)).all(-1)
+    point = (cells[..., 1] * shapes[..., 0] + cells[..., 0]).long() + grid.starts.view(-1, 1)
+    point = torch.where(held, slot_of_box[:, None] * grid.size + point, most * grid.size)  # else in the last slot
+    nearest.view(batch, -1).scatter_(1, point.flatten(1), 0.0)
+
+    nearest = nearest[:, :-1]
+    height = torch.where(nearest < FARTHEST, (-nearest).exp(), 0.0).transpose(1, 2)
+    return [Spots(class_of_slot[:, None, :-1], level) for level in height.split(grid.counts, 1)]
