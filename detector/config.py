@@ -1,4 +1,4 @@
-"""All settings of the detector with their defaults, and three presets."""
+"""All settings of the detectors with their defaults, and presets."""
 
 from __future__ import annotations
 
@@ -10,23 +10,29 @@ from typing import Any, Literal
 from detector.errors import CheckpointError, ConfigError
 from detector.loss.fcos_loss import QualityKind
 from detector.model.backbone import BackboneName
-from detector.model.norm import Norm
+from detector.model.grid import SIZE_DIVISOR
+from detector.model.norm import GROUP, Norm
 
-PresetName = Literal["fcos_tiny", "fcos_r18_rt", "fcos_r50"]
+PresetName = Literal["fcos_tiny", "fcos_r18_rt", "fcos_r50", "fcos_r18_bifpn", "centernet_r18_rt", "centernet_r50"]
 Align = Literal["center", "top-left", "random"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 # Settings that checkpoints of FCOS may lack, because they were written before there were others, with the values then.
-ADDED: dict[str, Any] = {"masked_norm": False}
+ADDED: dict[str, Any] = {
+    **{"head": "fcos", "neck": "fpn", "bifpn_repeats": 3, "bifpn_separable": False, "masked_norm": False},
+    **{"more_positives": True, "ignore_high": 0.0, "crop": 0, "clip_value": 0.0},
+}
 
 # The allowed range of each setting. Checked at once, since some are first used after an epoch.
 RANGES = {
     **dict.fromkeys(("channels", "width", "sizes", "max_size", "test_size", "test_max_size"), (1, math.inf)),
-    **dict.fromkeys(("epochs", "batch_size", "accumulate", "log_every", "eval_every"), (1, math.inf)),
+    **dict.fromkeys(("epochs", "batch_size", "accumulate", "log_every", "eval_every", "bifpn_repeats"), (1, math.inf)),
     **dict.fromkeys(("candidates", "max_detections"), (1, math.inf)),
-    **dict.fromkeys(("workers", "depth", "warmup", "lr", "backbone_lr", "weight_decay", "clip_norm"), (0, math.inf)),
+    **dict.fromkeys(("workers", "depth", "warmup", "lr", "backbone_lr", "weight_decay"), (0, math.inf)),
+    **dict.fromkeys(("clip_norm", "clip_value", "crop"), (0, math.inf)),
     **dict.fromkeys(("flip", "momentum", "milestones", "ema", "score_threshold", "nms_threshold"), (0, 1)),
+    "ignore_high": (0, 1),
     "frozen_stages": (0, 5),
     "seed": (0, 2**63 - 1),
 }
@@ -34,12 +40,13 @@ RANGES = {
 
 @dataclass(frozen=True)
 class Config:
-    """The settings of a training run, stored in its checkpoints. `PRESETS` holds three complete configurations."""
+    """The settings of a training run, stored in its checkpoints. `PRESETS` holds complete configurations."""
 
     data: Path | None = None
     """COCO folder: annotations/instances_*.json and the images. Default: a sample dataset, generated on first use."""
     preset: PresetName = "fcos_tiny"
-    """Source of the defaults: fcos_tiny (for CPUs), fcos_r18_rt (real time) or fcos_r50."""
+    """Source of the defaults: fcos_tiny (for CPUs), fcos_r18_rt and centernet_r18_rt (real time), fcos_r18_bifpn,
+    fcos_r50 or centernet_r50."""
     out: Path = Path("runs/fcos")
     """Run folder."""
     resume: bool = False
@@ -66,24 +73,38 @@ class Config:
     """Freeze the backbone's batch norms."""
     strides: tuple[int, ...] = (8, 16, 32, 64)
     """Strides of the feature levels: 8 16 32, optionally followed by 64 and 128."""
+    neck: Literal["fpn", "bifpn"] = "fpn"
+    """Feature pyramid: fpn or bifpn (EfficientDet's)."""
+    bifpn_repeats: int = 3
+    """Number of cells of a BiFPN."""
+    bifpn_separable: bool = False
+    """Use depthwise separable convolutions in a BiFPN."""
     channels: int = 64
     """Channels of the feature pyramid."""
+    head: Literal["fcos", "centernet"] = "fcos"
+    """Detection head: fcos or centernet (CenterNet*)."""
     width: int = 64
     """Channels of the head's towers."""
     depth: int = 3
     """Number of convolutions in each tower."""
     norm: Norm = "bn"
-    """Normalization in the towers: gn, bn (separate statistics for each level), frozen (untrained bn) or none."""
+    """Normalization in towers and BiFPN: gn, bn (separate statistics for each level), frozen (untrained bn) or none."""
     masked_norm: bool = False
-    """Leave padding out of the statistics of norms in the towers."""
+    """Leave padding out of the statistics of these norms."""
     quality: QualityKind = "iou"
-    """Predicted quality that multiplies class scores: centerness or iou (overlap with the object)."""
+    """For fcos: predicted quality that multiplies class scores, centerness or iou (overlap with the object)."""
+    more_positives: bool = True
+    """For centernet: also learn an object's class in cells where its box is predicted well already."""
+    ignore_high: float = 0.0
+    """For centernet: drop negatives whose predicted probability is at least this; 0 drops none."""
 
     # Images.
     sizes: tuple[int, ...] = (192, 224, 256, 288, 320, 352, 384)
     """Shorter edges in training, in pixels; each batch draws one."""
     max_size: int = 576
     """Maximum longer edge in training, in pixels."""
+    crop: int = 0
+    """Edge of square training images in pixels, scaled by 0.1 to 2 and cropped; 0: scale to `sizes` instead."""
     test_size: int = 448
     """Shorter edge in evaluation, in pixels."""
     test_max_size: int = 672
@@ -118,6 +139,8 @@ class Config:
     """For multistep: fractions of the run after which the learning rate is divided by 10."""
     clip_norm: float = 10.0
     """Maximum gradient norm; 0 disables clipping."""
+    clip_value: float = 0.0
+    """Maximum absolute value of each gradient; 0 disables clipping."""
     ema: float = 0.998
     """Decay of the exponential moving average of the weights, which is what is evaluated; 0 disables it."""
     precision: Precision = "auto"
@@ -147,8 +170,13 @@ class Config:
             if not values or not all(low <= one <= high for one in values):
                 limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
                 raise ConfigError(f"--{name.replace('_', '-')} must be {limits}, not {value}.")
-        if self.width % 8:
-            raise ConfigError(f"--width must be a multiple of 8 (group norm's groups), not {self.width}.")
+        for name in ("width", "channels") if self.neck == "bifpn" else ("width",):
+            if getattr(self, name) % GROUP:
+                raise ConfigError(
+                    f"--{name} must be a multiple of {GROUP} (group norm's groups), not {getattr(self, name)}."
+                )
+        if self.crop % SIZE_DIVISOR:
+            raise ConfigError(f"--crop must be a multiple of {SIZE_DIVISOR}, not {self.crop}.")
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain values, for JSON and checkpoints."""
@@ -196,22 +224,28 @@ _RT = Config(
     log_every=50,
     eval_every=5,
 )
+_R50 = replace(
+    _RT,
+    preset="fcos_r50",
+    backbone="resnet50",
+    frozen_stages=2,
+    frozen_norm=True,
+    strides=(8, 16, 32, 64, 128),
+    sizes=(640, 672, 704, 736, 768, 800),
+    max_size=1333,
+    test_size=800,
+    test_max_size=1333,
+    epochs=12,
+)
+_CENTERNET: dict[str, Any] = {"head": "centernet", "out": Path("runs/centernet"), "warmup": 4000, "clip_value": 1.0}
+_BIFPN: dict[str, Any] = {"neck": "bifpn", "channels": 160, "width": 160}
 PRESETS: dict[str, Config] = {
     "fcos_tiny": Config(),
     "fcos_r18_rt": _RT,
-    "fcos_r50": replace(
-        _RT,
-        preset="fcos_r50",
-        backbone="resnet50",
-        frozen_stages=2,
-        frozen_norm=True,
-        strides=(8, 16, 32, 64, 128),
-        sizes=(640, 672, 704, 736, 768, 800),
-        max_size=1333,
-        test_size=800,
-        test_max_size=1333,
-        epochs=12,
-    ),
+    "fcos_r18_bifpn": replace(_RT, preset="fcos_r18_bifpn", **_BIFPN),
+    "fcos_r50": _R50,
+    "centernet_r18_rt": replace(_RT, preset="centernet_r18_rt", **_CENTERNET),
+    "centernet_r50": replace(_R50, preset="centernet_r50", **_CENTERNET),
 }
 
 

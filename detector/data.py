@@ -19,7 +19,9 @@ from fastload import (
     Cache,
     FastLoader,
     RandomFlip,
+    ScaleJitterCrop,
     ShortestEdge,
+    Transform,
     build_cache,
     find_datasets,
     make_sample,
@@ -99,16 +101,22 @@ def training_loader(split: Split, config: Config, device: torch.device) -> FastL
             "accumulated batches each: make it a multiple."
         )
     preprocess = Preprocess.of(config)
+    if config.crop:  # of one shape, whatever the images' own
+        scale: Transform = ScaleJitterCrop(config.crop)
+        collator = preprocess.collator(config.crop, config.crop, few_shapes=True, training=True)
+    else:
+        scale = ShortestEdge(config.sizes, config.max_size, per_batch=True)
+        collator = preprocess.collator(max(config.sizes), config.max_size, config.compile, training=True)
     return FastLoader(
         split.cache,
         batch_size=config.batch_size // share,
         sampler=DistributedSampler(split.cache, world, rank, seed=config.seed),
-        group_by_aspect=True,
+        group_by_aspect=not config.crop,
         num_workers=config.workers,
-        collate_fn=preprocess.collator(max(config.sizes), config.max_size, config.compile, training=True),
+        collate_fn=collator,
         **preprocess.output(device, pick_dtype(config, device)),
         generator=torch.Generator().manual_seed(config.seed),
-        transforms=[ShortestEdge(config.sizes, config.max_size, per_batch=True), RandomFlip(config.flip)],
+        transforms=[scale, RandomFlip(config.flip)],
     )
 
 

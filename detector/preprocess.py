@@ -15,7 +15,7 @@ from torch.utils.data import Subset
 from detector.config import Align, Config, Precision
 from detector.errors import CheckpointError, ConfigError
 from detector.model.backbone import normalization
-from detector.model.detector import SIZE_DIVISOR
+from detector.model.grid import SIZE_DIVISOR
 from fastload import Cache, CenterAlign, Collator, FastLoader, RandomAlign, ShortestEdge, TopLeftAlign
 
 ALIGNERS: dict[Align, type[Collator]] = {"center": CenterAlign, "top-left": TopLeftAlign, "random": RandomAlign}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from detector.model.grid import Grid, flatten, inside
+from detector.model.grid import Grid, flatten
 from fastload import nms
 
 
@@ -70,11 +70,11 @@ def _candidates(
 
     Exact in two steps: the k best pairs lie at the k points with the highest best class.
     """
-    within = inside(points, region, logits.shape[-1])
+    inside = _inside(points, region, logits.shape[-1])
     logits = flatten(logits)
     classes = logits.shape[-1]
     threshold = torch.tensor(settings.score_threshold, dtype=torch.float64).logit().item()
-    peak = logits.amax(-1).masked_fill(~within, -torch.inf)
+    peak = logits.amax(-1).masked_fill(~inside, -torch.inf)
     best, near = _largest(peak, threshold, settings.candidates)  # (B, p)
     rows = torch.arange(len(near), device=near.device)[:, None]
     pairs = logits[rows, near].masked_fill((best == -torch.inf)[..., None], -torch.inf).flatten(1)
@@ -90,6 +90,15 @@ def _candidates(
         score = (score * flatten(quality)[rows, point, 0].float().sigmoid()).sqrt()
     valid = (logit > threshold) & (high > low).all(-1)
     return torch.cat([low, high], -1), torch.where(valid, score, -torch.inf), label
+
+
+def _inside(points: Tensor, region: Tensor, width: int) -> Tensor:
+    """(B, n) bool: which points, in rows of `width`, lie in an image's region."""
+    # Rows and columns are tested separately, because they are few.
+    x, y = points[:width, 0], points[::width, 1]
+    x0, y0, x1, y1 = region.T[..., None]
+    column, row = (x >= x0) & (x < x1), (y >= y0) & (y < y1)
+    return (row[:, :, None] & column[:, None]).flatten(1)
 
 
 def _largest(logits: Tensor, threshold: float, most: int) -> tuple[Tensor, Tensor]:

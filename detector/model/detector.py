@@ -6,21 +6,23 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from detector.errors import ConfigError
 from detector.infer.postprocess import Detections, Settings
 from detector.model.backbone import Backbone, freeze, keep_frozen, make_backbone
+from detector.model.bifpn import BiFPN
+from detector.model.centernet import CenterNetHead
 from detector.model.fcos import FCOSHead
 from detector.model.fpn import FPN
-from detector.model.grid import inside, make_grid
+from detector.model.grid import SIZE_DIVISOR
 from detector.model.head import Head, Losses, Predictions
 from fastload import Normalize, PixelFormat
 
 if TYPE_CHECKING:
     from detector.config import Config
 
-SIZE_DIVISOR = 32  # the backbone's coarsest stride; canvases must be multiples of it
 STRIDES = ((8, 16, 32), (8, 16, 32, 64), (8, 16, 32, 64, 128))
 Decode = Callable[[Predictions, Tensor], Detections]
 
@@ -108,21 +110,26 @@ class Detector(nn.Module):
 
 def make_neck(config: Config, in_channels: tuple[int, ...]) -> nn.Module:
     """The neck that `config` describes, for features of these channels."""
-    return FPN(in_channels, config.channels, len(config.strides))
+    if config.neck == "fpn":
+        return FPN(in_channels, config.channels, len(config.strides))
+    settings = (config.bifpn_repeats, config.norm, config.bifpn_separable)
+    return BiFPN(in_channels, config.channels, len(config.strides), *settings)
 
 
 def make_head(config: Config, classes: int) -> Head:
     """The head that `config` describes."""
     settings = (classes, config.strides, config.channels, config.width, config.depth, config.norm)
-    return FCOSHead(*settings, quality=config.quality)
+    if config.head == "fcos":
+        return FCOSHead(*settings, quality=config.quality)
+    return CenterNetHead(*settings, more_positives=config.more_positives, ignore_high=config.ignore_high)
 
 
 def _masks(strides: tuple[int, ...], height: int, width: int, region: Tensor) -> list[Tensor]:
-    """Per level (B, 1, h, w) float: 1 in the region of each image. A level without such a cell counts as a whole."""
-    shapes = tuple((-(-height // stride), -(-width // stride)) for stride in strides)
-    grid = make_grid(strides, shapes, region.device)
+    """Per level (B, 1, h, w) float: 1 for the cells that lie at least in part in the region of their image."""
+    x0, y0, x1, y1 = region.T[..., None]
     masks = []
-    for points, shape in zip(grid.points.split(grid.counts), shapes, strict=True):
-        mask = inside(points, region, shape[1])
-        masks.append((mask | ~mask.any(1, keepdim=True)).float().unflatten(1, (1, *shape)))
+    for stride in strides:
+        x, y = (torch.arange(0, edge, stride, device=region.device) for edge in (width, height))
+        column, row = (x < x1) & (x + stride > x0), (y < y1) & (y + stride > y0)
+        masks.append((row[:, None, :, None] & column[:, None, None]).float())
     return masks

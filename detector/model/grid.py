@@ -11,6 +11,7 @@ from torch import Tensor
 
 Shapes = tuple[tuple[int, int], ...]  # (height, width) of each level, finest first
 
+SIZE_DIVISOR = 32  # the backbone's coarsest stride; canvases must be multiples of it
 RANGE_PER_STRIDE = 8  # a level of stride s takes boxes whose longest distance is in (8 * s / 2, 8 * s] pixels
 
 
@@ -71,15 +72,6 @@ def grid_of(strides: tuple[int, ...], levels: list[Tensor]) -> Grid:
 def region_of(targets: Any) -> Tensor:
     """(B, 4) float xyxy: where each image lies on its canvas, from the targets of a FastLoader."""
     return torch.cat([targets.offset, targets.offset + targets.size.flip(1)], 1).float()
-
-
-def inside(points: Tensor, region: Tensor, width: int) -> Tensor:
-    """(B, n) bool: which points (n, 2), in rows of `width`, lie in regions (B, 4) xyxy."""
-    # Rows and columns are tested separately, because they are few.
-    x, y = points[:width, 0], points[::width, 1]
-    x0, y0, x1, y1 = region.T[..., None]
-    column, row = (x >= x0) & (x < x1), (y >= y0) & (y < y1)
-    return (row[:, :, None] & column[:, None]).flatten(1)
 
 
 def flatten(level: Tensor) -> Tensor:

@@ -91,6 +91,8 @@ class Trainer:
             self.scaler.unscale_(optimizer)
         if self.config.clip_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        if self.config.clip_value:
+            nn.utils.clip_grad_value_(self.model.parameters(), self.config.clip_value)
         for optimizer in self.optimizers:
             self.scaler.step(optimizer)
         self.scaler.update()

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
-from detector import checkpoint, distributed
+from detector import checkpoint, distributed, evaluate
 from detector.config import ADDED, PRESETS, Config
 from detector.data import open_split, training_loader
 from detector.errors import CheckpointError, ConfigError, DataError, TrainingError
@@ -94,6 +95,31 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tiny, step):
     expected, found = (checkpoint.load(config.out / "last.pt") for config in (whole, tiny))
     assert same(found, expected)
     assert same(checkpoint.load(tiny.out / "best.pt"), checkpoint.load(whole.out / "best.pt"))
+
+
+OTHERS = {
+    "centernet": {"head": "centernet", "clip_value": 1.0, "ignore_high": 0.85},
+    "centernet on a bifpn": {"head": "centernet", "neck": "bifpn", "norm": "gn", "crop": 96, "strides": (8, 16, 32)},
+    "fcos on a bifpn": {"neck": "bifpn", "bifpn_separable": True, "masked_norm": True, "bifpn_repeats": 1},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_detectors_train_resume_evaluate_and_fuse_alike(tiny, name):
+    """A run that was interrupted ends with an uninterrupted one's bits, and its figures are those of its checkpoint,
+    with batch norms folded within rounding."""
+    tiny = replace(tiny, **OTHERS[name])
+    whole = replace(tiny, out=tiny.out / "whole")
+    figures = train(whole)
+    run = open_run(tiny)
+    stop_at(run, 2)
+    run.fit()
+    open_run(replace(tiny, resume=True)).fit()
+    assert same(*(checkpoint.load(config.out / "last.pt") for config in (tiny, whole)))
+    for fuse_bn in (False, True):
+        options = evaluate.Options(whole.out / "last.pt", tiny.data, fuse_bn=fuse_bn, device="cpu", workers=1)
+        found = evaluate.run(options, Console(quiet=True)).metrics.figures
+        assert found == pytest.approx(figures, abs=0.02 * fuse_bn)
 
 
 def test_killed_in_an_evaluation_it_resumes_with_that_evaluation(tiny, monkeypatch):
