@@ -246,6 +246,7 @@ class FastLoader(_DataLoader[T_co]):
         own_order = batch_sampler is None and (sampler is None or ranks is not None)
         self.prefetch_factor = prefetch_factor  # DataLoader has replaced it by its own default
         check_arguments(self)
+        self.engine_used = choose_engine(self._cache, self.num_workers, self._gpu) if engine == "auto" else engine
         self._make_planner()  # raises for wrong arguments now
         self._order = EpochOrder(
             self._images.aspect,
@@ -257,7 +258,6 @@ class FastLoader(_DataLoader[T_co]):
             batch_sampler=batch_sampler,
             ranks=ranks or Ranks(),
         )
-        self.engine_used = choose_engine(self._cache, self.num_workers, self._gpu) if engine == "auto" else engine
         self._engine: tuple[Any, Engine] | None = None  # the settings it was opened for, and the engine
         self._lock = threading.Lock()
         self._seed: int | None = None
