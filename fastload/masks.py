@@ -83,8 +83,10 @@ class DrawnMasks(NamedTuple):
 
     def keep(self, kept: NDArray[np.bool_]) -> DrawnMasks:
         """Return the masks where `kept` (M) is set."""
-        rows = torch.from_numpy(kept)
-        return DrawnMasks(self.bits[rows], None if self.extents is None else self.extents[rows])
+        # By NumPy: after indexing a large tensor, torch's threads spin for longer than the copy takes.
+        bits, extents = (None if part is None else torch.from_numpy(part.numpy()[kept]) for part in self)
+        assert bits is not None
+        return DrawnMasks(bits, extents)
 
 
 def drawn_masks(capsules: tuple[Any, Any]) -> DrawnMasks:

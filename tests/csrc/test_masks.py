@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from fastload.plan.batch_plan import BatchPlan
 from fastload.sources.run_lengths import compress, encode
 from tests.support.masks import draw, fill_rings, plan_of, shapes_of, warp_mask
+from tests.support.native_programs import POOL, build_program
 
 SIZE = (90, 70)
 # Multiples of 1/8 are exact in float32, and those of 1/10 lie on the edges of the fifths that corners are rounded to.
@@ -146,3 +149,12 @@ def test_many_instances():
     masks = masks_of(polygons)
     for k in range(0, 2000, 97):
         assert (masks[k] == fill_rings([as_stored(polygons[k][0])], SIZE)).all()
+
+
+def test_damaged_shapes_under_sanitizers(tmp_path):
+    """20,000 batches of damaged polygons, run lengths, offsets and rows: no report, and some of both are drawn."""
+    program = build_program("masks", tmp_path, POOL)
+    run = subprocess.run([program, "20000", "1"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-5000:]
+    drawn, refused = (int(word) for word in run.stdout.split() if word.isdigit())
+    assert min(drawn, refused) > 1000

@@ -16,6 +16,11 @@ struct Window {
     Window within(const Window& other) const {
         return {std::max(x0, other.x0), std::max(y0, other.y0), std::min(x1, other.x1), std::min(y1, other.y1)};
     }
+    // The smallest window around both.
+    Window with(const Window& other) const {
+        if (empty()) return other;
+        return {std::min(x0, other.x0), std::min(y0, other.y0), std::max(x1, other.x1), std::max(y1, other.y1)};
+    }
 };
 
 // Bytes of a row of a mask: one bit for each pixel, the lowest first.

@@ -31,10 +31,11 @@ MaskBatch::MaskBatch(std::shared_ptr<const MaskShapes> shapes, const MaskSize& s
 }
 
 void MaskBatch::draw(int slot, const Placement* placements, uint8_t* out, Workspace& workspace) const {
+    const size_t first = first_shown_[size_t(slot)], end = first_shown_[size_t(slot) + 1];
+    if (first == end) return;
     const int first_row = first_row_[size_t(slot)];
     VisibleParts& visible = workspace.visible;
     visible.open(size_, placements + first_row, size_t(first_row_[size_t(slot) + 1] - first_row));
-    const size_t first = first_shown_[size_t(slot)], end = first_shown_[size_t(slot) + 1];
     std::memset(out + first * mask_bytes(), 0, (end - first) * mask_bytes());
     int last = -1;
     for (size_t i = first; i < end; ++i) {
@@ -42,74 +43,73 @@ void MaskBatch::draw(int slot, const Placement* placements, uint8_t* out, Worksp
         if (shown.row != last) visible.go_to(size_t(shown.row - first_row));
         last = shown.row;
         uint8_t* const mask = out + i * mask_bytes();
+        Window drawn{};
         try {
-            draw(shown, placements[shown.row], mask, workspace);
+            drawn = draw(shown, placements[shown.row], mask, workspace);
         } catch (const std::runtime_error& error) {
             const int64_t number = shapes_->number(size_t(shown.object), size_t(sources_[size_t(shown.row)].index));
             throw MaskError(shown.row, "box " + std::to_string(number) + " has no mask: " + error.what());
         }
-        visible.hide_in(mask);
+        visible.hide_in(mask, drawn);
         if (!measured_) continue;
-        const MaskExtent extent = measure(mask, visible.window());
+        const MaskExtent extent = measure(mask, drawn);
         std::memcpy(out + extents_at() + i * sizeof extent, &extent, sizeof extent);
     }
 }
 
-void MaskBatch::draw(const Shown& shown, const Placement& placement, uint8_t* mask, Workspace& workspace) const {
+Window MaskBatch::draw(const Shown& shown, const Placement& placement, uint8_t* mask, Workspace& workspace) const {
     const Window& window = workspace.visible.window();
-    if (window.empty()) return;
+    if (window.empty()) return {};
     const auto object = size_t(shown.object);
     const Source& source = sources_[size_t(shown.row)];
     const int32_t* const annotated = shapes_->annotated(size_t(source.index));
     PreciseAffine map = map_of(placement, size_.stride);
     const auto& m = map.m;
+    Window drawn{};
+    const auto add = [&] {
+        workspace.bits.add_to(mask, row_bytes());
+        drawn = drawn.with(workspace.bits.window());
+    };
     const MaskShapes::Lists::Range rings = shapes_->rings(object);
     for (size_t ring = rings.begin; ring < rings.end; ++ring) {
         shapes_->read(ring, workspace.points);
         for (Vertex& point : workspace.points)
             point = {m[0][0] * point.x + m[0][1] * point.y + m[0][2], m[1][0] * point.x + m[1][1] * point.y + m[1][2]};
-        if (fill_polygon(workspace.points, window, workspace.bits)) workspace.bits.add_to(mask, row_bytes());
+        if (fill_polygon(workspace.points, window, workspace.bits)) add();
     }
-    if (!rings.empty()) return;
+    if (!rings.empty()) return drawn;
     const MaskShapes::Bytes bytes = shapes_->run_lengths(object);
-    if (!bytes.size) return;
+    if (!bytes.size) return drawn;
     workspace.run_lengths.open(bytes.data, bytes.size, annotated[0], annotated[1]);
     for (int k = 0; k < 2; ++k)
         for (double* line : {map.m[0], map.m[1]}) line[k] *= double(source.size[k]) / annotated[k];
-    if (workspace.run_lengths.draw(map, window, workspace.bits)) workspace.bits.add_to(mask, row_bytes());
+    if (workspace.run_lengths.draw(map, window, workspace.bits)) add();
+    return drawn;
 }
 
 MaskExtent MaskBatch::measure(const uint8_t* mask, const Window& window) const {
-    MaskExtent extent{INT32_MAX, -1, 0, 0, 0};
-    std::vector<uint8_t> columns;  // the union of all rows
+    MaskExtent extent{size_.width, -1, 0, 0, 0};
     const size_t bytes = row_bytes();
-    const size_t begin = size_t(window.x0) / 64 * 8, end = std::min(bytes, (size_t(window.x1) + 63) / 64 * 8);
-    columns.assign(bytes, 0);
     for (int y = window.y0; y < window.y1; ++y) {
-        const uint8_t* const row = mask + size_t(y) * bytes;
-        uint64_t any = 0;
-        for (size_t at = begin; at < end; at += 8) {
-            uint64_t word = 0, seen = 0;
-            const size_t size = std::min(end - at, size_t{8});
-            std::memcpy(&word, row + at, size);
+        int first = -1, last = 0;  // words with pixels
+        uint64_t first_word = 0, last_word = 0;
+        for (int k = window.x0 / 64; 64 * k < window.x1; ++k) {
+            uint64_t word = 0;
+            const size_t at = 8 * size_t(k), size = bytes - at;
+            const uint8_t* const from = mask + size_t(y) * bytes + at;
+            size < 8 ? std::memcpy(&word, from, size) : std::memcpy(&word, from, 8);
             if (!word) continue;
-            any |= word;
             extent.area += __builtin_popcountll(word);
-            std::memcpy(&seen, &columns[at], size);
-            seen |= word;
-            std::memcpy(&columns[at], &seen, size);
+            if (first < 0) first = k, first_word = word;
+            last = k, last_word = word;
         }
-        if (!any) continue;
+        if (first < 0) continue;
+        extent.x0 = std::min<int64_t>(extent.x0, 64 * first + __builtin_ctzll(first_word));
+        extent.x1 = std::max<int64_t>(extent.x1, 64 * last + 64 - __builtin_clzll(last_word));
         if (extent.y0 < 0) extent.y0 = y;
         extent.y1 = y + 1;
     }
-    if (!extent.area) return {};
-    for (int x = 0; x < size_.width; ++x)
-        if (columns[size_t(x) / 8] >> x % 8 & 1) {
-            extent.x0 = std::min<int64_t>(extent.x0, x);
-            extent.x1 = x + 1;
-        }
-    return extent;
+    return extent.area ? extent : MaskExtent{};
 }
 
 }  // namespace fastload

@@ -61,7 +61,8 @@ public:
 
 private:
     size_t mask_bytes() const { return row_bytes() * size_t(size_.height); }
-    void draw(const Shown& shown, const Placement& placement, uint8_t* mask, Workspace& workspace) const;
+    // Returns the part of the mask that it has written to.
+    Window draw(const Shown& shown, const Placement& placement, uint8_t* mask, Workspace& workspace) const;
     MaskExtent measure(const uint8_t* mask, const Window& window) const;
 
     std::shared_ptr<const MaskShapes> shapes_;

@@ -33,9 +33,9 @@ public:
     void go_to(size_t row);
     // What lies outside of this is hidden.
     const Window& window() const { return window_; }
-    // Clears what is hidden in a mask, which is empty outside of the window.
-    void hide_in(uint8_t* mask) const {
-        if (part_) part_->keep_in(mask, mask_row_bytes(size_.width), window_);
+    // Clears what is hidden in a mask, which is empty outside of `drawn`, a part of the window.
+    void hide_in(uint8_t* mask, const Window& drawn) const {
+        if (part_ && !drawn.empty()) part_->keep_in(mask, mask_row_bytes(size_.width), drawn);
     }
 
 private:
