@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fastload import _core
 from fastload.engines import adjust
-from fastload.engines.validate import check_plan
+from fastload.engines.validate import check_plan, check_whole
 from fastload.pixel_format import PixelFormat
 from fastload.plan.batch_plan import ADJUST, AUTOCONTRAST, EQUALIZE, FILL, FILTERS, NO_TABLE, BatchPlan
 from fastload.plan.geometry import unmap_points
@@ -231,6 +231,7 @@ class ReferenceEngine:
     def submit(self, plan: BatchPlan, ends: Sequence[int]) -> list[ReferenceJob]:
         """See `Engine.submit`."""
         check_plan(plan, len(self._cache.lengths))
+        check_whole(plan)
         self._cache.ensure(plan.index[plan.index >= 0])
         return [ReferenceJob(batch) for batch in plan.split(ends)]
 

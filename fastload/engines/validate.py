@@ -58,6 +58,12 @@ def check_plan(plan: BatchPlan, records: int) -> None:
         raise PlanError(f"this plan cannot be executed: {violated[0]}")
 
 
+def check_whole(plan: BatchPlan) -> None:
+    """Check that no objects are cut out. Raises PlanError if some are."""
+    if plan.objects is not None and (plan.objects >= 0).any():
+        raise PlanError(f"this engine does not cut out objects. {REMEDY}")
+
+
 def check_simple(plan: BatchPlan) -> None:
     """Check that a plan has only what DALI draws: opaque, axis-aligned sources side by side, resampled bilinearly.
 
@@ -71,6 +77,7 @@ def check_simple(plan: BatchPlan) -> None:
     if plan.filter is not None and (plan.filter != 0).any():
         name = FILTERS[int(plan.filter[plan.filter != 0][0])]
         raise PlanError(f'the DALI engine does not resample with the filter "{name}". {REMEDY}')
+    check_whole(plan)
     if (plan.index == ADJUST).any():
         raise PlanError(f"the DALI engine changes colors by matrices only. {REMEDY}")
     if (plan.index == FILL).any():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, islice, pairwise
 from typing import Any
 
@@ -87,6 +87,9 @@ class BatchPlanner:
     def __post_init__(self) -> None:
         self._category_ids = torch.tensor([category.id for category in self.cache.categories], dtype=torch.int64)
         self._annotations = self.cache.annotations_without_crowds if self.skip_crowd else self.cache.annotations
+        if self.skip_crowd and self.images.box_offsets is not None:  # transforms see the boxes that targets have
+            single, offsets = ~self.cache.crowd, self._annotations.box_offsets
+            self.images = replace(self.images, box_offsets=offsets, source_boxes=self.cache.boxes[single])
         self._spans_batches = self.aligner.spans_batches and all(edit.spans_batches for edit in self.edits)
 
     def plan(self, random: EpochRandom, step: int, batches: Sequence[NDArray[np.int64]]) -> Sequence[Planned]:
@@ -134,6 +137,8 @@ class BatchPlanner:
                     self.supported(plan)
                 except PlanError as error:
                     raise PlanError(f"{edit!r}: {error}") from error
+        if plan.objects is not None and self.masks is None:
+            raise PlanError("objects are cut out by their masks: use FastLoader(..., masks=True)")
         index = self.images.index.take(positions)
         try:
             return [self._place(plan, rng, index, ends)]

@@ -30,6 +30,7 @@ OPTIONAL_ROW_COLUMNS: dict[str, NDArray[Any]] = {  # None in most plans; the val
     "hsv": np.array([0, 1, 0, 1, 0], np.float32),
     "table": np.array(-1, np.int32),
     "filter": np.array(0, np.uint8),
+    "objects": np.array([-1, -1], np.int32),
     "centers": np.array([-np.inf, -np.inf, np.inf, np.inf], np.float32),
     "weight": np.array(1, np.float32),
     "share": np.array(1, np.float32),
@@ -60,6 +61,8 @@ class BatchPlan:
     Consecutive rows of a slot with the same `layer` above 0 are drawn on a layer of their own. The first of them is a
     FILL row: its visible part bounds the layer, its color is the ground, and its `alpha` is the opacity of the whole
     layer.
+
+    A cut-out row shows only the masks of some `objects` of its source, and has no other boxes.
     """
 
     index: NDArray[np.int64]  # (N) record in the cache, or FILL
@@ -85,6 +88,8 @@ class BatchPlan:
     centers: NDArray[np.float32] | None = None  # (N, 4) source pixels; a box whose center is outside is dropped
     weight: NDArray[np.float32] | None = None  # (N) the weight of boxes, for `Targets`
     share: NDArray[np.float32] | None = None  # (N) the share of the row's class in the soft label of its slot
+    objects: NDArray[np.int32] | None = None  # (N, 2) cut-out rows: their first and end position in `selected`; or -1
+    selected: NDArray[np.int64] | None = None  # (S) objects of the cache, ascending for each row
     tables: NDArray[np.uint8] | None = None  # (T, 3, 256) new levels of R, G and B
     batch: NDArray[np.int32] | None = None  # (B) the number of the slot's batch, ascending; None: one batch
     epoch: int = 0
@@ -304,6 +309,24 @@ class BatchPlan:
         inner = np.concatenate([np.maximum(former[:, :2], limits[:, :2]), np.minimum(former[:, 2:], limits[:, 2:])], 1)
         self.centers = np.where(slots.take(self.slot)[:, None], inner, former)
 
+    def cut_out(self, row: NDArray[np.integer[Any]], number: NDArray[np.integer[Any]]) -> None:
+        """Show only the masks of M objects. Rows without any are dropped.
+
+        Args:
+            row: (M) the rows that show them, which must be opaque.
+            number: (M) the objects, as `ImageIndex.boxes` numbers them; no two of a row may be the same.
+
+        Raises:
+            PlanError: a row is blended, or the colors of the rows below are adjusted: cut out objects before.
+        """
+        if (self.index == ADJUST).any() or (self._column("alpha") < 1).any() or self._column("layer").any():
+            raise PlanError("objects are cut out of images before these are blended, and before colors are adjusted")
+        order = np.lexsort((number, row))
+        rows, begin = np.unique(row[order], return_index=True)
+        self._keep(rows)
+        self.objects = np.stack([begin, np.append(begin[1:], len(row))], 1).astype(np.int32).reshape(-1, 2)
+        self.selected = np.asarray(number, np.int64)[order]
+
     def cover(self, slot: NDArray[np.integer[Any]], box: NDArray[np.int32], rgb: NDArray[np.number[Any]]) -> None:
         """Draw S filled rectangles over images.
 
@@ -518,6 +541,10 @@ class BatchPlan:
         """Add the rows of another plan."""
         if more.table is not None and self.table is not None and self.tables is not None:
             more.table = np.where(more.table < 0, more.table, more.table + len(self.tables)).astype(np.int32)
+        if more.objects is not None and self.selected is not None:
+            more.objects = np.where(more.objects < 0, more.objects, more.objects + len(self.selected)).astype(np.int32)
+        if more.selected is not None:
+            self.selected = more.selected if self.selected is None else np.concatenate([self.selected, more.selected])
         if more.tables is not None:
             self.tables = more.tables if self.tables is None else np.concatenate([self.tables, more.tables])
         for name in OPTIONAL_ROW_COLUMNS:

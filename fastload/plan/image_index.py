@@ -106,7 +106,20 @@ class ImageIndex:
         if plan.centers is not None:
             inner, center = plan.centers.take(row, 0), (source[:, :2] + source[:, 2:]) / 2
             seen &= ((center >= inner[:, :2]) & (center <= inner[:, 2:])).all(1)
+        if plan.objects is not None and plan.selected is not None:
+            cut_out = np.flatnonzero(plan.objects[:, 0] >= 0)
+            first, end = plan.objects[cut_out].T
+            chosen = np.concatenate([plan.selected[:0], *map(plan.selected.__getitem__, map(slice, first, end))])
+            pairs = np.stack([cut_out.repeat(end - first), chosen], 1)
+            is_whole = plan.objects[row, 0] < 0
+            seen &= is_whole | _in_pairs(np.stack([row, number], 1), pairs)
         return PlannedBoxes(box[seen], plan.slot.take(row[seen]), row[seen], number[seen])
+
+
+def _in_pairs(wanted: NDArray[np.int64], pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return (M) whether each of the pairs `wanted` (M, 2), which are not negative, is one of `pairs` (K, 2)."""
+    base = 1 + max(wanted[:, 1].max(initial=0), pairs[:, 1].max(initial=0))
+    return np.isin(wanted @ [base, 1], pairs @ [base, 1])
 
 
 def _clipped(box: NDArray[np.float32], limits: NDArray[np.number[Any]]) -> NDArray[np.float32]:

@@ -1,6 +1,7 @@
 // A view of a fastload.plan.BatchPlan: the only place where the core reads one.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <memory>
@@ -33,6 +34,8 @@ public:
         filter = optional_column<uint8_t>(plan, "filter", 1);
         hsv = optional_column<float>(plan, "hsv", 5);
         table = optional_column<int32_t>(plan, "table", 1);
+        objects = optional_column<int32_t>(plan, "objects", 2);
+        if (!plan.attr("selected").is_none()) selected = column<int64_t>(plan, "selected");
         if (!plan.attr("tables").is_none()) tables = column<uint8_t>(plan, "tables");
         require(!tables || (tables->ndim() == 3 && tables->shape(1) == 3 && tables->shape(2) == 256),
                 "the plan's tables are not (T, 3, 256)");
@@ -48,11 +51,25 @@ public:
                     "rows must be sorted by slot, and slots must exist in the plan");
     }
 
+    // Some of the objects of a cache, in ascending order; or all of them.
+    struct Selection {
+        const int64_t *begin = nullptr, *end = nullptr;
+        bool is_all() const { return !begin; }
+        bool has(int64_t object) const { return is_all() || std::binary_search(begin, end, object); }
+    };
+    Selection selection(py::ssize_t i) const {
+        const int32_t* const range = objects ? objects->data() + 2 * i : nullptr;
+        if (!range || range[0] < 0) return {};
+        require(selected && range[0] <= range[1] && range[1] <= selected->size(), "the plan's objects are not in `selected`");
+        return {selected->data() + range[0], selected->data() + range[1]};
+    }
+
     // The map from a row's source to the canvas, and the limits of the visible part on both.
     struct Row {
         Affine map;
         Box crop, clip;
         bool aligned, flip;
+        Selection selection;   // of the objects that are shown
         const float* centers;  // null, or the box of the source in which the centers of boxes must lie
 
         // Whether the center of a source box is where it must be.
@@ -68,7 +85,7 @@ public:
         const float *const c = crop.data() + 4 * i, *const w = warp ? warp->data() + 6 * i : nullptr;
         const int32_t* const k = clip.data() + 4 * i;
         Row row{Affine::aligned(c, k, flip.data()[i]), box_of(c), box_of(k), !w || std::isnan(*w), flip.data()[i],
-                centers ? centers->data() + 4 * i : nullptr};
+                selection(i), centers ? centers->data() + 4 * i : nullptr};
         if (!row.aligned) std::copy_n(w, 6, row.map.m[0]);
         return row;
     }
@@ -82,6 +99,7 @@ public:
         std::copy_n(clip.data() + 4 * i, 4, result.clip);
         std::copy_n(color.data() + 12 * i, 12, result.color[0]);
         result.flip = flip.data()[i];
+        result.cutout = !selection(i).is_all();
         result.warped = warp && !std::isnan(warp->data()[6 * i]);
         if (result.warped) std::copy_n(warp->data() + 6 * i, 6, result.warp[0]);
         if (alpha) result.alpha = Placement::opacity_of(alpha->data()[i]);
@@ -101,7 +119,8 @@ public:
     Array<int32_t> size, canvases;
     Array<uint8_t> fill;
     std::optional<Array<float>> warp, alpha, centers, hsv;
-    std::optional<Array<int32_t>> layer, table;
+    std::optional<Array<int32_t>> layer, table, objects;
+    std::optional<Array<int64_t>> selected;
     std::optional<Array<uint8_t>> filter, tables;  // tables: (T, 3, 256)
     float min_visible, min_size, max_aspect;
     py::ssize_t rows, slots;

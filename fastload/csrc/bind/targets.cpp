@@ -265,6 +265,7 @@ private:
         const int64_t begin = offsets_.data()[index], end = offsets_.data()[index + 1];
         require(0 <= begin && begin <= end && end <= count_, "box offsets reach beyond the boxes");
         for (int64_t k = begin; k < end; ++k) {
+            if (!row.selection.has(k)) continue;
             const Box& source = reinterpret_cast<const Box*>(boxes_.data())[k];
             const std::optional<Box> outline =
                 row.aligned || !outlines_ || crowd_.data()[k] ? std::nullopt : outlines_->bounds(k, row.map, nullptr);

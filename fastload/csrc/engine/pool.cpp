@@ -256,6 +256,14 @@ Times Pool::times() {
     return times_;
 }
 
+static void cut_out(const Job& job, int row, Buffer& memory, MaskBatch::Workspace& workspace, PlacedRow& placed) {
+    if (!job.masks) throw std::runtime_error("its objects are cut out by their masks, which the batch does not have");
+    const size_t row_bytes = mask_row_bytes(job.canvas.width);
+    uint8_t* const bits = memory.ensure(row_bytes * size_t(job.canvas.height));
+    job.masks->draw_cutout(row, job.placements[row], job.canvas.width, job.canvas.height, bits, workspace);
+    placed.set_cutout(bits, row_bytes);
+}
+
 std::vector<Failure> Pool::write(const Job& job, int slot, uint8_t* out, Workspace& workspace) {
     const int first = job.first_row[slot], count = job.first_row[slot + 1] - first;
     std::vector<Failure> failures;
@@ -269,6 +277,7 @@ std::vector<Failure> Pool::write(const Job& job, int slot, uint8_t* out, Workspa
     try {
         workspace.planes.resize(std::max(workspace.planes.size(), size_t(count)));
         workspace.rows.resize(std::max(workspace.rows.size(), size_t(count)));
+        workspace.cutouts.resize(workspace.rows.size());
         for (; row < first + count; ++row) try {
                 PlacedRow& placed = workspace.rows[row - first];
                 placed.open(job.placements[row]);
@@ -276,6 +285,7 @@ std::vector<Failure> Pool::write(const Job& job, int slot, uint8_t* out, Workspa
                 Planes planes;
                 records_.decode(size_t(job.index[row]), workspace.decoder, workspace.planes[row - first], planes);
                 placed.set_source(planes, workspace.tables);
+                if (job.placements[row].cutout) cut_out(job, row, workspace.cutouts[row - first], workspace.masks, placed);
             } catch (const std::runtime_error& error) {  // this image is damaged; check the others of its slot too
                 failures.push_back({row, records_.there(size_t(job.index[row])) ? error.what() : vanished});
             }

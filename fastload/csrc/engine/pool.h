@@ -126,6 +126,7 @@ private:
         TableCache tables;
         std::vector<Buffer> planes;
         std::vector<PlacedRow> rows;
+        std::vector<Buffer> cutouts;  // bits of rows
         Buffer line;
         MaskBatch::Workspace masks;
         std::chrono::nanoseconds overslept{};  // when emulating

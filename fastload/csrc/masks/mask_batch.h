@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "mask_shapes.h"
@@ -41,6 +42,8 @@ public:
         std::vector<Vertex> points;
         RunLengths run_lengths;
         BitWindow bits;
+        std::vector<Window> windows;  // of the objects of a slot
+        std::vector<uint8_t> cutout;
     };
 
     // `first_row` has the first row of each slot, then the end. With `measured`, memory has extents after the masks.
@@ -59,10 +62,19 @@ public:
     // `placements` has all rows of the batch. Throws MaskError.
     void draw(int slot, const Placement* placements, uint8_t* out, Workspace& workspace) const;
 
+    // Writes what a cut-out row shows of its source to `out`: (height, mask_row_bytes(width)) bits, for a canvas of this
+    // size. Throws MaskError.
+    void draw_cutout(int row, const Placement& placement, int width, int height, uint8_t* out, Workspace& workspace) const;
+
 private:
     size_t mask_bytes() const { return row_bytes() * size_t(size_.height); }
-    // Returns the part of the mask that it has written to.
-    Window draw(const Shown& shown, const Placement& placement, uint8_t* mask, Workspace& workspace) const;
+    // The objects of the rows from `first` to `end`, exclusive.
+    std::pair<size_t, size_t> shown_by(int first, int end) const;
+    // Draws an object in an empty mask, without what is hidden. Returns the part of the mask that it has written to.
+    Window draw(const Shown& shown, const Placement& placement, const MaskSize& size, uint8_t* mask,
+              Workspace& workspace) const;
+    // Clears what cut-out rows of a slot cover in the masks of the rows before them.
+    void cover(int slot, const Placement* placements, uint8_t* out, Workspace& workspace) const;
     MaskExtent measure(const uint8_t* mask, const Window& window) const;
 
     std::shared_ptr<const MaskShapes> shapes_;
@@ -70,7 +82,6 @@ private:
     std::vector<Shown> shown_;
     std::vector<Source> sources_;
     std::vector<int> first_row_;
-    std::vector<size_t> first_shown_;  // of each slot, then the end
     bool measured_;
 };
 

@@ -30,7 +30,7 @@ Window VisibleParts::window_of(size_t row) const {
 // A layer covers as its ground does; its further rows cover only one another.
 bool VisibleParts::covers(size_t row, size_t earlier) const {
     const Placement& placement = rows_[row];
-    if (placement.alpha < opaque || placement.kind == Kind::adjust) return false;
+    if (placement.alpha < opaque || placement.kind == Kind::adjust || placement.cutout) return false;
     return placement.layer == 0 || ground_of(row) == row || ground_of(row) <= earlier;
 }
 

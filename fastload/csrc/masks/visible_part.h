@@ -1,4 +1,4 @@
-// What a row of a plan shows on the masks of its slot.
+// What a row of a plan shows on the masks of its slot, as far as whole rows hide it.
 #pragma once
 
 #include <cstddef>

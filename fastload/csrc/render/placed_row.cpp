@@ -53,6 +53,12 @@ Span PlacedRow::span(int y) const {
     return y < clip[1] || y >= clip[1] + clip[3] ? Span{0, 0} : Span{clip[0], clip[0] + clip[2]};
 }
 
+// Copies the pixels of a span whose bits are set.
+static void copy_set(const uint8_t* bits, Span span, const uint8_t* from, uint8_t* to) {
+    for (int x = span.begin; x < span.end; ++x, from += 3, to += 3)
+        if (bits[x / 8] >> x % 8 & 1) std::memcpy(to, from, 3);
+}
+
 void PlacedRow::draw(int y, Span span, uint8_t* line) {
     const int32_t* clip = placement_.clip;
     const bool aligned_source = placement_.kind == Kind::source && !placement_.warped;
@@ -60,7 +66,7 @@ void PlacedRow::draw(int y, Span span, uint8_t* line) {
     const Span drawn = aligned_source ? Span{clip[0], clip[0] + clip[2]} : span;
     uint8_t* const under = line + 3 * size_t(span.begin);
     const size_t size = size_t(3) * span.size();
-    const bool aside = placement_.alpha < opaque || drawn.size() > span.size();
+    const bool aside = placement_.alpha < opaque || placement_.cutout || drawn.size() > span.size();
     uint8_t* const pixels = aside ? memory_.ensure(size_t(3) * drawn.size()) : under;
     switch (placement_.kind) {
         case Kind::source:
@@ -73,7 +79,12 @@ void PlacedRow::draw(int y, Span span, uint8_t* line) {
             if (aside) std::memcpy(pixels, under, size);
             adjustment_.apply(pixels, size_t(span.size()));
     }
-    if (aside) kernels_->mix(pixels + 3 * size_t(span.begin - drawn.begin), placement_.alpha, size, under);
+    if (!aside) return;
+    const uint8_t* const over = pixels + 3 * size_t(span.begin - drawn.begin);
+    if (placement_.cutout)
+        copy_set(cutout_ + size_t(y) * cutout_row_bytes_, span, over, under);
+    else
+        kernels_->mix(over, placement_.alpha, size, under);
 }
 
 }  // namespace fastload

@@ -33,6 +33,9 @@ public:
     void count(Span span, const uint8_t* line, Histogram& histogram);
     void set_table(const Histogram& histogram) { adjustment_.set_table(histogram); }
 
+    // Limits a cut-out row to the pixels of the canvas that are set in (height, row_bytes) `bits`, which must stay.
+    void set_cutout(const uint8_t* bits, size_t row_bytes) { cutout_ = bits, cutout_row_bytes_ = row_bytes; }
+
     // The pixels of line y of the canvas that it covers.
     Span span(int y) const;
     // Draws `span` of line y, which it covers, over `line`, the pixels of the whole line.
@@ -48,6 +51,8 @@ private:
     Picture picture_;
     WarpedPicture warped_;
     Adjustment adjustment_;
+    const uint8_t* cutout_ = nullptr;
+    size_t cutout_row_bytes_ = 0;
     Buffer memory_;
 };
 

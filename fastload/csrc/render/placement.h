@@ -22,6 +22,7 @@ struct Placement {
     float color[3][4];
     Filter filter = Filter::bilinear;
     Kind kind = Kind::source;
+    bool cutout = false;  // only the masks of its objects are drawn
     bool warped = false;
     float warp[2][3] = {};  // from the source to the canvas; if it is `warped`
     int alpha = opacity_of(1);
@@ -37,7 +38,7 @@ struct Placement {
     // Whether its table depends on what is under it.
     bool computes_table() const { return table == Table::autocontrast || table == Table::equalize; }
     // Whether it is drawn over the canvas without regard to what is there.
-    bool is_plain() const { return kind == Kind::source && !warped && alpha == opaque && layer == 0; }
+    bool is_plain() const { return kind == Kind::source && !warped && !cutout && alpha == opaque && layer == 0; }
 };
 
 // Pixels of a line of the canvas.

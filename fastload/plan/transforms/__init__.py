@@ -37,7 +37,16 @@ from fastload.plan.transforms.crop import (
     RandomZoomOut,
     ScaleJitterCrop,
 )
-from fastload.plan.transforms.mix import BatchCutMix, BatchMixUp, CutMix, GridMosaic, MixUp, Mosaic, RandomErasing
+from fastload.plan.transforms.mix import (
+    BatchCutMix,
+    BatchMixUp,
+    CutMix,
+    GridMosaic,
+    MixUp,
+    Mosaic,
+    RandomErasing,
+    SimpleCopyPaste,
+)
 from fastload.plan.transforms.rand_augment import AutoContrast, Equalize, Posterize, RandAugment, Solarize
 from fastload.plan.transforms.resize import LetterBox, LongestEdge, RandomResize, Resize, ShortestEdge
 from fastload.plan.transforms.rules import SanitizeBoxes
@@ -84,6 +93,7 @@ __all__ = [
     "SanitizeBoxes",
     "ScaleJitterCrop",
     "ShortestEdge",
+    "SimpleCopyPaste",
     "Solarize",
     "Transform",
     "size_ramp",

@@ -347,6 +347,46 @@ class BatchCutMix(Transform):
 
 
 @dataclass
+class SimpleCopyPaste(Transform):
+    """Paste random objects of the image before it in its batch onto each image (Ghiasi et al., 2021).
+
+    As torchvision's `SimpleCopyPaste` without blending: of the n objects that the other image shows, n are drawn with
+    replacement, and each that is drawn is pasted once. Images must have the same size, so scale them before, such as by
+    `ScaleJitterCrop`. `FastLoader(masks=True)` is needed, and parts of masks that pasted objects cover are cut away;
+    boxes follow with `boxes_from_masks=True`. Put it before transforms that adjust colors or blend images, and use
+    `skip_crowd=True`, as regions of crowds are pasted too.
+
+    Args:
+        p: the probability, for each image. Default: 1.
+
+    Raises:
+        ArgumentError: `p` is not within 0 to 1.
+    """
+
+    spans_batches = True
+
+    p: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_probability(self.p, self)
+
+    def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
+        count = len(plan.size)
+        pasted, before = with_the_one_before(plan, rng.random(count) < self.p, self)
+        other = plan.take(before)
+        boxes = images.boxes(other)
+        number = np.bincount(boxes.slot, minlength=len(pasted))
+        first = (number.cumsum() - number)[boxes.slot]
+        drawn = np.unique(first + rng.integers(number[boxes.slot]))
+        if not len(drawn):
+            return
+        other.cut_out(boxes.row[drawn], boxes.number[drawn])
+        plan.join(other)
+        corner = np.zeros((count + len(pasted), 2), np.int32)
+        plan.compose(np.concatenate([np.arange(count), pasted]), corner, plan.size[:count])
+
+
+@dataclass
 class RandomErasing(Transform):
     """Cover a random rectangle of each image with a color, as torchvision's `RandomErasing` (Zhong et al., 2020).
 
