@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import stock
+import stock_center
 import torch
 import torch.nn.functional as F
 from rich.console import Console
@@ -24,8 +25,11 @@ from torch import Tensor, nn
 
 from detector.infer.postprocess import Settings, postprocess
 from detector.loss.assign import assign
+from detector.loss.center_assign import RANGES, assign_centers
+from detector.loss.center_loss import center_loss
 from detector.loss.fcos_loss import fcos_loss
 from detector.loss.focal import sigmoid_focal_loss
+from detector.loss.heatmap import heatmap
 from detector.model.grid import Grid, make_grid
 from fastload import IMAGENET_MEAN, IMAGENET_STD, Normalize, PixelFormat, nms
 
@@ -45,6 +49,8 @@ def main() -> None:
     cases = {
         "assignment": assignment(device),
         "losses": losses(device),
+        "CenterNet*: assignment and heatmap": center_targets(device),
+        "CenterNet*: the same and losses": center_losses(device),
         "postprocess": inference(device),
         "focal loss without one-hot": focal(device),
         "points made once per shape": points(device),
@@ -151,6 +157,47 @@ def losses(device: torch.device) -> Contenders:
         return total
 
     torch.testing.assert_close(run_ours(), run_stock(), rtol=1e-4, atol=1e-5)
+    return run_stock, run_ours
+
+
+def center_batch(device: torch.device) -> tuple[Grid, tuple[Tensor, Tensor, Tensor]]:
+    """16 images of 800 x 1344 with up to 45 boxes, of three classes each, as in COCO."""
+    boxes, labels, usable = boxes_for(16, 45, 800, 1344, device)
+    classes = torch.randint(CLASSES, (16, 3), device=device)
+    few = classes.gather(1, torch.randint(3, (16, 45), device=device))
+    return grid_for(800, 1344, device), (boxes, torch.where(usable, few, labels), usable)
+
+
+def center_targets(device: torch.device) -> Contenders:
+    """Without `more_positives`, which need predictions."""
+    grid, batch = center_batch(device)
+
+    def run_ours() -> object:
+        return assign_centers(*batch, grid), heatmap(*batch, grid, CLASSES)
+
+    return lambda: stock_center.stock_targets(*batch, grid, RANGES[5], CLASSES), run_ours
+
+
+def center_losses(device: torch.device) -> Contenders:
+    """Targets, and losses forward and backward."""
+    grid, batch = center_batch(device)
+    logits, boxes, _ = predictions(16, grid, device)
+    for level in (*logits, *boxes):
+        level.requires_grad_()
+
+    def run_stock() -> Tensor:
+        targets = stock_center.stock_targets(*batch, grid, RANGES[5], CLASSES)
+        total = sum(stock_center.stock_losses(logits, boxes, targets, grid, RANGES[5], more=False))
+        total.backward()
+        return total
+
+    def run_ours() -> Tensor:
+        targets, spots = assign_centers(*batch, grid), heatmap(*batch, grid, CLASSES)
+        total = sum(center_loss(logits, boxes, targets, spots, more=False).values())
+        total.backward()
+        return total
+
+    torch.testing.assert_close(run_ours(), run_stock(), rtol=1e-3, atol=1e-4)  # stock clamps probabilities at 0.0001
     return run_stock, run_ours
 
 

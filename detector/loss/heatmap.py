@@ -62,15 +62,15 @@ def cells_around(boxes: Tensor, labels: Tensor, usable: Tensor, grid: Grid, clas
     reach = np.sqrt(np.float32(FARTHEST) * square)[:, None]
     spots = []
     for stride, height, width in grid.levels:
-        shape = np.array([width, height])
-        middle = np.floor(center / stride).astype(np.int64)
-        first = np.ceil((center - reach) / stride - 0.5).astype(np.int64)
-        last = np.floor((center + reach) / stride - 0.5).astype(np.int64)
+        shape = np.array([width, height], np.int32)
+        middle = np.floor(center / stride).astype(np.int32)
+        first = np.ceil((center - reach) / stride - 0.5).astype(np.int32)
+        last = np.floor((center + reach) / stride - 0.5).astype(np.int32)
         first, last = np.minimum(first, middle).clip(min=0), np.minimum(np.maximum(last, middle), shape - 1)
         sides = (last - first + 1).clip(min=0)
-        count = sides.prod(1)
-        start = np.cumsum(count) - count
-        index = np.arange(count.sum()) - np.repeat(start, count)
+        count = sides.prod(1, dtype=np.int32)
+        start = np.cumsum(count, dtype=np.int32) - count
+        index = np.arange(count.sum(), dtype=np.int32) - np.repeat(start, count)
         down, across = np.divmod(index, np.repeat(sides[:, 0], count))
         x, y = np.repeat(first[:, 0], count) + across, np.repeat(first[:, 1], count) + down
         q = _squared(x, stride, np.repeat(center[:, 0], count)) + _squared(y, stride, np.repeat(center[:, 1], count))
@@ -81,7 +81,7 @@ def cells_around(boxes: Tensor, labels: Tensor, usable: Tensor, grid: Grid, clas
     return spots
 
 
-def _squared(cell: NDArray[np.int64], stride: int, center: NDArray[np.float32]) -> NDArray[np.float32]:
+def _squared(cell: NDArray[np.int32], stride: int, center: NDArray[np.float32]) -> NDArray[np.float32]:
     """The squared distances in pixels between cells and centers along an axis."""
     return ((cell * stride + stride // 2).astype(np.float32) - center) ** 2
 

@@ -142,9 +142,10 @@ def test_norms_that_learn_are_left_alone():
 
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "efficientnet_lite0"])
 @pytest.mark.parametrize("norm", ["bn", "gn", "none"])
-def test_folding_batch_norm_changes_outputs_by_less_than_1e_4(backbone, norm):
+@pytest.mark.parametrize("neck", [{}, {"neck": "bifpn"}, {"neck": "bifpn", "bifpn_separable": True}])
+def test_folding_batch_norm_changes_outputs_by_less_than_1e_4(backbone, norm, neck):
     """No batch norm is left, and every output stays within 1e-4."""
-    model = small(norm, backbone).eval()
+    model = small(norm, backbone, **neck).eval()
     randomise_norms(model)
     fused = fuse_batch_norm(model)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
@@ -186,18 +187,60 @@ def test_with_batch_norm_padding_changes_nothing_in_the_interior(norm):
     assert any((tight - wide).abs().max() > 0.01 for tight, wide in interior("gn"))
 
 
-def test_batch_size_does_not_change_a_prediction():
+OTHERS = {
+    "fcos": {},
+    "centernet": {"head": "centernet"},
+    "fcos on a bifpn": {"neck": "bifpn"},
+    "centernet on a separable bifpn, masked": {
+        **{"head": "centernet", "neck": "bifpn", "bifpn_separable": True, "masked_norm": True}
+    },
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("norm", ["bn", "gn"])
+def test_batch_size_does_not_change_a_prediction(norm, name):
     """Eight images together predict what each predicts alone."""
-    for norm in ("bn", "gn"):
-        model = small(norm).eval()
-        randomise_norms(model)
-        batch = images(8, 64, 64)
-        with torch.no_grad():
-            together, alone = model(batch), [model(image[None]) for image in batch]
-        for part in range(3):
-            for level in range(5):
-                apart = torch.cat([single[part][level] for single in alone])
-                torch.testing.assert_close(together[part][level], apart, rtol=1e-4, atol=1e-5)
+    model = small(norm, **OTHERS[name]).eval()
+    randomise_norms(model)
+    batch, region = images(8, 64, 64), torch.tensor([[8.0, 0, 60, 64]] * 4 + [[0, 0, 64, 40]] * 4)
+    with torch.no_grad():
+        together = model(batch, region)
+        alone = [model(image[None], place[None]) for image, place in zip(batch, region, strict=True)]
+    for part in range(3):
+        for level in range(5):
+            apart = torch.cat([single[part][level] for single in alone])
+            torch.testing.assert_close(together[part][level], apart, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("strides", [(8, 16, 32), (8, 16, 32, 64), (8, 16, 32, 64, 128)])
+def test_every_neck_and_head_has_one_cell_a_stride(name, strides):
+    """On every canvas of multiples of 32, and a loss on every pyramid; quality is missing where a head has none."""
+    model = small(strides=strides, **OTHERS[name]).train()
+    labels = torch.tensor([[0, 2], [1, -1]])
+    boxes = torch.tensor([[[3.0, 5, 40, 44], [20, 10, 90, 60]], [[1, 2, 95, 30], [0, 0, 0, 0]]])
+    for height, width in ((32, 32), (96, 160), (224, 32)):
+        out = model(images(2, height, width), torch.tensor([[0.0, 0, width, height]] * 2))
+        for stride, logits, box, quality in zip(strides, *out, strict=True):
+            shape = (-(-height // stride), -(-width // stride))
+            assert logits.shape == (2, 3, *shape) and box.shape == (2, 4, *shape)
+            assert quality.shape == (2, 0 if model.head.quality_channels == 0 else 1, *shape)
+        losses = model.loss(out, boxes, labels, labels >= 0)
+        sum(losses.values()).backward()
+        assert all(value.isfinite() for value in losses.values())
+    assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in model.parameters())
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_detector_compiles_as_one_graph(name):
+    """torch.compile traces the whole network without a break, and it predicts the same."""
+    model = small("gn", **OTHERS[name]).eval()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    batch, region = images(2, 64, 96), torch.tensor([[0.0, 0, 96, 50], [10, 0, 60, 64]])
+    with torch.no_grad():
+        for ours, plain in zip(chain(*compiled(batch, region)), chain(*model(batch, region)), strict=True):
+            torch.testing.assert_close(ours, plain)
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "efficientnet_lite0"])

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from detector import distributed
 from detector.model.norm import LevelNorms
-from tests.detector.networks import small
+from tests.detector.networks import fcos_head, small
 
 SHAPES = ((8, 12), (4, 6), (2, 3))
 
@@ -146,3 +146,22 @@ def test_a_detector_with_masked_norms_uses_the_region_of_images(norm, neck):
     assert torch.equal(plain, scores(True, None))
     torch.testing.assert_close(plain, scores(True, whole), rtol=1e-3, atol=1e-4)
     assert (plain - scores(True, part)).abs().max() > 1e-3 and scores(True, part).isfinite().all()
+
+
+def test_padding_does_not_reach_the_interior_with_masked_group_norm():
+    """A head's outputs farther from the padding than its receptive field are the same whether the canvas is 64 or 92
+    cells wide, which plain group norm cannot do."""
+    torch.manual_seed(0)
+    head = fcos_head(3, 16, 4, "gn", 1).eval()
+    for conv in head.modules():
+        if isinstance(conv, nn.Conv2d):
+            nn.init.kaiming_normal_(conv.weight)
+    feature, padding = torch.randn(1, 16, 48, 64), (12, 16, 4, 8)
+    mask = nn.functional.pad(torch.ones(1, 1, 48, 64), padding)
+    with torch.no_grad():
+        tight = head([feature], [torch.ones(1, 1, 48, 64)]).logits[0]
+        wide = head([nn.functional.pad(feature, padding)], [mask]).logits[0][..., 4:-8, 12:-16]
+        plain = head([nn.functional.pad(feature, padding)]).logits[0][..., 4:-8, 12:-16]
+    interior = (..., slice(8, -8), slice(8, -8))
+    # The borders differ, and enter the statistics: of the image only, not of the padding.
+    assert (tight - wide)[interior].abs().max() < 0.3 * (tight - plain)[interior].abs().max()

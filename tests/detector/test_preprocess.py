@@ -76,9 +76,10 @@ def save(path: Path, config: Config, **state) -> Path:
 
 @pytest.mark.parametrize("align", ["top-left", "center", "random"])
 @pytest.mark.parametrize("batch_size", [1, 4])
-def test_predict_detects_what_evaluate_detects(tiny, mixed, align, batch_size):
+@pytest.mark.parametrize("head", ["fcos", "centernet"])
+def test_predict_detects_what_evaluate_detects(tiny, mixed, align, batch_size, head):
     """On files and on a cache of them, in batches of the same images: the same batches and detections, bit for bit."""
-    config = replace(tiny, align=align, test_size=72, test_max_size=117)
+    config = replace(tiny, head=head, align=align, test_size=72, test_max_size=117)
     model, preprocess = network(config), Preprocess.of(config)
     evaluated = evaluation_loader(open_split(mixed, "", "val"), preprocess, batch_size, 1, CPU, torch.float32)
     files = ImageFiles(sorted((mixed / "val").iterdir()), preprocess, batch_size, 1, CPU, torch.float32)
