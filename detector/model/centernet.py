@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from detector.loss.center_assign import assign_centers
 from detector.loss.center_loss import center_loss
 from detector.loss.heatmap import heatmap
 from detector.model.head import DenseHead, Losses, Predictions
+from detector.model.norm import Norm
 
 
 class CenterNetHead(DenseHead):
@@ -23,8 +22,18 @@ class CenterNetHead(DenseHead):
     box_start = 8.0
     quality_channels = 0
 
-    def __init__(self, *arguments: Any, more_positives: bool = True, ignore_high: float = 0.0, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
+    def __init__(
+        self,
+        classes: int,
+        strides: tuple[int, ...],
+        channels: int,
+        width: int,
+        depth: int,
+        norm: Norm,
+        more_positives: bool = True,
+        ignore_high: float = 0.0,
+    ) -> None:
+        super().__init__(classes, strides, channels, width, depth, norm)
         self.more_positives, self.ignore_high = more_positives, ignore_high
 
     def loss(self, predictions: Predictions, boxes: Tensor, labels: Tensor, usable: Tensor) -> Losses:

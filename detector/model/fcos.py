@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from detector.loss.assign import assign
 from detector.loss.fcos_loss import QualityKind, fcos_loss
 from detector.model.head import DenseHead, Losses, Predictions
+from detector.model.norm import Norm
 
 
 class FCOSHead(DenseHead):
@@ -17,8 +16,17 @@ class FCOSHead(DenseHead):
     box_start = 4.0  # the middle of a level's range, and far from 0, where the ReLU has no gradient
     quality_channels = 1
 
-    def __init__(self, *arguments: Any, quality: QualityKind = "iou", **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
+    def __init__(
+        self,
+        classes: int,
+        strides: tuple[int, ...],
+        channels: int,
+        width: int,
+        depth: int,
+        norm: Norm,
+        quality: QualityKind = "iou",
+    ) -> None:
+        super().__init__(classes, strides, channels, width, depth, norm)
         self.quality = quality
 
     def loss(self, predictions: Predictions, boxes: Tensor, labels: Tensor, usable: Tensor) -> Losses:

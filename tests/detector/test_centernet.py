@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.stock_center import ImageTargets, box_loss, stock_losses, stock_more_positives, stock_targets
 from detector.loss.center_assign import RANGES, CenterAssignment, assign_centers, more_positives
@@ -18,6 +17,7 @@ from detector.loss.heatmap import Spots, cells_around, heatmap, maps_of_classes
 from detector.model.centernet import CenterNetHead
 from detector.model.grid import Grid, make_grid
 from tests.detector.networks import P3_P7
+from tests.detector.waits import NoWaits
 
 CPU = torch.device("cpu")
 CLASSES = 3
@@ -263,18 +263,6 @@ def test_targets_of_a_large_batch_need_little_memory():
     held = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     assert sum(len(level.index) for level in spots) > 50_000
     assert held < 10e6 and most < 20e6
-
-
-class NoWaits(TorchDispatchMode):
-    """Fails on operations whose result the host would have to wait for."""
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = str(function)
-        waits = name.startswith(("aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten.equal."))
-        if name.startswith(("aten.index.", "aten.index_put")):
-            waits = any(x is not None and x.dtype in (torch.bool, torch.uint8) for x in args[1])
-        assert not waits, f"{name} makes the host wait"
-        return function(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("way", [cells_around, maps_of_classes])

@@ -25,6 +25,7 @@ from detector.train.loop import TrainingRun
 from detector.train.trainer import Trainer
 from fastload import SourceError
 from tests.detector.blocks import make_blocks
+from tests.detector.waits import NoWaits
 
 
 def open_run(config: Config, stop: StopRequest | None = None) -> TrainingRun:
@@ -122,6 +123,18 @@ def test_other_detectors_train_resume_evaluate_and_fuse_alike(tiny, name):
         assert found == pytest.approx(figures, abs=0.02 * fuse_bn)
 
 
+@pytest.mark.parametrize("name", ["fcos", *OTHERS])
+@pytest.mark.parametrize("optimizer", ["sgd", "muon"])
+def test_a_whole_step_never_waits_for_the_device(tiny, name, optimizer):
+    """Loss, gradients, clipping, update and averaged weights, without .item(), nonzero or boolean indices."""
+    tiny = replace(tiny, **OTHERS.get(name, {}), optimizer=optimizer)
+    run = open_run(tiny)
+    batches = list(run.loader)
+    with NoWaits():
+        losses = [run.trainer.update([batch]) for batch in batches]
+    assert all(value.isfinite() for each in losses for value in each.values())
+
+
 def test_killed_in_an_evaluation_it_resumes_with_that_evaluation(tiny, monkeypatch):
     """The epoch before is not trained again: the last checkpoint is an uninterrupted run's, bit for bit."""
     whole = replace(tiny, out=tiny.out / "whole")
@@ -168,14 +181,18 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
+SHARED = [{"norm": "gn"}, {"norm": "bn"}, {"norm": "bn", "head": "centernet", "neck": "bifpn"}]
+
+
 @pytest.mark.long
-def test_two_processes_take_the_steps_of_one(tiny, tmp_path):
+@pytest.mark.parametrize("settings", SHARED)
+def test_two_processes_take_the_steps_of_one(tiny, tmp_path, settings):
     """Two ranks with half of each batch: equal weights within rounding after three steps; evaluation counts every image
     once and gives one process's figures. The pictures are of one size, so that both ranks' canvases are too."""
     data = make_blocks(tmp_path / "coco", {"train": 20, "val": 7}, upright=False)
     tiny = replace(
-        tiny, data=data, weights="imagenet", norm="gn", frozen_norm=True, flip=0.0, sizes=(64,), epochs=1,
-        optimizer="sgd", align="top-left",
+        tiny, data=data, weights="imagenet", frozen_norm=True, flip=0.0, sizes=(64,), epochs=1,
+        optimizer="sgd", align="top-left", **settings,
     )  # fmt: skip
     single = replace(tiny, out=tmp_path / "one")
     train(single)
@@ -250,7 +267,8 @@ def test_a_batch_draws_one_short_edge(tiny):
 
 
 @pytest.mark.long
-def test_eight_images_are_learnt_by_heart(tiny, tmp_path):
+@pytest.mark.parametrize("name", ["fcos", *OTHERS])
+def test_eight_images_are_learnt_by_heart(tiny, tmp_path, name):
     """Overfitting: AP of 0.9 on the pictures it was trained on."""
     folder = make_blocks(tmp_path / "coco", {"train": 8, "val": 8}, seed=5, upright=False)
     (folder / "annotations" / "instances_val.json").write_text(
@@ -259,7 +277,7 @@ def test_eight_images_are_learnt_by_heart(tiny, tmp_path):
     for picture in (folder / "train").iterdir():
         (folder / "val" / picture.name).write_bytes(picture.read_bytes())
     config = replace(
-        replace(tiny, data=folder, channels=32, width=32, norm="gn", sizes=(96,), max_size=160, flip=0.0),
+        replace(tiny, data=folder, channels=32, width=32, sizes=(96,), max_size=160, flip=0.0),
         **{
             "epochs": 110,
             "eval_every": 110,
@@ -271,6 +289,8 @@ def test_eight_images_are_learnt_by_heart(tiny, tmp_path):
             "warmup": 5,
             "ema": 0.0,
             "test_size": 96,
+            **OTHERS.get(name, {}),
+            **{"norm": "gn", "crop": 0},
         },
     )
     assert train(config)["AP"] >= 0.9
