@@ -9,6 +9,7 @@ but at least (4 pixels)^2.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,8 @@ from detector.model.grid import Grid
 RADIUS_SHARE = 2 * (0.2 / 1.8) ** 2  # of a box's area: the squared radius
 LEAST_RADIUS = 4.0  # pixels
 FARTHEST = -math.log(1e-4)  # the q beyond which h counts as 0
-CHUNK = 8  # objects per pass over all cells
+CHUNK = 8  # objects per pass over all cells, on a device
+MOST_CELLS = 2**20  # worked on together on the host, which bounds the memory for many large objects
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,9 @@ def heatmap(boxes: Tensor, labels: Tensor, usable: Tensor, grid: Grid, classes: 
 def cells_around(boxes: Tensor, labels: Tensor, usable: Tensor, grid: Grid, classes: int) -> list[Spots]:
     """`heatmap` on the host: visits the cells around each object, about .015 of its area in cells on all levels."""
     image, chosen = usable.numpy().nonzero()
-    box, label = boxes.numpy()[image, chosen].astype(np.float32), labels.numpy()[image, chosen]
-    center = (box[:, :2] + box[:, 2:]) / np.float32(2)
-    square = squared_radius(*torch.from_numpy(box).view(-1, 2, 2).unbind(1)).numpy()
+    corners, label = boxes.numpy()[image, chosen].astype(np.float32), labels.numpy()[image, chosen]
+    center = (corners[:, :2] + corners[:, 2:]) / np.float32(2)
+    square = squared_radius(*torch.from_numpy(corners).view(-1, 2, 2).unbind(1)).numpy()
     reach = np.sqrt(np.float32(FARTHEST) * square)[:, None]
     spots = []
     for stride, height, width in grid.levels:
@@ -68,17 +70,35 @@ def cells_around(boxes: Tensor, labels: Tensor, usable: Tensor, grid: Grid, clas
         last = np.floor((center + reach) / stride - 0.5).astype(np.int32)
         first, last = np.minimum(first, middle).clip(min=0), np.minimum(np.maximum(last, middle), shape - 1)
         sides = (last - first + 1).clip(min=0)
-        count = sides.prod(1, dtype=np.int32)
-        start = np.cumsum(count, dtype=np.int32) - count
-        index = np.arange(count.sum(), dtype=np.int32) - np.repeat(start, count)
-        down, across = np.divmod(index, np.repeat(sides[:, 0], count))
-        x, y = np.repeat(first[:, 0], count) + across, np.repeat(first[:, 1], count) + down
-        q = _squared(x, stride, np.repeat(center[:, 0], count)) + _squared(y, stride, np.repeat(center[:, 1], count))
-        q /= np.repeat(square, count)
-        q[(x == np.repeat(middle[:, 0], count)) & (y == np.repeat(middle[:, 1], count))] = 0
-        cell = (np.repeat(image, count) * height + y) * width + x
-        spots.append(_nearest(cell * classes + np.repeat(label, count), q))
+        counts = sides.prod(1, dtype=np.int64)
+        keys = np.empty(0, np.int64)
+        for part in _parts(counts):
+            count = counts[part]
+            box = np.repeat(np.arange(part.start, part.stop), count)  # of each cell
+            index = np.arange(len(box), dtype=np.int32) - (count.cumsum() - count).astype(np.int32)[box - part.start]
+            down, across = np.divmod(index, sides[box, 0])
+            x, y = first[box, 0] + across, first[box, 1] + down
+            q = _squared(x, stride, center[box, 0]) + _squared(y, stride, center[box, 1])
+            q /= square[box]
+            q[(x == middle[box, 0]) & (y == middle[box, 1])] = 0
+            near = q < FARTHEST
+            cell = (image[box] * height + y) * width + x
+            # q is not negative, so its bits are in its order, and one sort of integers orders by index and q.
+            found = (cell * classes + label[box])[near] << 32 | q[near].view(np.int32)
+            keys = _lowest(np.concatenate([keys, found]))
+        heights = np.exp(-(keys & 0xFFFFFFFF).astype(np.int32).view(np.float32))
+        spots.append(Spots(torch.from_numpy(keys >> 32), torch.from_numpy(heights)))
     return spots
+
+
+def _parts(counts: NDArray[np.int64]) -> Iterator[slice]:
+    """Slices of objects with at most `MOST_CELLS` cells together, or one object."""
+    ends, start = counts.cumsum(), 0
+    while start < len(counts):
+        done = ends[start] - counts[start]
+        stop = max(start + 1, int(np.searchsorted(ends, done + MOST_CELLS, "right")))
+        yield slice(start, stop)
+        start = stop
 
 
 def _squared(cell: NDArray[np.int32], stride: int, center: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -86,16 +106,12 @@ def _squared(cell: NDArray[np.int32], stride: int, center: NDArray[np.float32]) 
     return ((cell * stride + stride // 2).astype(np.float32) - center) ** 2
 
 
-def _nearest(index: NDArray[np.int64], q: NDArray[np.float32]) -> Spots:
-    """The lowest q of each index, as a height."""
-    near = q < FARTHEST
-    # q is not negative, so its bits are in its order, and one sort of integers orders by index and q.
-    key = np.sort(index[near] << 32 | q[near].view(np.int32))
-    lowest = np.ones(len(key), bool)
-    lowest[1:] = (key[1:] >> 32) != (key[:-1] >> 32)
-    key = key[lowest]
-    height = np.exp(-(key & 0xFFFFFFFF).astype(np.int32).view(np.float32))
-    return Spots(torch.from_numpy(key >> 32), torch.from_numpy(height))
+def _lowest(keys: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The lowest key, sorted, for each value of the upper half."""
+    keys = np.sort(keys)
+    lowest = np.ones(len(keys), bool)
+    lowest[1:] = (keys[1:] >> 32) != (keys[:-1] >> 32)
+    return keys[lowest]
 
 
 def maps_of_classes(boxes: Tensor, labels: Tensor, usable: Tensor, grid: Grid, classes: int) -> list[Spots]:

@@ -113,8 +113,10 @@ def crowd(count: int, height: int, width: int, seed: int = 0) -> list[tuple[floa
     return [tuple(row) for row in torch.minimum(torch.cat([corner, corner + size], 1), limit).tolist()]
 
 
-def test_a_thousand_objects():
-    """Crowded images are assigned as the definition says."""
+@pytest.mark.parametrize("most", [2**20, 1000])
+def test_a_thousand_objects(most, monkeypatch):
+    """Crowded images are assigned as the definition says, however many cells are worked on together."""
+    monkeypatch.setattr("detector.loss.heatmap.MOST_CELLS", most)
     check(packed([crowd(1000, 256, 320), crowd(40, 256, 320, 1)]), grid_for(256, 320))
 
 
