@@ -277,8 +277,10 @@ def step_against_stock(options: argparse.Namespace, device: torch.device) -> Fig
     images, targets = make_batch(options.batch_size, options.size)
     precision = next(name for name, dtype in DTYPES.items() if dtype == pick_dtype(settings("auto"), device))
     contenders = {
-        "stock, fp32, contiguous": stock_step(images, targets, device),
-        f"ours, {precision}, channels_last": our_step(images, targets, device, precision, torch.channels_last),
+        "stock, fp32, contiguous": stock_step(images, targets, device, settings("fp32")),
+        f"ours, {precision}, channels_last": our_step(
+            images, targets, device, settings(precision), torch.channels_last
+        ),
     }
     found = take_turns(contenders, options.rounds, device)
     _print("milliseconds a training step", found)

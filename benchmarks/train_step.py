@@ -5,8 +5,8 @@
 Stock: fp32, contiguous images, the head of `stock.py`, a plain optimizer, the loss read every step. Two more
 contenders: the optimized head in stock's precision and layout, which shows the gain of the head alone, and
 torchvision's FCOS if torchvision is installed. Contenders take turns; medians are compared. All do the same work: one
-update, no clipping, no averaged weights. Stock's images are normalized before the step, ours are uint8 and normalized
-in the step.
+update, no clipping, no averaged weights; with `--head centernet` only centers are positive. Stock's images are
+normalized before the step, ours are uint8 and normalized in the step.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import stock
+import stock_center
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from detector.config import PRESETS, Config
+from detector.loss.center_assign import RANGES
 from detector.model.detector import Detector
 from detector.train.trainer import Trainer
 from fastload import Normalize, PixelFormat
@@ -44,16 +46,19 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512, help="edge of the square images, a multiple of 32")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16", help="ours")
+    parser.add_argument("--head", choices=("fcos", "centernet"), default="fcos")
     options = parser.parse_args()
     device = torch.device(options.device)
     torch.manual_seed(0)
     images, targets = make_batch(options.batch_size, options.size)
     contenders: dict[str, Step] = {
-        "stock, fp32, contiguous": stock_step(images, targets, device),
-        "our head, fp32, contiguous": our_step(images, targets, device, "fp32", torch.contiguous_format),
-        f"ours, {options.precision}": our_step(images, targets, device, options.precision),
+        "stock, fp32, contiguous": stock_step(images, targets, device, settings("fp32", options.head)),
+        "our head, fp32, contiguous": our_step(
+            images, targets, device, settings("fp32", options.head), torch.contiguous_format
+        ),
+        f"ours, {options.precision}": our_step(images, targets, device, settings(options.precision, options.head)),
     }
-    if peer := torchvision_step(images, targets, device):
+    if options.head == "fcos" and (peer := torchvision_step(images, targets, device)):
         contenders["torchvision's FCOS, fp32, contiguous"] = peer
     times = take_turns(contenders, options.rounds, device)
     base = next(iter(times.values()))
@@ -106,28 +111,29 @@ def make_batch(batch: int, size: int) -> tuple[Tensor, SimpleNamespace]:
     return images.contiguous(memory_format=torch.channels_last), targets
 
 
-def settings(precision: str) -> Config:
-    return replace(PRESETS["fcos_r18_rt"], strides=(8, 16, 32, 64, 128), precision=precision)
+def settings(precision: str, head: str = "fcos") -> Config:
+    strides = (8, 16, 32, 64, 128)
+    return replace(PRESETS["fcos_r18_rt"], strides=strides, precision=precision, head=head, more_positives=False)
 
 
 def our_step(
     images: Tensor,
     targets: SimpleNamespace,
     device: torch.device,
-    precision: str,
+    config: Config,
     layout: torch.memory_format | None = None,
 ) -> Step:
     """The detector's step, in its own choice of memory format or in `layout`."""
-    trainer = Trainer(settings(precision), CLASSES, 1000, device)
+    trainer = Trainer(config, CLASSES, 1000, device)
     if layout is not None:
         trainer.memory_format = layout
         trainer.model.to(memory_format=layout)
     return lambda: trainer.update([(images, targets)])
 
 
-def stock_step(images: Tensor, targets: SimpleNamespace, device: torch.device) -> Step:
+def stock_step(images: Tensor, targets: SimpleNamespace, device: torch.device, config: Config) -> Step:
     """The same network with the stock head, as most training scripts are written."""
-    model = Detector.from_config(settings("fp32"), CLASSES).to(device)
+    model = Detector.from_config(config, CLASSES).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4)
     floats = Normalize(PixelFormat(mean=model.backbone.mean, std=model.backbone.std))(images).contiguous()
 
@@ -135,8 +141,12 @@ def stock_step(images: Tensor, targets: SimpleNamespace, device: torch.device) -
         on_device = targets.to(device)
         predictions = model(floats.to(device))
         grid = model.head.grid(predictions)
-        assigned = stock.stock_assign(on_device.boxes, on_device.labels, on_device.labels >= 0, grid)
-        loss = sum(stock.stock_loss(predictions, assigned))
+        batch = on_device.boxes, on_device.labels, on_device.labels >= 0
+        if config.head == "fcos":
+            loss = sum(stock.stock_loss(predictions, stock.stock_assign(*batch, grid)))
+        else:
+            assigned = stock_center.stock_targets(*batch, grid, RANGES[5], CLASSES)
+            loss = sum(stock_center.stock_losses(*predictions[:2], assigned, grid, RANGES[5], more=False))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
