@@ -63,7 +63,7 @@ def _batch_norm(norms: list[_BatchNorm], levels: list[Tensor], masks: list[Tenso
     for norm, x, level_sums in zip(norms, levels, sums, strict=True):
         count = level_sums[-1].clamp(min=1)
         shift, square = (level_sums[:-1] / count).chunk(2)
-        mean, var = cast(Tensor, norm.running_mean) + shift, square - shift.square()
+        mean, var = cast(Tensor, norm.running_mean) + shift, (square - shift.square()).clamp(min=0)
         _update(norm, mean.detach(), var.detach(), level_sums[-1].detach())
         scale = norm.weight * (var + norm.eps).rsqrt()
         out.append((x * _channels(scale) + _channels(norm.bias - mean * scale)).to(x.dtype))
