@@ -77,6 +77,7 @@ class Engine:
         allocate: Callable[[int], NDArray[np.uint8]],
         format: PixelFormat,
         emulated_microseconds: int = 0,
+        scaled_decoding: bool = True,
     ) -> None: ...
     def submit(self, plan: BatchPlan, ends: Sequence[int], masks: MaskPlan | None = None) -> Ticket: ...
     def share(self) -> Engine: ...
@@ -180,6 +181,19 @@ class testing:  # a submodule: what only tests and benchmarks call
     def adjust_loop(step: str, width: int, height: int, level: str) -> float: ...
     @staticmethod
     def warp_loop(records: Sequence[_Bytes], sizes: NDArray[np.int32], level: str) -> float: ...
+    @staticmethod
+    def draw_row(
+        record: _Bytes,
+        crop: NDArray[np.float32],
+        clip: NDArray[np.int32],
+        flip: bool,
+        filter: int,
+        warp: NDArray[np.float32] | None,
+        level: str,
+        whole: bool,
+        scaled: bool,
+        poison: int,
+    ) -> NDArray[np.uint8]: ...
     @staticmethod
     def mix_loop(sizes: NDArray[np.int32], level: str) -> float: ...
     @staticmethod

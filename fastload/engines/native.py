@@ -37,6 +37,7 @@ class NativeEngine:
             Default: `aligned_memory`.
         pixels: the format of images, to which each row of pixels is converted as soon as it is drawn. Default: uint8.
         emulated_microseconds: for benchmarks: if not 0, nothing is decoded and each record takes this time.
+        scaled_decoding: whether images that shrink are decoded at a smaller size.
     """
 
     def __init__(
@@ -48,13 +49,14 @@ class NativeEngine:
         allocate: Callable[[int], NDArray[np.uint8]] | None = None,
         pixels: PixelFormat | None = None,
         emulated_microseconds: int = 0,
+        scaled_decoding: bool = True,
     ) -> None:
         self._cache = cache
         places = cache.addresses, cache.lengths, cache.checksums
         number = get_args(Check).index(check)
         memory, pixel_format = allocate or aligned_memory, core_format(pixels or PixelFormat())
         self.core = _core.Engine(
-            *places, threads, number, cache, in_flight, memory, pixel_format, emulated_microseconds
+            *places, threads, number, cache, in_flight, memory, pixel_format, emulated_microseconds, scaled_decoding
         )
 
     def share(self) -> NativeEngine:

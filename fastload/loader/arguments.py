@@ -57,6 +57,7 @@ def refuse_what_needs_a_cache(loader: FastLoader[Any]) -> None:
         "group_by_aspect": loader.group_by_aspect,
         "on_error": loader.on_error != "raise",
         "verify_checksums": loader.verify_checksums != "first",
+        "scaled_decoding": not loader.scaled_decoding,
         "engine": loader.engine != "native",
         "function_workers": loader.function_workers,
         "skip_crowd": loader.skip_crowd,

@@ -106,6 +106,8 @@ class FastLoader(_DataLoader[T_co]):
             at the end of the epoch counts them. The native engine does not read images that show no pixel.
         verify_checksums: check the bytes of an image "first" (when they are first read), "always" or "never". A
             mismatch is handled as `on_error` says.
+        scaled_decoding: the native engine decodes images that shrink to a half or less at a smaller size, which is
+            faster and changes their pixels a little (docs/loader.md has figures). False: always at their own size.
         engine: "native"; "dali", NVIDIA DALI for caches with the encoding `original`, on the GPU if `device` is one;
             "reference", slow and simple, for comparison; or "auto", the fastest one here (see
             `fastload.engines.auto.choose_engine`). `engine_used` is the engine in use.
@@ -180,6 +182,7 @@ class FastLoader(_DataLoader[T_co]):
         group_by_aspect: bool | None = None,
         on_error: Literal["raise", "skip"] = "raise",
         verify_checksums: Literal["first", "always", "never"] = "first",
+        scaled_decoding: bool = True,
         engine: Literal["native", "dali", "reference", "auto"] = "native",
         function_workers: int = 0,
         skip_crowd: bool = False,
@@ -208,6 +211,7 @@ class FastLoader(_DataLoader[T_co]):
                 collate_fn = TopLeftAlign(32 if targets == "objects" else 1)
         self.transforms, self.group_by_aspect, self.function_workers = transforms, group_by_aspect, function_workers
         self.on_error, self.verify_checksums, self.engine = on_error, verify_checksums, engine
+        self.scaled_decoding = scaled_decoding
         self.skip_crowd, self.skip_empty, self.targets = skip_crowd, skip_empty, targets
         self.masks, self.mask_stride, self.boxes_from_masks = masks, mask_stride, boxes_from_masks
         self.device, self.mean, self.std, self.dtype, self.memory_format = device, mean, std, dtype, memory_format
@@ -504,7 +508,8 @@ class FastLoader(_DataLoader[T_co]):
 
     def _ready_engine(self, finisher: BatchFinisher) -> Engine:
         """The engine for the present process and settings, opened again if they have changed."""
-        settings = os.getpid(), finisher.engine_pixels, self._gpu, self.num_workers, self.verify_checksums, self._depth
+        checks = self.verify_checksums, self.scaled_decoding
+        settings = os.getpid(), finisher.engine_pixels, self._gpu, self.num_workers, checks, self._depth
         if self._engine is None or self._engine[0] != settings:
             self._engine = settings, self._open_engine(finisher)
         return self._engine[1]
@@ -516,6 +521,7 @@ class FastLoader(_DataLoader[T_co]):
             options["device_id"] = self._gpu
         elif self.engine_used != "reference":
             options |= {"in_flight": self._depth, "allocate": finisher.feed and finisher.feed.allocator}
+            options["scaled_decoding"] = self.scaled_decoding
         engine: Engine = getattr(import_module(module), kind)(
             self._cache, self.num_workers, self.verify_checksums, **options
         )

@@ -57,7 +57,7 @@ def smooth(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 def both(records: list[bytes], plan: BatchPlan, threads: int = 0) -> tuple[np.ndarray, np.ndarray]:
     cache = cache_of(records)
-    return execute(NativeEngine(cache, threads), plan), execute(ReferenceEngine(cache), plan)
+    return execute(NativeEngine(cache, threads, scaled_decoding=False), plan), execute(ReferenceEngine(cache), plan)
 
 
 def whole(sizes: list[tuple[int, int]]) -> BatchPlan:
@@ -131,7 +131,7 @@ def test_mean_difference_from_pillow_is_at_most_a_level(share: float) -> None:
         size = (round(head.width * share), round(head.height * share))
         plan = whole([(head.width, head.height)])
         plan.resize(np.array([size], np.int32))
-        native = execute(NativeEngine(cache_of([record(data)]), 0), place_top_left(plan))[0]
+        native = execute(NativeEngine(cache_of([record(data)]), 0, scaled_decoding=False), place_top_left(plan))[0]
         assert np.abs(native.astype(int) - pillow_resized(data, size)).mean() <= 1
 
 

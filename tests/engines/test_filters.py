@@ -35,7 +35,7 @@ def resized(width: int, height: int, size: tuple[int, int], name: str, flip: boo
 
 
 def drawn(data: bytes, plan: BatchPlan) -> np.ndarray:
-    return execute(NativeEngine(cache_of([record(data)]), 0), plan)[0].astype(int)
+    return execute(NativeEngine(cache_of([record(data)]), 0, scaled_decoding=False), plan)[0].astype(int)
 
 
 def pixels_of(data: bytes) -> np.ndarray:
@@ -96,7 +96,8 @@ def test_native_is_within_a_level_of_reference(kind: str, name: str, data: st.Da
     place_top_left(plan)
     source = data.draw(st.sampled_from([noise, smooth]))(height, width)
     cache = cache_of([record(jpeg_of_kind(source, kind), data.draw(st.sampled_from(Encoding)))])
-    native, expected = (execute(engine(cache, 0), plan).astype(int) for engine in (NativeEngine, ReferenceEngine))
+    engines = NativeEngine(cache, 0, scaled_decoding=False), ReferenceEngine(cache)
+    native, expected = (execute(engine, plan).astype(int) for engine in engines)
     assert np.abs(native - expected).max() <= 1
 
 
@@ -106,7 +107,8 @@ def test_long_strips(name: str, source: tuple[int, int], size: tuple[int, int]) 
     """Strips of 5,000 pixels are within a level of the reference, shrunk or as they are."""
     cache = cache_of([record(jpeg_of_kind(smooth(*source[::-1]), "4:2:0"))])
     plan = resized(*source, size, name)
-    native, expected = (execute(engine(cache, 0), plan).astype(int) for engine in (NativeEngine, ReferenceEngine))
+    engines = NativeEngine(cache, 0, scaled_decoding=False), ReferenceEngine(cache)
+    native, expected = (execute(engine, plan).astype(int) for engine in engines)
     assert np.abs(native - expected).max() <= 1
 
 

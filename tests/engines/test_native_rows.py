@@ -29,7 +29,10 @@ MEAN, WORST = 0.5, 4  # levels
 
 def both(records: list[bytes], plan: BatchPlan) -> tuple[np.ndarray, np.ndarray]:
     cache = cache_of(records)
-    found, expected = execute(NativeEngine(cache, 0), plan), execute(ReferenceEngine(cache), plan)
+    found, expected = (
+        execute(NativeEngine(cache, 0, scaled_decoding=False), plan),
+        execute(ReferenceEngine(cache), plan),
+    )
     return found.astype(int), expected.astype(int)
 
 

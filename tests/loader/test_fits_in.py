@@ -113,6 +113,7 @@ class TestLightning:
             "transforms": [RandomFlip()],
             "on_error": "skip",
             "verify_checksums": "always",
+            "scaled_decoding": False,
             "engine": "reference",
             "function_workers": 2,
             "skip_crowd": True,

@@ -200,6 +200,7 @@ def test_set_epoch_reaches_the_sampler():
         {"group_by_aspect": True},
         {"on_error": "skip"},
         {"verify_checksums": "never"},
+        {"scaled_decoding": False},
         {"engine": "reference"},
         {"function_workers": 1},
         {"skip_crowd": True},

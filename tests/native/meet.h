@@ -14,6 +14,8 @@
 #include "jpeg_write.h"
 #include "lmdb_tree.h"
 #include "record.h"
+#include "shown.h"
+#include "xxh64.h"
 
 namespace fastload {
 
@@ -59,6 +61,29 @@ inline Bytes as_record(const Bytes& payload, Encoding encoding, int width, int h
     return record;
 }
 
+// A part of a record at every level: the same samples or refusal. `whole`: all of its planes, if it decodes.
+inline void meet_part(const Exact& record, const Planes* whole) {
+    const uint64_t number = xxh64(record.data(), record.size);
+    for (bool scaled : {false, true}) {
+        const Region region = some_region(number, scaled);
+        std::vector<Bytes> found;
+        for (Simd level : simd_levels()) {
+            Buffer buffer;
+            Planes planes;
+            Bytes part;
+            try {
+                RecordDecoder(kernels_of(level)).planes(record.data(), record.size, false, buffer, planes, region);
+                part = shown(planes, region);
+            } catch (const std::runtime_error&) {
+            }
+            must(!whole || !part.empty(), "a part of a record that decodes is refused");
+            if (whole && !scaled) must(part == shown(*whole, region), "the pixels of a part of a record");
+            found.push_back(part);
+            must(part == found[0], "the pixels of a part by another level");
+        }
+    }
+}
+
 // The samples of a record, or nothing when it is refused.
 inline Bytes meet_record(const Bytes& bytes, bool check) {
     const Exact record(bytes);
@@ -67,8 +92,10 @@ inline Bytes meet_record(const Bytes& bytes, bool check) {
     try {
         RecordDecoder().planes(record.data(), record.size, check, buffer, planes);
     } catch (const std::runtime_error&) {
+        meet_part(record, nullptr);
         return {};
     }
+    meet_part(record, &planes);
     return samples(planes);
 }
 

@@ -54,10 +54,10 @@ void bind_engine(py::module_& m) {
     py::class_<Ticket>(m, "Ticket");
     py::class_<Engine, std::shared_ptr<Engine>>(m, "Engine")
         .def(py::init<const Array<uint64_t>&, const Array<uint64_t>&, const Array<uint64_t>&, int, int, py::object, int,
-                      py::object, std::shared_ptr<PixelFormat>, int>(),
+                      py::object, std::shared_ptr<PixelFormat>, int, bool>(),
              py::arg("addresses"), py::arg("lengths"), py::arg("checksums"), py::arg("threads"), py::arg("check"),
              py::arg("owner"), py::arg("in_flight"), py::arg("allocate"), py::arg("format"),
-             py::arg("emulated_microseconds") = 0)
+             py::arg("emulated_microseconds") = 0, py::arg("scaled_decoding") = true)
         .def("submit", &Engine::submit, py::arg("plan"), py::arg("ends"), py::arg("masks") = py::none())
         .def("wait",
              [](Engine& engine, const Ticket& ticket, size_t number) {

@@ -31,5 +31,6 @@ PYBIND11_MODULE(_core, m) {
     bind_encodings(testing);
     bind_geometry(testing);
     bind_kernels(testing);
+    bind_rows(testing);
     bind_stages(testing);
 }

@@ -92,7 +92,7 @@ ElementType element_type_of(Sample sample) {
 
 Engine::Engine(const Array<uint64_t>& addresses, const Array<uint64_t>& lengths, const Array<uint64_t>& checksums,
                int threads, int check, py::object owner, int in_flight, py::object allocate,
-               std::shared_ptr<const PixelFormat> format, int emulated_microseconds)
+               std::shared_ptr<const PixelFormat> format, int emulated_microseconds, bool scaled_decoding)
     : Engine(nullptr, std::make_shared<CanvasReserve>(in_flight + 1), in_flight, std::move(allocate),
              std::move(format)) {
     require(addresses.ndim() == 1 && lengths.size() == addresses.size() && checksums.size() == addresses.size(),
@@ -103,7 +103,7 @@ Engine::Engine(const Array<uint64_t>& addresses, const Array<uint64_t>& lengths,
     for (py::ssize_t i = 0; i < addresses.size(); ++i)
         records[i] = {reinterpret_cast<const uint8_t*>(addresses.data()[i]), lengths.data()[i], checksums.data()[i]};
     pool_ = std::make_shared<Pool>(std::move(records), owned(std::move(owner)), threads, static_cast<Check>(check),
-                                   std::chrono::microseconds(emulated_microseconds));
+                                   std::chrono::microseconds(emulated_microseconds), scaled_decoding);
 }
 
 Engine::Engine(std::shared_ptr<Pool> pool, std::shared_ptr<CanvasReserve> reserve, int in_flight, py::object allocate,

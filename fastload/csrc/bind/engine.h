@@ -38,7 +38,7 @@ class Engine {
 public:
     Engine(const Array<uint64_t>& addresses, const Array<uint64_t>& lengths, const Array<uint64_t>& checksums,
            int threads, int check, py::object owner, int in_flight, py::object allocate,
-           std::shared_ptr<const PixelFormat> format, int emulated_microseconds);
+           std::shared_ptr<const PixelFormat> format, int emulated_microseconds, bool scaled_decoding);
     ~Engine() { close(); }
     void close();
 

@@ -92,7 +92,8 @@ bool has_checksum(const uint8_t* record, size_t size, uint64_t checksum) try {
     return false;
 }
 
-void RecordDecoder::planes(const uint8_t* record, size_t size, bool check, Buffer& buffer, Planes& planes) {
+void RecordDecoder::planes(const uint8_t* record, size_t size, bool check, Buffer& buffer, Planes& planes,
+                           const Region& region) {
     const RecordHeader header = read_header(record, size);
     const uint8_t* payload = record + sizeof header;
     if (header.encoding == uint8_t(Encoding::original)) payload = own_copy(payload, header.payload);
@@ -100,11 +101,11 @@ void RecordDecoder::planes(const uint8_t* record, size_t size, bool check, Buffe
         throw RecordError("checksum mismatch: its bytes have changed since the cache was built");
     switch (static_cast<Encoding>(header.encoding)) {
         case Encoding::original:
-            jpeg_planes(payload, header.payload, buffer, planes);
+            jpeg_planes(payload, header.payload, buffer, planes, region);
             break;
         case Encoding::dct:
         case Encoding::dct_fast:
-            dct_.planes(payload, header.payload, buffer, planes);
+            dct_.planes(payload, header.payload, buffer, planes, region);
             break;
         case Encoding::planes:
             planes = contiguous_planes(header, payload);
@@ -126,9 +127,10 @@ const uint8_t* RecordDecoder::own_copy(const uint8_t* data, size_t size) {
 }
 
 // libjpeg-turbo decodes what our decoder refuses, or finds the damage.
-void RecordDecoder::jpeg_planes(const uint8_t* data, size_t size, Buffer& buffer, Planes& planes) {
+void RecordDecoder::jpeg_planes(const uint8_t* data, size_t size, Buffer& buffer, Planes& planes,
+                                const Region& region) {
     try {
-        if (is_huffman_sequential(data, size)) return sequential_.planes(data, size, buffer, planes);
+        if (is_huffman_sequential(data, size)) return sequential_.planes(data, size, buffer, planes, region);
     } catch (const JpegError&) {
     }
     decode_cleanly(jpeg_, data, size, buffer, planes);

@@ -8,6 +8,7 @@
 #include "dct.h"
 #include "jpeg_planes.h"
 #include "planes.h"
+#include "region.h"
 #include "turbojpeg.h"
 
 namespace fastload {
@@ -42,12 +43,14 @@ class RecordDecoder {
 public:
     explicit RecordDecoder(const Kernels& chosen = kernels()) : sequential_(chosen), dct_(chosen) {}
 
-    // `planes` points into memory of `buffer` or into the record itself. Throws RecordError, JpegError or DctError.
-    void planes(const uint8_t* record, size_t size, bool check, Buffer& buffer, Planes& planes);
+    // `planes` points into memory of `buffer` or into the record itself. No more than `region` needs to be decoded:
+    // other samples may have any value, and planes may be smaller. Throws RecordError, JpegError or DctError.
+    void planes(const uint8_t* record, size_t size, bool check, Buffer& buffer, Planes& planes,
+                const Region& region = {});
 
 private:
     const uint8_t* own_copy(const uint8_t* data, size_t size);
-    void jpeg_planes(const uint8_t* data, size_t size, Buffer& buffer, Planes& planes);
+    void jpeg_planes(const uint8_t* data, size_t size, Buffer& buffer, Planes& planes, const Region& region);
 
     JpegPlanesDecoder sequential_;
     JpegDecoder jpeg_;

@@ -49,34 +49,20 @@ BlockStreams open_section(const DctSection& section, const Kernels& kernels, Buf
     return streams;
 }
 
-// Sets the planes' sizes and returns their number of bytes; `data` holds offsets until memory is allocated.
-size_t lay_out(const DctRecord& record, Planes& planes, size_t (&offset)[3]) {
-    planes = {{}, record.info.components, record.info.width, record.info.height, record.info.subsampling,
-              record.info.rgb};
-    size_t total = 0;
-    for (int c = 0; c < planes.count; ++c) {
-        const DctComponent& component = record.component[c];
-        const ptrdiff_t stride = (component.blocks_w + 7) / 8 * 64;
-        planes.plane[c] = {nullptr, component.width, component.height, stride};
-        offset[c] = total;
-        total += size_t(stride) * component.blocks_h * 8;
-    }
-    return total;
-}
-
 }  // namespace
 
-void DctDecoder::planes(const uint8_t* data, size_t size, Buffer& buffer, Planes& planes) {
+void DctDecoder::planes(const uint8_t* data, size_t size, Buffer& buffer, Planes& planes, const Region& region) {
     const DctRecord record = read_dct_record(data, size);
-    size_t offset[3];
-    uint8_t* const base = buffer.ensure(lay_out(record, planes, offset) + plane_slack);
+    const DctInfo& info = record.info;
+    BlockWindow windows[3];
+    planes = {{}, info.components, info.width, info.height, info.subsampling, info.rgb};
+    lay_out(planes, region, buffer, windows);
     for (int s = 0, c = 0; s < record.sections; ++s) {
         BlockStreams streams = open_section(record.section[s], kernels_, scratch_);
         for (const int end = c + record.section[s].components; c < end; ++c) {
             const DctComponent& component = record.component[c];
-            planes.plane[c].data = base + offset[c];
-            kernels_.decode_blocks(streams, component, rows_.ensure(row_scratch(component.blocks_w)),
-                                   base + offset[c], planes.plane[c].stride);
+            const int rows = c + 1 == end ? windows[c].bottom : component.blocks_h;  // another one's blocks follow
+            kernels_.decode_blocks(streams, component, windows[c], rows, rows_.ensure(row_scratch(component.blocks_w)));
         }
     }
 }

@@ -11,6 +11,7 @@
 
 #include "kernels.h"
 #include "planes.h"
+#include "region.h"
 
 namespace fastload {
 
@@ -40,10 +41,9 @@ class DctDecoder {
 public:
     explicit DctDecoder(const Kernels& chosen = kernels()) : kernels_(chosen) {}
 
-    // Decodes into `buffer`, to which `planes` points. A plane's stride is a multiple of 64; its memory extends to
-    // whole blocks, followed by plane_slack readable bytes. Throws DctError; the buffer's contents are then
-    // unspecified.
-    void planes(const uint8_t* data, size_t size, Buffer& buffer, Planes& planes);
+    // Decodes into `buffer`, to which `planes` points. Only samples of `region` are written, see lay_out. Throws
+    // DctError; the buffer's contents are then unspecified.
+    void planes(const uint8_t* data, size_t size, Buffer& buffer, Planes& planes, const Region& region = {});
 
     // Decodes the entropy coding only, for benchmarks. Throws DctError.
     void streams_only(const uint8_t* data, size_t size);

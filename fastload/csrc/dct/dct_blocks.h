@@ -73,5 +73,12 @@ constexpr int odd[4][4] = {
 
 constexpr int shift[2] = {11, 18};  // after the first pass (columns) and the second (rows)
 
+// Smaller blocks, of 4, 2 or 1 samples on each axis, are the inverse DCT of that size of a block's lowest coefficients:
+// the factor of input u for output i. They are in the same units, so shifts are the same.
+constexpr int reduced(int size, int i, int u) {
+    if (u >= size) return 0;
+    return size == 4 ? even[i][u] : i && u ? -one : one;
+}
+
 }  // namespace idct
 }  // namespace fastload

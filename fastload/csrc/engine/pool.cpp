@@ -23,13 +23,13 @@ void sleep(std::chrono::nanoseconds time, std::chrono::nanoseconds& overslept) {
 
 }  // namespace
 
-void Records::decode(size_t i, RecordDecoder& decoder, Buffer& buffer, Planes& planes) {
+void Records::decode(size_t i, RecordDecoder& decoder, Buffer& buffer, Planes& planes, const Region& region) {
     const bool check =
         check_ == Check::always || (check_ == Check::first && !checked_[i].load(std::memory_order_relaxed));
     const Record& record = records_[i];
     if (check && read_header(record.data, record.size).checksum != record.checksum)
         throw RecordError("it is not the record that the index knows");
-    decoder.planes(record.data, record.size, check, buffer, planes);
+    decoder.planes(record.data, record.size, check, buffer, planes, region);
     if (check) checked_[i].store(true, std::memory_order_relaxed);
 }
 
@@ -39,8 +39,8 @@ bool Records::there(size_t i) const {
 }
 
 Pool::Pool(std::vector<Record> records, std::shared_ptr<void> owner, int threads, Check check,
-           std::chrono::microseconds emulated)
-    : owner_(std::move(owner)), records_(std::move(records), check), emulated_(emulated) {
+           std::chrono::microseconds emulated, bool scaled)
+    : owner_(std::move(owner)), records_(std::move(records), check), emulated_(emulated), scaled_(scaled) {
     turbojpeg_path();  // throws here rather than in a thread if there is no library
     kernels();         // likewise if FASTLOAD_SIMD is wrong
     max_pixels();      // or FASTLOAD_MAX_PIXELS
@@ -283,7 +283,8 @@ std::vector<Failure> Pool::write(const Job& job, int slot, uint8_t* out, Workspa
                 placed.open(job.placements[row]);
                 if (!placed.needs_source()) continue;
                 Planes planes;
-                records_.decode(size_t(job.index[row]), workspace.decoder, workspace.planes[row - first], planes);
+                records_.decode(size_t(job.index[row]), workspace.decoder, workspace.planes[row - first], planes,
+                                placed.region(scaled_));
                 placed.set_source(planes, workspace.tables);
                 if (job.placements[row].cutout) cut_out(job, row, workspace.cutouts[row - first], workspace.masks, placed);
             } catch (const std::runtime_error& error) {  // this image is damaged; check the others of its slot too

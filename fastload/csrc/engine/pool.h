@@ -37,7 +37,7 @@ public:
         : records_(std::move(records)), checked_(records_.size()), check_(check) {}
     size_t size() const { return records_.size(); }
     const Record& operator[](size_t i) const { return records_[i]; }
-    void decode(size_t i, RecordDecoder& decoder, Buffer& buffer, Planes& planes);
+    void decode(size_t i, RecordDecoder& decoder, Buffer& buffer, Planes& planes, const Region& region);
     // False if pages of the record have vanished, so that zeros may have been read.
     bool there(size_t i) const;
 
@@ -96,9 +96,9 @@ private:
 class Pool {
 public:
     // `owner` keeps the memory of the records alive. With `emulated`, nothing is decoded or written: each record takes
-    // this time asleep, as if it had a core of its own.
+    // this time asleep, as if it had a core of its own. `scaled`: images that shrink are decoded at a smaller size.
     Pool(std::vector<Record> records, std::shared_ptr<void> owner, int threads, Check check,
-         std::chrono::microseconds emulated = {});
+         std::chrono::microseconds emulated = {}, bool scaled = true);
     ~Pool();  // waits only for the slots that are being written
 
     const Records& records() const { return records_; }
@@ -153,6 +153,7 @@ private:
     const std::shared_ptr<void> owner_;  // released last
     Records records_;
     const std::chrono::microseconds emulated_;
+    const bool scaled_;
     std::mutex mutex_;
     std::condition_variable work_;
     std::deque<std::shared_ptr<Lane>> lanes_;  // lanes with queued batches; it is the first one's turn

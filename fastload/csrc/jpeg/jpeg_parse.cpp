@@ -1,6 +1,7 @@
 #include "jpeg_parse.h"
 
 #include <algorithm>
+#include <climits>
 #include <cstring>
 #include <string>
 
@@ -304,6 +305,8 @@ public:
             row_.push_back(size_t(part.blocks_w) * 64);
         }
     }
+
+    int rows(size_t) const override { return INT_MAX; }
 
     void begin_component(size_t, const JpegComponent&) override {}
 

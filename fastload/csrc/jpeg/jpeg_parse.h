@@ -48,6 +48,9 @@ public:
     // Sizes and sampling of the image and its components are known.
     virtual void begin(const JpegCoefficients& image) = 0;
 
+    // How many of the first block rows of component `number` it needs. It may get others, too.
+    virtual int rows(size_t number) const = 0;
+
     // The quantization table of a component is known. Its blocks come next.
     virtual void begin_component(size_t number, const JpegComponent& component) = 0;
 

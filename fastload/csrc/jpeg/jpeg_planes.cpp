@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <climits>
 #include <cstdlib>
 
 #include "dct_blocks.h"
@@ -28,24 +29,17 @@ bool beyond_any_image(const int16_t* block, const uint16_t* quant) {
 
 class PlanesSink final : public BlockSink {
 public:
-    PlanesSink(const Kernels& kernels, Buffer& buffer, Planes& planes)
-        : kernels_(kernels), buffer_(buffer), planes_(planes) {}
+    PlanesSink(const Kernels& kernels, const Region& region, Buffer& buffer, Planes& planes)
+        : kernels_(kernels), region_(region), buffer_(buffer), planes_(planes) {}
 
     const uint8_t* order() const override { return zigzag_to_transform.data(); }
 
     void begin(const JpegCoefficients& image) override {
         planes_ = {{}, int(image.components.size()), image.width, image.height, image.subsampling, false};
-        size_t offset[3] = {}, total = 0;
-        for (size_t c = 0; c < image.components.size(); ++c) {
-            const JpegComponent& part = image.components[c];
-            const ptrdiff_t stride = (part.blocks_w + 7) / 8 * 64;
-            planes_.plane[c] = {nullptr, part.width, part.height, stride};
-            offset[c] = total;
-            total += size_t(stride) * size_t(part.blocks_h) * 8;
-        }
-        uint8_t* const base = buffer_.ensure(total + plane_slack);
-        for (size_t c = 0; c < image.components.size(); ++c) planes_.plane[c].data = data_[c] = base + offset[c];
+        lay_out(planes_, region_, buffer_, windows_);
     }
+
+    int rows(size_t number) const override { return windows_[number].bottom; }
 
     void begin_component(size_t number, const JpegComponent& component) override {
         for (size_t i = 0; i < 64; ++i) {
@@ -55,21 +49,25 @@ public:
     }
 
     void put(size_t number, int y, int x, int count, const int16_t* blocks) override {
-        const ptrdiff_t stride = planes_.plane[number].stride;
+        const BlockWindow& window = windows_[number];
+        const int left = std::max(x, window.left), right = std::min(x + count, window.right);
+        if (y < window.top || y >= window.bottom || left >= right) return;
         const uint16_t* const quant = quant_[number];
-        uint8_t* const out = data_[number] + y * 8 * stride + x * 8;
-        const int worst = kernels_.inverse_dct(blocks, count, quant, out, stride);
+        blocks += (left - x) * 64;
+        const int worst =
+            kernels_.inverse_dct(blocks, right - left, quant, window.size, window.block(left, y), window.stride);
         if (2 * worst <= column_limit) return;
-        for (int i = 0; i < count; ++i)
+        for (int i = 0; i < right - left; ++i)
             if (beyond_any_image(blocks + i * 64, quant))
                 throw JpegError("coefficients beyond those of any image of 8 bits");
     }
 
 private:
     const Kernels& kernels_;
+    const Region& region_;
     Buffer& buffer_;
     Planes& planes_;
-    uint8_t* data_[3] = {};
+    BlockWindow windows_[3] = {};
     uint16_t quant_[3][64] = {};
 };
 
@@ -77,14 +75,16 @@ class NoSink final : public BlockSink {
 public:
     const uint8_t* order() const override { return zigzag_to_transform.data(); }
     void begin(const JpegCoefficients&) override {}
+    int rows(size_t) const override { return INT_MAX; }
     void begin_component(size_t, const JpegComponent&) override {}
     void put(size_t, int, int, int, const int16_t*) override {}
 };
 
 }  // namespace
 
-void JpegPlanesDecoder::planes(const uint8_t* data, size_t size, Buffer& buffer, Planes& planes) {
-    PlanesSink sink(kernels_, buffer, planes);
+void JpegPlanesDecoder::planes(const uint8_t* data, size_t size, Buffer& buffer, Planes& planes,
+                               const Region& region) {
+    PlanesSink sink(kernels_, region, buffer, planes);
     planes.rgb = parser_.parse(data, size, sink).rgb;
 }
 

@@ -191,13 +191,19 @@ size_t ScanDecoder::run(const Scan& scan, const uint8_t* data, size_t size, size
     restarts_ = 0;
     std::copy_n(sink.order(), 64, order_);
     lay_out(scan);
-    for (int y = 0; y < height; ++y)
+    int needed = 0;
+    for (const ScanComponent& part : scan.components) {
+        const int rows = std::min(sink.rows(part.number), part.component->blocks_h);
+        needed = std::max(needed, (rows + part.v - 1) / part.v);
+    }
+    for (int y = 0; y < needed; ++y)
         for (int x = 0; x < width; x += group_mcus) {
             const int mcus = std::min(group_mcus, width - x);
             decode_group(mcus, scan.restart_interval);
             give(scan, x, y, mcus, sink);
         }
-    reader_.close();
+    if (needed == height) reader_.close();
+    while (needed < height && at_restart()) position_ = reader_.open(data, size, position_ + 2);
     return position_;
 }
 
@@ -229,12 +235,16 @@ void ScanDecoder::decode_group(int mcus, int restart_interval) {
 
 void ScanDecoder::restart(int interval) {
     reader_.close();
-    while (position_ + 1 < size_ && data_[position_ + 1] == 0xff) ++position_;  // fill bytes
-    if (position_ + 1 >= size_ || data_[position_ + 1] != 0xd0 + restarts_++ % 8)
+    if (!at_restart() || data_[position_ + 1] != 0xd0 + restarts_++ % 8)
         throw JpegError("a restart marker is missing");
     position_ = reader_.open(data_, size_, position_ + 2);
     std::fill(std::begin(last_dc_), std::end(last_dc_), 0);
     until_restart_ = interval;
+}
+
+bool ScanDecoder::at_restart() {
+    while (position_ + 1 < size_ && data_[position_ + 1] == 0xff) ++position_;
+    return position_ + 1 < size_ && data_[position_ + 1] >= 0xd0 && data_[position_ + 1] <= 0xd7;
 }
 
 // Blocks beyond the image complete an MCU and are dropped.

@@ -93,7 +93,7 @@ public:
     explicit ScanDecoder(const Kernels& kernels) : kernels_(kernels) {}
 
     // Decodes the entropy-coded segments at `position` and gives `sink` their blocks, with coefficients in its order.
-    // Returns the position of the marker that ends them. Throws JpegError.
+    // Stops after the rows that `sink` needs. Returns the position of the marker that ends them. Throws JpegError.
     size_t run(const Scan& scan, const uint8_t* data, size_t size, size_t position, BlockSink& sink);
 
 private:
@@ -103,6 +103,7 @@ private:
     void lay_out(const Scan& scan);
     void decode_group(int mcus, int restart_interval);
     void restart(int interval);
+    bool at_restart();  // after fill bytes, which it skips
     void give(const Scan& scan, int x, int y, int mcus, BlockSink& sink) const;
 
     const Kernels& kernels_;

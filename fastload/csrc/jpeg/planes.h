@@ -40,8 +40,9 @@ constexpr int chroma_divisor_y[subsampling_kinds] = {1, 1, 2, 1, 2, 1};
 
 struct Plane {
     const uint8_t* data;
-    int width, height;  // valid samples: the image's size divided by the divisor, rounded up
+    int width, height;  // valid samples: the image's size divided by the divisor and 2^halvings, rounded up
     ptrdiff_t stride;
+    int halvings = 0;  // how many times smaller it was decoded, by a factor of 2 on each axis
 };
 
 struct Planes {

@@ -38,6 +38,16 @@ ColorMatrix color_matrix(const Planes& planes, const float color[3][4], Filter f
 
 }  // namespace
 
+Region region_of(const View& view, bool scaled) {
+    const bool antialiases = view.filter == Filter::bilinear || view.filter == Filter::bicubic;
+    const auto axis = [&](double start, double extent, int size) {
+        const double step = extent / size;
+        const double reach = antialiases ? (view.filter == Filter::bicubic ? 2 : 1) * step : 0;
+        return Region::Axis{start + step / 2, start + extent - step / 2, reach, scaled && antialiases ? step : 1};
+    };
+    return {{axis(view.x, view.w, view.width), axis(view.y, view.h, view.height)}};
+}
+
 void Picture::open(const Planes& planes, const View& view, const float color[3][4], TableCache& tables) {
     matrix_ = color_matrix(planes, color, view.filter);
     count_ = planes.count;
@@ -48,7 +58,8 @@ void Picture::open(const Planes& planes, const View& view, const float color[3][
     for (int c = 0; c < count_; ++c) {
         Channel& channel = channels_[c];
         channel.plane = planes.plane[c];
-        const double dx = c ? chroma_divisor_x[planes.subsampling] : 1, dy = c ? chroma_divisor_y[planes.subsampling] : 1;
+        const double dx = (c ? chroma_divisor_x[planes.subsampling] : 1) << channel.plane.halvings;
+        const double dy = (c ? chroma_divisor_y[planes.subsampling] : 1) << channel.plane.halvings;
         channel.horizontal = tables.horizontal({view.x / dx, view.w / dx, channel.plane.width, width_, view.flip, view.filter});
         channel.vertical = tables.vertical({view.y / dy, view.h / dy, channel.plane.height, view.height, false, view.filter});
         size_t ring = 2;  // a power of two: slots are found by masking

@@ -9,6 +9,7 @@
 #include "filter.h"
 #include "kernels.h"
 #include "planes.h"
+#include "region.h"
 #include "resample.h"
 
 namespace fastload {
@@ -20,6 +21,9 @@ struct View {
     bool flip;          // mirrors it left to right
     Filter filter = Filter::bilinear;
 };
+
+// What must be decoded to draw a view. `scaled`: at a smaller size if the filter shrinks that as well as the image.
+Region region_of(const View& view, bool scaled);
 
 // The matrix from planes, minus 128, to RGB: JFIF's for YCbCr (ITU-T T.871), or that of gray or RGB planes.
 void to_rgb(const Planes& planes, double matrix[3][3]);

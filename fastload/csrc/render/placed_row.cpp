@@ -31,12 +31,16 @@ void PlacedRow::open(const Placement& placement) {
     }
 }
 
+View PlacedRow::view() const {
+    if (placement_.warped) return warped_.view();
+    const float* const crop = placement_.crop;
+    return {crop[0], crop[1], crop[2], crop[3], placement_.clip[2],
+            placement_.clip[3], placement_.flip, placement_.filter};
+}
+
 void PlacedRow::set_source(const Planes& planes, TableCache& tables) {
     if (placement_.warped) return warped_.set_source(planes, placement_.color, tables);
-    const float* const crop = placement_.crop;
-    const View view{crop[0], crop[1], crop[2], crop[3], placement_.clip[2],
-                    placement_.clip[3], placement_.flip, placement_.filter};
-    picture_.open(planes, view, placement_.color, tables);
+    picture_.open(planes, view(), placement_.color, tables);
 }
 
 void PlacedRow::count(Span span, const uint8_t* line, Histogram& histogram) {

@@ -21,7 +21,9 @@ public:
     void open(const Placement& placement);
     // Whether it needs its source's planes before it is drawn: it has a source, which shows on the canvas.
     bool needs_source() const { return placement_.kind == Kind::source && !(placement_.warped && crop_.empty()); }
-    // Sets them. They must stay as long as it is drawn.
+    // What is drawn of its source, and how much smaller it may be decoded if that is `scaled`.
+    Region region(bool scaled) const { return region_of(view(), scaled); }
+    // Sets its source's planes, of this region at least. They must stay as long as it is drawn.
     void set_source(const Planes& planes, TableCache& tables);
     const Placement& placement() const { return placement_; }
     // The color of a FILL row.
@@ -44,6 +46,8 @@ public:
     int draw_plain(int y, uint8_t* rgb, uint8_t* canvas) { return picture_.draw(y - placement_.clip[1], rgb, canvas); }
 
 private:
+    View view() const;  // of its source
+
     const Kernels* kernels_;
     Placement placement_{};
     uint8_t fill_[3]{};

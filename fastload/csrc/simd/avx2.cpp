@@ -248,8 +248,7 @@ TARGET_INLINE void reciprocals(Vector n, const Reciprocals& table, Vector (&whol
 // The data of a row of blocks before its samples are computed.
 struct Row {
     Row(uint8_t* scratch, int padded)
-        : padded(padded), coefficients(scratch), dc(reinterpret_cast<int16_t*>(scratch + 64 * size_t(padded))) {}
-    int padded;
+        : coefficients(scratch), dc(reinterpret_cast<int16_t*>(scratch + 64 * size_t(padded))) {}
     uint8_t* coefficients;  // 64 int8 a block, in packed order
     int16_t* dc;            // one every 16 bytes
 };
@@ -272,11 +271,10 @@ TARGET_INLINE __m128i expanded(const uint8_t* bytes, size_t mask) {
     return _mm_shuffle_epi8(load8(bytes), load8(expand_table.shuffle[mask]));
 }
 
-TARGET void read_row(BlockStreams& streams, int blocks, int above, const Row& row) {
-    read_dc_row(streams, blocks, above, row.dc, 8);
-    uint8_t* out = row.coefficients;
+TARGET void read_blocks(BlockStreams& streams, int left, int right, const Row& row) {
+    uint8_t* out = row.coefficients + 64 * left;
     const uint8_t* values = streams.values;
-    for (int x = 0; x < blocks; ++x) {
+    for (int x = left; x < right; ++x) {
         const size_t presence = *streams.presence++;
         uint64_t mask = uint64_t(_mm_cvtsi128_si64(expanded(streams.masks, presence)));
         streams.masks += _mm_popcnt_u64(presence);
@@ -286,7 +284,7 @@ TARGET void read_row(BlockStreams& streams, int blocks, int above, const Row& ro
         }
     }
     streams.values = values;
-    for (int x = blocks; x < row.padded; ++x, out += 64) {
+    for (int x = right; x % lanes != 0; ++x, out += 64) {
         row.dc[8 * x] = 0;
         std::fill_n(out, 64, uint8_t{0});
     }
@@ -328,9 +326,9 @@ TARGET void apply_signs(uint8_t* values, const uint8_t* signs, size_t count) {
 
 #include "blend.h"
 #include "colors.h"
+#include "set_bits.h"
 #include "idct.h"
 #include "samples.h"
-#include "set_bits.h"
 #include "warp.h"
 
 namespace fastload {

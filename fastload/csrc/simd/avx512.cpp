@@ -220,18 +220,16 @@ TARGET_INLINE void reciprocals(Vector n, const Reciprocals& table, Vector (&whol
 // The data of a row of blocks before its samples are computed.
 struct Row {
     Row(uint8_t* scratch, int padded)
-        : padded(padded), dc(reinterpret_cast<int16_t*>(scratch)),
+        : dc(reinterpret_cast<int16_t*>(scratch)),
           mask(reinterpret_cast<uint64_t*>(scratch + 16 * size_t(padded))),
           values(reinterpret_cast<const uint8_t**>(scratch + 24 * size_t(padded))) {}
-    int padded;
     int16_t* dc;      // one every 16 bytes
     uint64_t* mask;   // of non-zero coefficients
     const uint8_t** values;
 };
 
-TARGET void read_row(BlockStreams& streams, int blocks, int above, const Row& row) {
-    read_dc_row(streams, blocks, above, row.dc, 8);
-    for (int x = 0; x < blocks; ++x) {
+TARGET void read_blocks(BlockStreams& streams, int left, int right, const Row& row) {
+    for (int x = left; x < right; ++x) {
         uint64_t bytes;
         std::memcpy(&bytes, streams.masks, sizeof bytes);
         const uint64_t presence = *streams.presence++;
@@ -240,7 +238,7 @@ TARGET void read_row(BlockStreams& streams, int blocks, int above, const Row& ro
         streams.masks += _mm_popcnt_u64(presence);
         streams.values += _mm_popcnt_u64(row.mask[x]);
     }
-    for (int x = blocks; x < row.padded; ++x) {
+    for (int x = right; x % lanes != 0; ++x) {
         row.dc[8 * x] = 0;
         row.mask[x] = 0;
         row.values[x] = streams.values;
@@ -287,9 +285,9 @@ TARGET void apply_signs(uint8_t* values, const uint8_t* signs, size_t count) {
 
 #include "blend.h"
 #include "colors.h"
+#include "set_bits.h"
 #include "idct.h"
 #include "samples.h"
-#include "set_bits.h"
 #include "warp.h"
 
 namespace fastload {

@@ -1,7 +1,7 @@
 // The inverse DCT of one block per lane of a vector. dct_blocks.h has the sums, scalar.cpp the specification. Each file
 // of vector kernels includes it once, after defining
 //     Row: the data of a row of blocks before its samples are computed. `dc` has a coefficient every 16 bytes.
-//     read_row(streams, blocks, above, row): reads it.
+//     read_blocks(streams, left, right, row): reads some of its blocks, all but `dc`; zeros follow up to whole vectors.
 //     load_units(row, x, unit): coefficients of the blocks from x on, a quarter in packed order of each in its lane.
 //     store_four_rows(left, right, out, stride): four rows of blocks, whose halves are in `left` and `right`.
 #pragma once
@@ -10,6 +10,8 @@
 #include <cstring>
 
 #include "dct_blocks.h"
+#include "region.h"
+#include "skip_blocks.h"
 
 namespace fastload {
 namespace {
@@ -97,6 +99,45 @@ TARGET_INLINE void transform_blocks(const Vector (&half)[2][4], const Quantizati
     transform_rows(rows, out, stride);
 }
 
+// A pass of the inverse DCT of 4, 2 or 1 coefficients, in the words of rows or columns 0 and 2 and those of 1 and 3.
+template <int size>
+TARGET_INLINE void transform_reduced(Vector even, Vector odd, Vector rounding, Vector (&out)[4]) {
+    for (int i = 0; i < 4; ++i) out[i] = zeros();
+    for (int i = 0; i < size; ++i) {
+        using idct::reduced;
+        out[i] = add_dot16(rounding, even, coefficient_pair(reduced(size, i, 0), reduced(size, i, 2)));
+        if (size > 1) out[i] = add_dot16(out[i], odd, coefficient_pair(reduced(size, i, 1), reduced(size, i, 3)));
+    }
+}
+
+// As transform_blocks, to blocks of `size` x `size` samples.
+template <int size>
+TARGET_INLINE void transform_reduced_blocks(const Vector (&half)[2][4], const Quantization& quant, uint8_t* out,
+                                            ptrdiff_t stride) {
+    Vector rows[2], columns[4];
+    for (int h = 0; h < 2; ++h) {
+        Vector sums[4];
+        transform_reduced<size>(multiply16(half[h][0], quant.half[h][0]), multiply16(half[h][1], quant.half[h][1]),
+                                all32(1 << (idct::shift[0] - 1)), sums);
+        rows[h] = select32<0x88>(shifted_pair(sums[0], sums[1], idct::shift[0]),
+                                 shifted_pair(sums[2], sums[3], idct::shift[0]));
+    }
+    transform_reduced<size>(rows[0], rows[1], all32(1 << (idct::shift[1] - 1)), columns);
+    alignas(Vector) uint8_t samples[16 * lanes];
+    store(samples, pack_samples(columns));
+    for (int y = 0; y < size; ++y)
+        for (int lane = 0; lane < lanes; ++lane)
+            std::memcpy(out + y * stride + size * lane, samples + 16 * lane + 4 * y, size);
+}
+
+template <int size>
+TARGET_INLINE void transform_to(const Vector (&half)[2][4], const Quantization& quant, uint8_t* out, ptrdiff_t stride) {
+    if constexpr (size == 8)
+        transform_blocks(half, quant, out, stride);
+    else
+        transform_reduced_blocks<size>(half, quant, out, stride);
+}
+
 // Puts coefficients beyond +-127 in their places.
 TARGET __attribute__((noinline)) void replace_large_values(BlockStreams& streams, const Vector (&unit)[4],
                                                            Vector (&half)[2][4]) {
@@ -115,6 +156,7 @@ TARGET __attribute__((noinline)) void replace_large_values(BlockStreams& streams
     std::memcpy(half, words, sizeof words);
 }
 
+template <int size>
 TARGET_INLINE void decode_group(BlockStreams& streams, const Row& row, int x, const Quantization& quant, uint8_t* out,
                                 ptrdiff_t stride) {
     Vector unit[4], half[2][4];
@@ -126,28 +168,49 @@ TARGET_INLINE void decode_group(BlockStreams& streams, const Row& row, int x, co
     const Vector least = min8(min8(unit[0], unit[1]), min8(unit[2], unit[3]));
     if (__builtin_expect(equal8(least, -128) != 0, 0)) replace_large_values(streams, unit, half);
     half[0][0] = replace_first16(half[0][0], row.dc + 8 * x);
-    transform_blocks(half, quant, out, stride);
+    transform_to<size>(half, quant, out, stride);
 }
 
-TARGET void decode_blocks(BlockStreams& streams, const DctComponent& component, uint8_t* scratch, uint8_t* out,
-                          ptrdiff_t stride) {
+template <int size>
+TARGET void decode_blocks_to(BlockStreams& streams, const DctComponent& component, const BlockWindow& window, int rows,
+                             uint8_t* scratch) {
     const Quantization quant = quantization_of(component);
-    const Row row(scratch, (component.blocks_w + lanes - 1) / lanes * lanes);
+    const int blocks = component.blocks_w;
+    const Row row(scratch, (blocks + lanes - 1) / lanes * lanes);
     row.dc[0] = 0;
-    for (int y = 0; y < component.blocks_h; ++y, out += 8 * stride) {
-        read_row(streams, component.blocks_w, row.dc[0], row);
-        for (int x = 0; x < row.padded; x += lanes) decode_group(streams, row, x, quant, out + 8 * x, stride);
+    for (int y = 0; y < rows; ++y) {
+        read_dc_row(streams, blocks, row.dc[0], row.dc, 8);
+        if (y < window.top || y >= window.bottom) {
+            skip_blocks(streams, blocks);
+            continue;
+        }
+        skip_blocks(streams, window.left);
+        read_blocks(streams, window.left, window.right, row);
+        for (int x = window.left; x < window.right; x += lanes)
+            decode_group<size>(streams, row, x, quant, window.out + size * (y * window.stride + x), window.stride);
+        skip_blocks(streams, blocks - window.right);
     }
 }
 
-TARGET int inverse_dct(const int16_t* blocks, int count, const uint16_t* quant, uint8_t* out, ptrdiff_t stride) {
+TARGET void decode_blocks(BlockStreams& streams, const DctComponent& component, const BlockWindow& window, int rows,
+                          uint8_t* scratch) {
+    const auto decode = window.size == 8   ? decode_blocks_to<8>
+                        : window.size == 4 ? decode_blocks_to<4>
+                        : window.size == 2 ? decode_blocks_to<2>
+                                           : decode_blocks_to<1>;
+    decode(streams, component, window, rows, scratch);
+}
+
+template <int size>
+TARGET int inverse_dct_to(const int16_t* blocks, int count, const uint16_t* quant, uint8_t* out, ptrdiff_t stride) {
+    constexpr int units = size == 8 ? 4 : 2;
     const Quantization steps = quantization(quant);
     Vector worst = zeros();
     for (int x = 0; x < count; x += lanes, blocks += 64 * lanes) {
         Vector half[2][4], sum[2];
         for (int h = 0; h < 2; ++h) {
             sum[h] = zeros();
-            for (int i = 0; i < 4; ++i) {
+            for (int i = 0; i < units; ++i) {
                 half[h][i] = load_lanes(reinterpret_cast<const uint8_t*>(blocks + 32 * h + 8 * i), 128);
                 Vector magnitude = absolute16(half[h][i]);
                 if (h == 0 && i == 0) magnitude = min_unsigned16(magnitude, all16(32767));  // DC: -32768
@@ -155,9 +218,18 @@ TARGET int inverse_dct(const int16_t* blocks, int count, const uint16_t* quant, 
             }
         }
         worst = max32(worst, max32(sum[0], sum[1]));
-        transform_blocks(half, steps, out + 8 * x, stride);
+        transform_to<size>(half, steps, out + size * x, stride);
     }
     return largest32(worst);
+}
+
+TARGET int inverse_dct(const int16_t* blocks, int count, const uint16_t* quant, int size, uint8_t* out,
+                       ptrdiff_t stride) {
+    const auto inverse = size == 8   ? inverse_dct_to<8>
+                         : size == 4 ? inverse_dct_to<4>
+                         : size == 2 ? inverse_dct_to<2>
+                                     : inverse_dct_to<1>;
+    return inverse(blocks, count, quant, out, stride);
 }
 
 }  // namespace

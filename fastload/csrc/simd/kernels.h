@@ -21,6 +21,7 @@ class PixelFormat;
 enum class Channels : int;
 enum class ScanFault : int;
 struct BlockStreams;
+struct BlockWindow;
 struct ColorMatrix;
 struct DctComponent;
 struct HorizontalTable;
@@ -62,15 +63,17 @@ struct Kernels {
     void (*convert)(const uint8_t* bytes, size_t count, const PixelFormat& format, Channels channels, uint8_t* out);
 
     // The inverse DCT, see dct_blocks.h.
-    // Decodes one component's blocks to out[stride * y + x] for whole blocks. Blocks beyond the last of a row, up to a
-    // multiple of four, are written too, so stride must be a multiple of 32 and cover them. `scratch`: row_scratch
-    // bytes.
-    void (*decode_blocks)(BlockStreams& streams, const DctComponent& component, uint8_t* scratch, uint8_t* out,
-                          ptrdiff_t stride);
-    // The inverse DCT alone, of `count` adjacent blocks, to out[stride * y + x]. Coefficients and steps are in
-    // transform order. Blocks beyond the last, up to a multiple of four, are read and written too. Returns the largest
-    // sum of magnitudes of dequantized coefficients over a column; it is valid if no step exceeds largest_step.
-    int (*inverse_dct)(const int16_t* blocks, int count, const uint16_t* quant, uint8_t* out, ptrdiff_t stride);
+    // Decodes the blocks of a window (region.h) among the first `rows` block rows of a component, and passes over the
+    // others of them. Blocks beyond the last of a row, up to a multiple of four, are written too. `scratch`:
+    // row_scratch bytes.
+    void (*decode_blocks)(BlockStreams& streams, const DctComponent& component, const BlockWindow& window, int rows,
+                          uint8_t* scratch);
+    // The inverse DCT alone, of `count` adjacent blocks, to `size` x `size` samples each, at out[stride * y + x].
+    // Coefficients and steps are in transform order. Blocks beyond the last, up to a multiple of four, are read and
+    // written too. Returns the largest sum of magnitudes of dequantized coefficients over a column, or over its first
+    // four rows if `size` is less than 8; it is valid if no step exceeds largest_step.
+    int (*inverse_dct)(const int16_t* blocks, int count, const uint16_t* quant, int size, uint8_t* out,
+                       ptrdiff_t stride);
     // Negates values[i] if bit i of signs is set. 64 bytes past both may be read, and past `values` written.
     void (*apply_signs)(uint8_t* values, const uint8_t* signs, size_t count);
     // The number of bits set in `count` bytes.

@@ -10,11 +10,13 @@
 #include "jpeg_scan.h"
 #include "kernels.h"
 #include "pixel_format.h"
+#include "region.h"
 #include "resample.h"
 #include "tile.h"
 
 #define TARGET
 #include "set_bits.h"
+#include "skip_blocks.h"
 
 namespace fastload {
 namespace {
@@ -212,12 +214,27 @@ void transform(const int16_t* in, int shift, int16_t* out) {
         for (int i = 0; i < 8; ++i) out[c * 8 + i] = int16_t(std::clamp(int32_t(sums[i][c]) >> shift, -32768, 32767));
 }
 
-void transform_block(const int16_t* block, uint8_t* out, ptrdiff_t stride) {
+// The same of the first `size` columns and rows only.
+void transform_reduced(const int16_t* in, int size, int shift, int16_t* out) {
+    for (int c = 0; c < size; ++c)
+        for (int i = 0; i < size; ++i) {
+            uint32_t sum = 1u << (shift - 1);
+            for (int u = 0; u < size; ++u) sum += uint32_t(in[8 * u + c] * idct::reduced(size, i, u));
+            out[8 * c + i] = saturated(int32_t(sum) >> shift);
+        }
+}
+
+void transform_block(const int16_t* block, int size, uint8_t* out, ptrdiff_t stride) {
     int16_t rows[64], samples[64];
-    transform(block, idct::shift[0], rows);
-    transform(rows, idct::shift[1], samples);
-    for (int y = 0; y < 8; ++y, out += stride)
-        for (int x = 0; x < 8; ++x) out[x] = uint8_t(std::clamp<int>(samples[y * 8 + x], -128, 127) + 128);
+    if (size == 8) {
+        transform(block, idct::shift[0], rows);
+        transform(rows, idct::shift[1], samples);
+    } else {
+        transform_reduced(block, size, idct::shift[0], rows);
+        transform_reduced(rows, size, idct::shift[1], samples);
+    }
+    for (int y = 0; y < size; ++y, out += stride)
+        for (int x = 0; x < size; ++x) out[x] = uint8_t(std::clamp<int>(samples[y * 8 + x], -128, 127) + 128);
 }
 
 int16_t dequantise(int coefficient, uint16_t step) { return int16_t(uint32_t(coefficient) * step); }
@@ -237,21 +254,25 @@ void read_block(BlockStreams& streams, const uint16_t* quant, int dc, int16_t* b
     block[0] = dequantise(dc, quant[0]);
 }
 
-void decode_blocks(BlockStreams& streams, const DctComponent& component, uint8_t* scratch, uint8_t* out,
-                   ptrdiff_t stride) {
+void decode_blocks(BlockStreams& streams, const DctComponent& component, const BlockWindow& window, int rows,
+                   uint8_t* scratch) {
     int16_t* const dc = reinterpret_cast<int16_t*>(scratch);
     dc[0] = 0;
-    for (int y = 0; y < component.blocks_h; ++y, out += 8 * stride) {
+    for (int y = 0; y < rows; ++y) {
         read_dc_row(streams, component.blocks_w, dc[0], dc, 1);
-        for (int x = 0; x < component.blocks_w; ++x) {
+        const bool skipped = y < window.top || y >= window.bottom;
+        const int left = skipped ? component.blocks_w : window.left, right = skipped ? left : window.right;
+        skip_blocks(streams, left);
+        for (int x = left; x < right; ++x) {
             int16_t block[64];
             read_block(streams, component.quant, dc[x], block);
-            transform_block(block, out + 8 * x, stride);
+            transform_block(block, window.size, window.block(x, y), window.stride);
         }
+        skip_blocks(streams, component.blocks_w - right);
     }
 }
 
-int inverse_dct(const int16_t* blocks, int count, const uint16_t* quant, uint8_t* out, ptrdiff_t stride) {
+int inverse_dct(const int16_t* blocks, int count, const uint16_t* quant, int size, uint8_t* out, ptrdiff_t stride) {
     int worst = 0;
     for (int x = 0; x < count; ++x, blocks += 64) {
         int16_t block[64];
@@ -259,10 +280,10 @@ int inverse_dct(const int16_t* blocks, int count, const uint16_t* quant, uint8_t
         for (int i = 0; i < 64; ++i) {
             const size_t place = natural_to_transform[size_t(i)];
             block[i] = dequantise(blocks[place], quant[place]);
-            sum[i & 7] += std::abs(blocks[place]) * quant[place];
+            if (size == 8 || i < 32) sum[i & 7] += std::abs(blocks[place]) * quant[place];
         }
         worst = std::max(worst, *std::max_element(sum, sum + 8));
-        transform_block(block, out + 8 * x, stride);
+        transform_block(block, size, out + size * x, stride);
     }
     return worst;
 }

@@ -10,6 +10,7 @@ namespace fastload {
 void bind_encodings(py::module_& m);
 void bind_geometry(py::module_& m);
 void bind_kernels(py::module_& m);
+void bind_rows(py::module_& m);
 void bind_stages(py::module_& m);
 
 }  // namespace fastload
