@@ -145,8 +145,9 @@ class TestLightning:
     def test_it_keeps_masks(self, tmp_path):
         """As above, of what only a cache with masks takes."""
         cache = masked_cache(tmp_path, jpeg())
-        named = _get_dataloader_init_args_and_kwargs(FastLoader(cache, masks=True), SequentialSampler(cache))[1]
-        assert named["masks"] is True
+        given = {"masks": True, "mask_stride": 4, "boxes_from_masks": True}
+        named = _get_dataloader_init_args_and_kwargs(FastLoader(cache, **given), SequentialSampler(cache))[1]
+        assert named.items() >= given.items()
 
     def test_it_keeps_classes(self):
         """As above, of what only a cache of classified images takes."""
