@@ -295,7 +295,7 @@ def test_fcos_is_what_it_always_was(norm, quality):
     names = "\n".join(f"{name} {tuple(value.shape)}" for name, value in model.state_dict().items())
     digest, expected, slopes = FIRST_FCOS[norm, quality]
     assert hashlib.sha256(names.encode()).hexdigest()[:16] == digest
-    assert [float(value) for value in losses.values()] == pytest.approx(expected, rel=1e-12)
+    assert [value.item() for value in losses.values()] == pytest.approx(expected, rel=1e-12)
     head = model.head
     weights = head.class_tower[0].conv.weight, head.scale, model.backbone.conv1.weight, model.fpn.lateral[1].weight
     assert [float(weight.grad.norm()) for weight in weights] == pytest.approx(slopes, rel=1e-11)
