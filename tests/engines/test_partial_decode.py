@@ -100,11 +100,11 @@ def test_smaller_sizes_are_the_same_at_all_levels(kind: str, encoding: Encoding,
         np.testing.assert_array_equal(row.drawn(scaled=True, poison=255, level=level), expected)
 
 
-@pytest.mark.parametrize("shrink", [1.9, 2, 3.3, 4, 6, 8, 13])
+@pytest.mark.parametrize("shrink", [2.9, 3, 3.3, 4, 6, 8, 13])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("encoding", [Encoding.ORIGINAL, Encoding.DCT, Encoding.DCT_FAST])
 def test_a_smaller_size_is_close_to_the_exact_resize(encoding: Encoding, kind: str, shrink: float) -> None:
-    """Smooth images of odd sizes: a few levels from the full decode; the same bits if they shrink by less than 2."""
+    """Smooth images of odd sizes: a few levels from the full decode; the same bits if they shrink by less than 3."""
     size = np.array([331, 257])
     data = record(jpeg_of_kind(smooth(257, 331), kind), encoding)
     drawn = np.round(size / shrink).astype(np.int32)
@@ -114,7 +114,7 @@ def test_a_smaller_size_is_close_to_the_exact_resize(encoding: Encoding, kind: s
         row.filter = FILTERS.index(name)
         difference = np.abs(row.drawn(scaled=True).astype(int) - row.drawn(whole=True))
         assert difference.max() <= most and difference.mean() <= mean, (name, difference.max(), difference.mean())
-        assert shrink >= 2 or not difference.any()
+        assert shrink >= 3 or not difference.any()
 
 
 @pytest.mark.parametrize("name", ["nearest", "bilinear-no-antialias"])

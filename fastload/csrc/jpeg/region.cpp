@@ -8,10 +8,12 @@ namespace {
 
 int rounded_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
 
-// How many times a plane may be halved. Chroma is smaller than the image already.
+// How many times a plane may be halved, so that at least `kept` times the size of the result is left: a triangle or cubic
+// of less makes the result visibly sharper. Chroma is smaller than the image already.
 int halvings(const Region& region, int divisor_x, int divisor_y) {
     const double shrink = std::min(region.axis[0].shrink / divisor_x, region.axis[1].shrink / divisor_y);
-    return shrink >= 8 ? 3 : shrink >= 4 ? 2 : shrink >= 2 ? 1 : 0;
+    constexpr double kept = 1.5;
+    return shrink >= 8 * kept ? 3 : shrink >= 4 * kept ? 2 : shrink >= 2 * kept ? 1 : 0;
 }
 
 struct Blocks {
