@@ -107,7 +107,7 @@ class FastLoader(_DataLoader[T_co]):
         verify_checksums: check the bytes of an image "first" (when they are first read), "always" or "never". A
             mismatch is handled as `on_error` says.
         scaled_decoding: the native engine decodes images that shrink to a third or less at a smaller size, which is
-            faster and changes their pixels by about half a level (docs/loader.md has figures). False: always at their own size.
+            faster and changes pixels by about half a level (docs/loader.md has figures). False: always at their own.
         engine: "native"; "dali", NVIDIA DALI for caches with the encoding `original`, on the GPU if `device` is one;
             "reference", slow and simple, for comparison; or "auto", the fastest one here (see
             `fastload.engines.auto.choose_engine`). `engine_used` is the engine in use.
