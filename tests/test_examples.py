@@ -59,13 +59,14 @@ train_imagenet.main()
 
 
 def without_speed(output: str) -> list[str]:
-    return [line.rpartition(",")[0] for line in output.splitlines()]
+    """The lines of epochs; that of a slow build comes before them."""
+    return [line.rpartition(",")[0] for line in output.splitlines() if line.startswith("epoch")]
 
 
 def test_training_on_class_folders_learns_and_resumes(class_folders: Path, tmp_path: Path) -> None:
     """Classes of different grays are told apart; a run that was cut short ends with the figures of a whole one."""
     whole = without_speed(example("train_imagenet.py", class_folders, *SMALL, "--epochs", "3", "--out", tmp_path / "a"))
-    assert len(whole) == 4 and float(re.findall(r"top-1 ([\d.]+)%", whole[-1])[0]) >= 50
+    assert len(whole) == 3 and float(re.findall(r"top-1 ([\d.]+)%", whole[-1])[0]) >= 50
     cut = [class_folders, *SMALL, "--epochs", "3", "--out", tmp_path / "b", "--save-every", "5"]
     assert without_speed(example("train_imagenet.py", *cut, launcher=("-c", STOPPED))) == whole[:1]
     resumed = without_speed(example("train_imagenet.py", *cut, "--resume"))

@@ -89,7 +89,9 @@ def batches() -> list[dict[str, Any]]:
         {"images": f"{_core.xxh64(images.permute(0, 2, 3, 1).numpy().reshape(-1)):016x}"}
         | {name: torch.nan_to_num(getattr(targets, name)).tolist() for name in names}
         for recipe in recipes
-        for images, targets in FastLoader(GOLDEN, 2, transforms=recipe, generator=torch.Generator().manual_seed(0))
+        for images, targets in FastLoader(
+            GOLDEN, 2, transforms=recipe, scaled_decoding=False, generator=torch.Generator().manual_seed(0)
+        )
     ]
 
 
