@@ -20,7 +20,6 @@ import shutil
 import subprocess
 import tempfile
 import time
-from dataclasses import dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
@@ -31,6 +30,7 @@ from machine import machine
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rounds import Rounds, ratios
 
 from fastload import BuildOptions, Cache, Encoding, FastLoader, RandomFlip, RandomResizedCrop, Reduction, build_cache
 from fastload.sources.files import IMAGE_SUFFIXES
@@ -44,15 +44,6 @@ CACHES = {
 PEERS = Path(__file__).with_name("peers_classification.py")
 FFCV = ("ffcv-q90", "ffcv-q90-500", "ffcv-raw-500")
 console = Console()
-
-
-@dataclass
-class Rounds:
-    """The measurements of a loader, one number per round."""
-
-    images_per_second: list[float] = field(default_factory=list)
-    cpu_ms: list[float] = field(default_factory=list)  # processor time of all threads and processes, per image
-    gil_us: list[float] = field(default_factory=list)  # FastLoader: time for which Python holds the GIL, per image
 
 
 class Peer:
@@ -183,12 +174,6 @@ def epoch(loader: FastLoader, rounds: Rounds) -> None:
     rounds.images_per_second.append(images / (time.perf_counter() - start))
     rounds.cpu_ms.append(1e3 * (time.process_time() - cpu) / images)
     rounds.gil_us.append(1e6 * (gil_seconds() - gil) / images)
-
-
-def ratios(ours: Rounds, other: Rounds) -> list[float]:
-    """The speed relative to that of another loader in the same round."""
-    pairs = zip(ours.images_per_second, other.images_per_second, strict=True)
-    return [one / two for one, two in pairs]
 
 
 def as_json(found: dict[str, Rounds], ours: list[str]) -> dict[str, Any]:

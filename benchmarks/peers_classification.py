@@ -12,7 +12,6 @@ The folder has a folder for each class. A line of input is the name of a loader;
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import sys
 import time
@@ -22,8 +21,8 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
+from cpu_time import cpu_seconds
 
 SIZE = 224
 Loader = Iterable[Any]  # of batches that begin with the images
@@ -90,17 +89,6 @@ LOADERS: dict[str, Callable[[argparse.Namespace, int], Loader]] = {
     "ffcv-q90-500": partial(ffcv_loader, write_mode="jpg", jpeg_quality=90, max_resolution=500),
     "ffcv-raw-500": partial(ffcv_loader, write_mode="raw", max_resolution=500),
 }
-
-
-def cpu_seconds() -> dict[int, float]:
-    """Return the processor time of this process and of its workers, by process id."""
-    own = psutil.Process()
-    found = {}
-    for process in (own, *own.children(recursive=True)):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            spent = process.cpu_times()
-            found[process.pid] = spent.user + spent.system
-    return found
 
 
 def measure_round(loader: Loader, skipped: int, batches: int) -> dict[str, float]:

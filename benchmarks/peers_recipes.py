@@ -27,10 +27,10 @@ from statistics import median
 from typing import Any
 
 import cv2
-import psutil
 import published
 import torch
 import torchvision
+from cpu_time import cpu_seconds
 
 REPEATS = 40  # of the dataset, so that no round needs a second epoch
 
@@ -141,17 +141,6 @@ RECIPES: dict[str, dict[str, Callable[[Setup], Loader]]] = {
     "dfine": {"d-fine": dfine_loader},
     "yolox": {"yolox": yolox_loader},
 }
-
-
-def cpu_seconds() -> dict[int, float]:
-    """Return the processor time of this process and of its workers, by process id."""
-    own = psutil.Process()
-    found = {}
-    for process in (own, *own.children(recursive=True)):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            spent = process.cpu_times()
-            found[process.pid] = spent.user + spent.system
-    return found
 
 
 def measure_round(loader: Loader, images: int, setup: Setup) -> tuple[float, float]:

@@ -20,7 +20,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
@@ -33,11 +33,11 @@ from pictures import open_pictures
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rounds import Rounds, ratios
 
 from fastload import Cache, FastLoader, recipes
 from fastload.cache.format.layout import Encoding
 from fastload.engines.auto import ENGINES
-from fastload.loader.stats import Stats
 from fastload.plan.transforms import RandomResize, Resize, Transform
 from fastload.recipes import Recipe
 
@@ -95,16 +95,6 @@ def comparisons() -> dict[str, Comparison]:
             "the published loader makes float32; both draw 640 x 640, as YOLOX resizes batches outside its loader",
         ),
     }
-
-
-@dataclass
-class Rounds:
-    """The measurements of a loader, one number per round."""
-
-    images_per_second: list[float] = field(default_factory=list)
-    cpu_ms: list[float] = field(default_factory=list)  # processor time of all threads and processes, per image
-    gil_us: list[float] = field(default_factory=list)  # FastLoader: time for which Python holds the GIL, per image
-    stats: Stats | None = None  # FastLoader: of the last round
 
 
 Results = dict[str, Rounds]
@@ -210,12 +200,6 @@ def default_of(published: Results) -> Rounds:
 def fastest_of(published: Results) -> Rounds:
     """The version with the most images/s."""
     return max(published.values(), key=lambda rounds: median(rounds.images_per_second))
-
-
-def ratios(ours: Rounds, other: Rounds) -> list[float]:
-    """The speed relative to that of another loader in the same round."""
-    pairs = zip(ours.images_per_second, other.images_per_second, strict=True)
-    return [one / two for one, two in pairs]
 
 
 COMPARED: dict[str, Callable[[Results], Rounds]] = {"default": default_of, "fastest": fastest_of}

@@ -27,7 +27,23 @@ def sigmoid_focal_loss(logits: Tensor, point: Tensor, label: Tensor, positive: T
     return _FocalLoss.apply(logits.flatten(1), point * logits.shape[-1] + label, positive)
 
 
-class _FocalLoss(Function):
+class _LossWithSlope(Function):
+    """A sum over logits, its first argument, whose `forward` calls `keep`."""
+
+    @staticmethod
+    def keep(ctx: Any, slope: Tensor, dtype: torch.dtype) -> None:
+        """Save the slope of the sum at each logit, and the type of the logits."""
+        ctx.save_for_backward(slope)
+        ctx.dtype = dtype
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (slope,) = ctx.saved_tensors
+        return (slope * grad).to(ctx.dtype), *[None] * (len(ctx.needs_input_grad) - 1)
+
+
+class _FocalLoss(_LossWithSlope):
     """Computes the gradient, which has a closed form, with the value, which saves two passes over the logits."""
 
     @staticmethod
@@ -38,15 +54,8 @@ class _FocalLoss(Function):
         (gain, gain_slope), (loss_as_negative, slope_as_negative) = _positive(chosen), _negative(chosen)
         loss = loss + torch.where(positive, gain - loss_as_negative, 0.0).sum()
         slope.scatter_add_(1, index, torch.where(positive, gain_slope - slope_as_negative, 0.0))
-        ctx.save_for_backward(slope)
-        ctx.dtype = logits.dtype
+        _LossWithSlope.keep(ctx, slope, logits.dtype)
         return loss
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (slope,) = ctx.saved_tensors
-        return (slope * grad).to(ctx.dtype), None, None
 
 
 def heatmap_focal_loss(
@@ -68,7 +77,7 @@ def heatmap_focal_loss(
     return _HeatmapFocalLoss.apply(logits.contiguous(), index, positive, spots, ignored)
 
 
-class _HeatmapFocalLoss(Function):
+class _HeatmapFocalLoss(_LossWithSlope):
     """As `_FocalLoss`: everything as a negative with h = 0 at first, then corrected where it is not."""
 
     @staticmethod
@@ -84,15 +93,8 @@ class _HeatmapFocalLoss(Function):
         gain, gain_slope = _positive(x.flatten(1).gather(1, index))
         loss = loss + torch.where(positive, gain, 0.0).sum()
         slope.flatten(1).scatter_add_(1, index, torch.where(positive, gain_slope, 0.0))
-        ctx.save_for_backward(slope)
-        ctx.dtype = logits.dtype
+        _LossWithSlope.keep(ctx, slope, logits.dtype)
         return loss
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (slope,) = ctx.saved_tensors
-        return (slope * grad).to(ctx.dtype), None, None, None, None
 
 
 def _negatives(x: Tensor) -> tuple[Tensor, Tensor]:

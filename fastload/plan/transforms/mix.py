@@ -258,7 +258,23 @@ class BatchMixUp(Transform):
 
 
 @dataclass
-class CutMix(Transform):
+class _RandomRectangle(Transform):
+    """The settings of transforms that cover a rectangle of each image by a part of another one."""
+
+    spans_batches = True
+
+    alpha: float = 1.0
+    min_visible: float = 0.1
+    p: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_probability(self.p, self)
+        check_share("min_visible", self.min_visible, self)
+        check_alpha(self.alpha, self)
+
+
+@dataclass
+class CutMix(_RandomRectangle):
     """Cover a random rectangle of each image by the same part of a random other one (Yun et al., "CutMix", 2019).
 
     The other image is uniform over all images of the loader, and is scaled to the size of the image, without keeping
@@ -275,17 +291,6 @@ class CutMix(Transform):
         ArgumentError: an argument is out of range.
     """
 
-    spans_batches = True
-
-    alpha: float = 1.0
-    min_visible: float = 0.1
-    p: float = 0.5
-
-    def __post_init__(self) -> None:
-        check_probability(self.p, self)
-        check_share("min_visible", self.min_visible, self)
-        check_alpha(self.alpha, self)
-
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
         count = len(plan.size)
         low, high = rectangle(plan.size, rng.beta(self.alpha, self.alpha, count), rng.random((count, 2)))
@@ -301,7 +306,7 @@ class CutMix(Transform):
 
 
 @dataclass
-class BatchCutMix(Transform):
+class BatchCutMix(_RandomRectangle):
     """Cover a random rectangle of each image by the same part of the one before it in its batch (Yun et al., 2019).
 
     Images must have the same size, so scale them before. All images of a batch have the same rectangle, which is drawn
@@ -315,17 +320,6 @@ class BatchCutMix(Transform):
     Raises:
         ArgumentError: an argument is out of range.
     """
-
-    spans_batches = True
-
-    alpha: float = 1.0
-    min_visible: float = 0.1
-    p: float = 0.5
-
-    def __post_init__(self) -> None:
-        check_probability(self.p, self)
-        check_share("min_visible", self.min_visible, self)
-        check_alpha(self.alpha, self)
 
     def __call__(self, plan: BatchPlan, rng: np.random.Generator, images: ImageIndex) -> None:
         share = each_batch(plan, lambda batches: rng.beta(self.alpha, self.alpha, batches))
