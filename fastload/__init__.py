@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     )
     from fastload.loader.fast_loader import FastLoader
     from fastload.masks import Masks
-    from fastload.ops import corners_to_xywha, nms, xywha_to_corners
+    from fastload.ops import corners_to_xywha, nms, roi_align, xywha_to_corners
     from fastload.pixel_format import IMAGENET_MEAN, IMAGENET_STD, Normalize, PixelFormat
     from fastload.plan.align import CenterAlign, Collator, RandomAlign, TopLeftAlign
     from fastload.plan.transforms import (
@@ -164,6 +164,7 @@ _HOME = {
     "make_sample": "tools.sample",
     "nms": "ops",
     "read_images": "cache.memory",
+    "roi_align": "ops",
     "show_progress": "tools.progress",
     "size_ramp": "plan.transforms",
     "xywha_to_corners": "ops",
@@ -250,6 +251,7 @@ __all__ = [
     "make_sample",
     "nms",
     "read_images",
+    "roi_align",
     "show_progress",
     "size_ramp",
     "xywha_to_corners",
