@@ -13,7 +13,17 @@ from detector.model.backbone import BackboneName
 from detector.model.grid import SIZE_DIVISOR
 from detector.model.norm import GROUP, Norm
 
-PresetName = Literal["fcos_tiny", "fcos_r18_rt", "fcos_r50", "fcos_r18_bifpn", "centernet_r18_rt", "centernet_r50"]
+PresetName = Literal[
+    "fcos_tiny",
+    "fcos_r18_rt",
+    "fcos_r18_bifpn",
+    "fcos_r50",
+    "centernet_r18_rt",
+    "centernet_r50",
+    "centernet2_tiny",
+    "centernet2_r18_rt",
+    "centernet2_r50",
+]
 Align = Literal["center", "top-left", "random"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -22,6 +32,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 ADDED: dict[str, Any] = {
     **{"head": "fcos", "neck": "fpn", "bifpn_repeats": 3, "bifpn_separable": False, "masked_norm": False},
     **{"more_positives": True, "ignore_high": 0.0, "crop": 0, "clip_value": 0.0},
+    **{"cascade_stages": 3, "cascade_width": 256, "rois": 128, "train_proposals": 500, "proposals": 128},
 }
 
 # The allowed range of each setting. Checked at once, since some are first used after an epoch.
@@ -29,6 +40,8 @@ RANGES = {
     **dict.fromkeys(("channels", "width", "sizes", "max_size", "test_size", "test_max_size"), (1, math.inf)),
     **dict.fromkeys(("epochs", "batch_size", "accumulate", "log_every", "eval_every", "bifpn_repeats"), (1, math.inf)),
     **dict.fromkeys(("candidates", "max_detections"), (1, math.inf)),
+    **dict.fromkeys(("cascade_width", "rois", "train_proposals", "proposals"), (1, math.inf)),
+    "cascade_stages": (1, 3),
     **dict.fromkeys(("workers", "depth", "warmup", "lr", "backbone_lr", "weight_decay"), (0, math.inf)),
     **dict.fromkeys(("clip_norm", "clip_value", "crop"), (0, math.inf)),
     **dict.fromkeys(("flip", "momentum", "milestones", "ema", "score_threshold", "nms_threshold"), (0, 1)),
@@ -45,8 +58,8 @@ class Config:
     data: Path | None = None
     """COCO folder: annotations/instances_*.json and the images. Default: a sample dataset, generated on first use."""
     preset: PresetName = "fcos_tiny"
-    """Source of the defaults: fcos_tiny (for CPUs), fcos_r18_rt and centernet_r18_rt (real time), fcos_r18_bifpn,
-    fcos_r50 or centernet_r50."""
+    """Source of the defaults: fcos, centernet or centernet2 with _r18_rt (real time) or _r50; fcos_tiny and
+    centernet2_tiny (for CPUs); or fcos_r18_bifpn."""
     out: Path = Path("runs/fcos")
     """Run folder."""
     resume: bool = False
@@ -81,8 +94,8 @@ class Config:
     """Use depthwise separable convolutions in a BiFPN."""
     channels: int = 64
     """Channels of the feature pyramid."""
-    head: Literal["fcos", "centernet"] = "fcos"
-    """Detection head: fcos or centernet (CenterNet*)."""
+    head: Literal["fcos", "centernet", "centernet2"] = "fcos"
+    """Detection head: fcos, centernet (CenterNet*) or centernet2 (whose second stage is a cascade)."""
     width: int = 64
     """Channels of the head's towers."""
     depth: int = 3
@@ -97,6 +110,16 @@ class Config:
     """For centernet: also learn an object's class in cells where its box is predicted well already."""
     ignore_high: float = 0.0
     """For centernet: drop negatives whose predicted probability is at least this; 0 drops none."""
+    cascade_stages: int = 3
+    """For centernet2: number of stages of the cascade (1 to 3)."""
+    cascade_width: int = 256
+    """For centernet2: width of each stage's two hidden layers."""
+    rois: int = 128
+    """For centernet2: regions of each image that the cascade learns from in a step."""
+    train_proposals: int = 500
+    """For centernet2: maximum number of proposals of an image, in training, from which those regions are drawn."""
+    proposals: int = 128
+    """For centernet2: maximum number of proposals of an image in inference."""
 
     # Images.
     sizes: tuple[int, ...] = (192, 224, 256, 288, 320, 352, 384)
@@ -238,6 +261,14 @@ _R50 = replace(
     epochs=12,
 )
 _CENTERNET: dict[str, Any] = {"head": "centernet", "out": Path("runs/centernet"), "warmup": 4000, "clip_value": 1.0}
+_CENTERNET2: dict[str, Any] = {
+    "head": "centernet2",
+    "out": Path("runs/centernet2"),
+    "nms_threshold": 0.7,
+    "warmup": 4000,
+    "clip_value": 1.0,
+    "lr": 0.02,
+}
 _BIFPN: dict[str, Any] = {"neck": "bifpn", "channels": 160, "width": 160}
 PRESETS: dict[str, Config] = {
     "fcos_tiny": Config(),
@@ -246,6 +277,19 @@ PRESETS: dict[str, Config] = {
     "fcos_r50": _R50,
     "centernet_r18_rt": replace(_RT, preset="centernet_r18_rt", **_CENTERNET),
     "centernet_r50": replace(_R50, preset="centernet_r50", **_CENTERNET),
+    "centernet2_tiny": Config(
+        preset="centernet2_tiny", head="centernet2", out=Path("runs/centernet2"), nms_threshold=0.7
+    ),
+    "centernet2_r18_rt": replace(_RT, preset="centernet2_r18_rt", channels=128, width=128, **_CENTERNET2),
+    "centernet2_r50": replace(
+        _R50,
+        preset="centernet2_r50",
+        cascade_width=1024,
+        rois=512,
+        train_proposals=2000,
+        proposals=256,
+        **_CENTERNET2,
+    ),
 }
 
 

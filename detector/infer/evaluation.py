@@ -15,7 +15,7 @@ from detector.infer.coco import CocoMetrics, Results, evaluate_coco, to_results
 from detector.infer.postprocess import Settings
 from detector.infer.stream import PredictStream, Timing
 from detector.model.detector import Detector
-from detector.model.head import Predictions
+from detector.model.head import Output
 from detector.preprocess import Preprocess
 
 Report = Callable[[int, int], None]  # called with (images done, all images)
@@ -66,7 +66,7 @@ def evaluate(
     batch_size: int = 8,
     few_shapes: bool = False,
     report: Report | None = None,
-    network: Callable[[Any, Any], Predictions] | None = None,
+    network: Callable[[Any, Any], Output] | None = None,
 ) -> Evaluation:
     """Evaluate a model on a split. Every process must call this, and each gets the figures.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -54,10 +55,30 @@ def postprocess(
         _candidates(*level, region, settings) for level in zip(logits, boxes, quality, points, strides, strict=True)
     ]
     candidates, scores, labels = (torch.cat(parts, 1) for parts in zip(*levels, strict=True))
-    kept = nms(candidates, scores, labels, settings.iou_threshold, settings.limit)
+    return suppress(candidates, scores, labels, settings)
+
+
+def postprocess_rois(boxes: Tensor, scores: Tensor, settings: Settings) -> Detections:
+    """Detections in canvas pixels from a second stage.
+
+    Args:
+        boxes: (B, P, 4) float xyxy, one box for all classes.
+        scores: (B, P, K) float.
+        settings: `candidates` limits the (box, class) pairs of an image.
+    """
+    classes = scores.shape[-1]
+    score, pair = _largest(scores.flatten(1), settings.score_threshold, settings.candidates)
+    candidates = boxes.gather(1, (pair // classes)[..., None].expand(-1, -1, 4))
+    valid = (score > settings.score_threshold) & (candidates[..., 2:] > candidates[..., :2]).all(-1)
+    return suppress(candidates, torch.where(valid, score, -torch.inf), pair % classes, settings)
+
+
+def suppress(boxes: Tensor, scores: Tensor, labels: Tensor, settings: Settings) -> Detections:
+    """The best of candidates (B, n, 4), (B, n), (B, n), without those that overlap better ones of their class."""
+    kept = nms(boxes, scores, labels, settings.iou_threshold, settings.limit)
     rows, valid = kept.clamp(min=0), kept >= 0
     return Detections(
-        boxes=torch.where(valid[..., None], candidates.gather(1, rows[..., None].expand(-1, -1, 4)), 0.0),
+        boxes=torch.where(valid[..., None], boxes.gather(1, rows[..., None].expand(-1, -1, 4)), 0.0),
         scores=torch.where(valid, scores.gather(1, rows), 0.0),
         labels=torch.where(valid, labels.gather(1, rows), -1),
     )
@@ -73,7 +94,7 @@ def _candidates(
     inside = _inside(points, region, logits.shape[-1])
     logits = flatten(logits)
     classes = logits.shape[-1]
-    threshold = torch.tensor(settings.score_threshold, dtype=torch.float64).logit().item()
+    threshold = _logit(settings.score_threshold)
     peak = logits.amax(-1).masked_fill(~inside, -torch.inf)
     best, near = _largest(peak, threshold, settings.candidates)  # (B, p)
     rows = torch.arange(len(near), device=near.device)[:, None]
@@ -90,6 +111,10 @@ def _candidates(
         score = (score * flatten(quality)[rows, point, 0].float().sigmoid()).sqrt()
     valid = (logit > threshold) & (high > low).all(-1)
     return torch.cat([low, high], -1), torch.where(valid, score, -torch.inf), label
+
+
+def _logit(p: float) -> float:
+    return math.log(p / (1 - p)) if 0 < p < 1 else math.copysign(math.inf, p - 0.5)
 
 
 def _inside(points: Tensor, region: Tensor, width: int) -> Tensor:

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from detector.infer.postprocess import Detections, to_original
 from detector.model.detector import Decode
 from detector.model.grid import region_of
-from detector.model.head import Predictions
+from detector.model.head import Output
 from detector.runtime import autocast
 from fastload import Targets
 
@@ -68,15 +68,15 @@ class PredictStream:
 
     Args:
         model: the network, in evaluation mode: images (B, 3, H, W) and where they lie on their canvas (B, 4) ->
-            predictions. It is called in a separate thread.
+            its output. It is called in a separate thread.
         batches: (images, targets) of a FastLoader, preferably on `device` already. The targets' `offset`, `size`,
             `scale`, `original_size` and `image_id` are used.
-        decode: turns predictions into detections: a detector's `decoder(settings)`.
+        decode: turns outputs into detections: a detector's `decoder(settings)`.
         device: the device of the model.
         dtype: the number format of convolutions.
     """
 
-    model: Callable[[Any, Any], Predictions]
+    model: Callable[[Any, Any], Output]
     batches: Iterable[Any]
     decode: Decode
     device: torch.device
@@ -100,20 +100,20 @@ class PredictStream:
             iteration.close()
 
 
-def finish(predictions: Predictions, targets: Any, decode: Decode) -> Detections:
-    """Turn predictions into detections in host memory, in pixels of the original images."""
-    detections = decode(predictions, region_of(targets))
+def finish(output: Output, targets: Any, decode: Decode) -> Detections:
+    """Turn a detector's output into detections in host memory, in pixels of the original images."""
+    detections = decode(output, region_of(targets))
     detections = to_original(detections, targets.scale, targets.offset, targets.original_size).cpu()
     return replace(detections, image_ids=tuple(targets.image_id.tolist()))
 
 
-def compiled(model: torch.nn.Module, device: torch.device) -> Callable[[Any, Any], Predictions]:
+def compiled(model: torch.nn.Module, device: torch.device) -> Callable[[Any, Any], Output]:
     """Compile `model` for inference, once per input shape; on a CUDA device into CUDA graphs."""
     if device.type != "cuda":
         return torch.compile(model, dynamic=False)
     graphed = torch.compile(model, dynamic=False, mode="reduce-overhead")
 
-    def forward(images: Tensor, region: Tensor | None = None) -> Predictions:
+    def forward(images: Tensor, region: Tensor | None = None) -> Output:
         torch.compiler.cudagraph_mark_step_begin()
         return tree_map(torch.clone, graphed(images, region))  # the next replay overwrites the graph's outputs
 
@@ -216,16 +216,16 @@ class _Iteration:
             return END
         images, targets, ready = item
         with self.lanes[1].work(ready, (images, targets)), autocast(self.owner.device, self.owner.dtype):
-            predictions = self.owner.model(images, region_of(targets))
-            return len(images), predictions, targets, self.lanes[1].latest
+            output = self.owner.model(images, region_of(targets))
+            return len(images), output, targets, self.lanes[1].latest
 
     @torch.no_grad()
     def _postprocess(self, predicted: Future[Any]) -> Any:
         if (item := predicted.result()) is END:
             return END
-        count, predictions, targets, ready = item
-        with self.lanes[2].work(ready, (predictions, targets)):
-            detections = finish(predictions, targets, self.owner.decode)
+        count, output, targets, ready = item
+        with self.lanes[2].work(ready, (output, targets)):
+            detections = finish(output, targets, self.owner.decode)
         self.images += count
         return detections
 

@@ -13,7 +13,6 @@ from detector.loss.heatmap import Spots
 from detector.model.grid import flatten
 
 SMOOTHING = 1.0  # square strides, added to intersection and union of the box loss
-BOX_WEIGHT = 2.0
 
 
 def center_loss(
@@ -23,6 +22,7 @@ def center_loss(
     spots: list[Spots],
     more: bool = True,
     ignored: float = 0.0,
+    weights: tuple[float, float] = (1.0, 2.0),
 ) -> dict[str, Tensor]:
     """The losses of CenterNet* (Zhou et al. 2021), "classification" and "box".
 
@@ -35,6 +35,7 @@ def center_loss(
         spots: the result of `heatmap` for these levels.
         more: also use the positives of `more_positives`.
         ignored: drop negatives whose probability is at least this; 0 drops none.
+        weights: of the two losses.
     """
     predicted = at_candidates(boxes, targets.point).to(targets.distances.dtype)
     _, giou = iou_giou(predicted, targets.distances, SMOOTHING)
@@ -47,6 +48,6 @@ def center_loss(
         for i, level in enumerate(logits)
     )
     return {
-        "classification": classification / positives,
-        "box": BOX_WEIGHT * torch.where(targets.located, cost, 0.0).sum() / located,
+        "classification": weights[0] * classification / positives,
+        "box": weights[1] * torch.where(targets.located, cost, 0.0).sum() / located,
     }

@@ -36,9 +36,9 @@ class CenterNetHead(DenseHead):
         super().__init__(classes, strides, channels, width, depth, norm)
         self.more_positives, self.ignore_high = more_positives, ignore_high
 
-    def loss(self, predictions: Predictions, boxes: Tensor, labels: Tensor, usable: Tensor) -> Losses:
-        grid = self.grid(predictions)
+    def loss(self, output: Predictions, boxes: Tensor, labels: Tensor, usable: Tensor) -> Losses:
+        grid = self.grid(output)
         usable = usable & (boxes[..., 2:] > boxes[..., :2]).all(-1)
         targets = assign_centers(boxes, labels, usable, grid)
-        spots = heatmap(boxes, labels, usable, grid, predictions.logits[0].shape[1])
-        return center_loss(predictions.logits, predictions.boxes, targets, spots, self.more_positives, self.ignore_high)
+        spots = heatmap(boxes, labels, usable, grid, output.logits[0].shape[1])
+        return center_loss(output.logits, output.boxes, targets, spots, self.more_positives, self.ignore_high)

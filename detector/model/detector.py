@@ -14,28 +14,29 @@ from detector.infer.postprocess import Detections, Settings
 from detector.model.backbone import Backbone, freeze, keep_frozen, make_backbone
 from detector.model.bifpn import BiFPN
 from detector.model.centernet import CenterNetHead
+from detector.model.centernet2 import CascadeSettings, CenterNet2Head
 from detector.model.fcos import FCOSHead
 from detector.model.fpn import FPN
 from detector.model.grid import SIZE_DIVISOR
-from detector.model.head import Head, Losses, Predictions
+from detector.model.head import Head, Losses, Output
 from fastload import Normalize, PixelFormat
 
 if TYPE_CHECKING:
     from detector.config import Config
 
 STRIDES = ((8, 16, 32), (8, 16, 32, 64), (8, 16, 32, 64, 128))
-Decode = Callable[[Predictions, Tensor], Detections]
+Decode = Callable[[Output, Tensor], Detections]
 
 
 class Detector(nn.Module):
-    """Images (B, 3, H, W), H and W multiples of 32 -> Predictions.
+    """Images (B, 3, H, W), H and W multiples of 32 -> the output of the head.
 
     uint8 images are normalized on the device. Floating-point images must be normalized with the backbone's `mean` and
     `std` already, as by FastLoader with `device`.
 
         detector = Detector.from_config(PRESETS["fcos_r50"], classes=80)
-        predictions = detector(images)
-        losses = detector.head.loss(predictions, boxes, labels, usable)
+        output = detector(images)
+        losses = detector.loss(output, boxes, labels, usable)
 
     Args:
         backbone: makes the features at strides 8, 16 and 32.
@@ -83,12 +84,12 @@ class Detector(nn.Module):
         keep_frozen(self)
         return self
 
-    def forward(self, images: Tensor, region: Tensor | None = None) -> Predictions:
-        """Predictions on images.
+    def forward(self, images: Tensor, region: Tensor | None = None) -> Output:
+        """The head's output on images.
 
         Args:
             images: (B, 3, H, W).
-            region: (B, 4) float xyxy, where each image lies on its canvas; used with `masked_norm` only.
+            region: (B, 4) float xyxy, where each image lies on its canvas. Default: everywhere.
         """
         height, width = images.shape[-2:]
         if height % SIZE_DIVISOR or width % SIZE_DIVISOR:
@@ -97,14 +98,14 @@ class Detector(nn.Module):
                 f"Give the collator divisor={SIZE_DIVISOR}."
             )
         masks = None if region is None or not self.masked_norm else _masks(self.strides, height, width, region)
-        return self.head(self.fpn(self.backbone(self.normalize(images)), masks), masks)
+        return self.head(self.fpn(self.backbone(self.normalize(images)), masks), masks, region)
 
-    def loss(self, predictions: Predictions, boxes: Tensor, labels: Tensor, usable: Tensor) -> Losses:
+    def loss(self, output: Output, boxes: Tensor, labels: Tensor, usable: Tensor) -> Losses:
         """The losses of a batch: see `Head.loss`."""
-        return self.head.loss(predictions, boxes, labels, usable)
+        return self.head.loss(output, boxes, labels, usable)
 
     def decoder(self, settings: Settings) -> Decode:
-        """The function that turns predictions and regions (B, 4) into detections in canvas pixels."""
+        """The function that turns outputs and regions (B, 4) into detections in canvas pixels."""
         return partial(self.head.decode, settings=settings)
 
 
@@ -121,7 +122,10 @@ def make_head(config: Config, classes: int) -> Head:
     settings = (classes, config.strides, config.channels, config.width, config.depth, config.norm)
     if config.head == "fcos":
         return FCOSHead(*settings, quality=config.quality)
-    return CenterNetHead(*settings, more_positives=config.more_positives, ignore_high=config.ignore_high)
+    if config.head == "centernet":
+        return CenterNetHead(*settings, more_positives=config.more_positives, ignore_high=config.ignore_high)
+    sizes = (config.cascade_stages, config.cascade_width, config.rois, config.train_proposals, config.proposals)
+    return CenterNet2Head(*settings, cascade=CascadeSettings(*sizes))
 
 
 def _masks(strides: tuple[int, ...], height: int, width: int, region: Tensor) -> list[Tensor]:

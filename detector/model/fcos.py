@@ -29,6 +29,6 @@ class FCOSHead(DenseHead):
         super().__init__(classes, strides, channels, width, depth, norm)
         self.quality = quality
 
-    def loss(self, predictions: Predictions, boxes: Tensor, labels: Tensor, usable: Tensor) -> Losses:
-        targets = assign(boxes, labels, usable, self.grid(predictions))
-        return fcos_loss(*predictions, targets, self.quality)
+    def loss(self, output: Predictions, boxes: Tensor, labels: Tensor, usable: Tensor) -> Losses:
+        targets = assign(boxes, labels, usable, self.grid(output))
+        return fcos_loss(*output, targets, self.quality)

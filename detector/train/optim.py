@@ -23,8 +23,8 @@ MUON_SHARE = 2.0  # of the learning rate: its steps may be longer than AdamW's
 def make_optimizers(model: Detector, config: Config, device: torch.device) -> list[torch.optim.Optimizer]:
     """SGD, or AdamW, or AdamW and Muon.
 
-    Muon trains the convolutions of the neck and the towers, but not the backbone, which is usually pretrained, not the
-    layers that make predictions, and not depthwise convolutions, which are no matrices.
+    Muon trains the weights of the neck and of the head's hidden layers, but not the backbone, which is usually
+    pretrained, not the layers that make predictions, and not depthwise convolutions, which are no matrices.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     fused = device.type in ("cpu", "cuda")
@@ -33,7 +33,7 @@ def make_optimizers(model: Detector, config: Config, device: torch.device) -> li
     if config.optimizer == "adamw":
         return [torch.optim.AdamW(_groups(model, trained, config), config.lr, fused=fused)]
     hidden = nn.ModuleList([model.fpn, *model.head.towers()])
-    matrices = [weight for weight in hidden.parameters() if weight.ndim == 4 and weight.shape[1] > 1]
+    matrices = [weight for weight in hidden.parameters() if weight.ndim > 1 and weight.shape[1] > 1]
     for_muon = {id(weight) for weight in matrices}
     others = [parameter for parameter in trained if id(parameter) not in for_muon]
     groups = [{**group, "share": MUON_SHARE} for group in _groups(model, matrices, config)]

@@ -14,7 +14,7 @@ from detector.errors import ConfigError, TrainingError
 from detector.model.backbone import load_pretrained
 from detector.model.detector import Detector
 from detector.model.grid import region_of
-from detector.model.head import Losses, Predictions
+from detector.model.head import Losses, Output
 from detector.runtime import autocast, pick_dtype, pick_memory_format
 from detector.train.optim import EMA, learning_rate, make_optimizers, set_learning_rate
 
@@ -55,7 +55,7 @@ class Trainer:
         self.step = 0
         self.model = model
         self.parallel_model = distributed.data_parallel(model, device)
-        self.compiled_model: Callable[[Tensor, Tensor], Predictions] = (
+        self.compiled_model: Callable[[Tensor, Tensor], Output] = (
             torch.compile(self.parallel_model) if config.compile else self.parallel_model
         )
         self.ema = EMA(model, config.ema) if config.ema else None
@@ -107,8 +107,8 @@ class Trainer:
         images = images.contiguous(memory_format=self.memory_format)
         targets = targets.to(self.device, non_blocking=True)
         with autocast(self.device, self.dtype):
-            predictions = self.compiled_model(images, region_of(targets))
-        return self.model.loss(predictions, targets.boxes, targets.labels, (targets.labels >= 0) & ~targets.crowd)
+            output = self.compiled_model(images, region_of(targets))
+            return self.model.loss(output, targets.boxes, targets.labels, (targets.labels >= 0) & ~targets.crowd)
 
     def check_finite(self) -> None:
         """Raise TrainingError if a weight is not finite, so that it is not saved in a checkpoint."""

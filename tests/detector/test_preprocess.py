@@ -60,9 +60,14 @@ def network(config: Config) -> Detector:
     """An untrained network that finds something everywhere."""
     torch.manual_seed(0)
     model = Detector.from_config(config, 3).eval()
-    torch.nn.init.zeros_(model.head.classify.bias)
-    torch.nn.init.normal_(model.head.classify.weight, std=0.3)
-    torch.nn.init.constant_(model.head.locate.bias, 1.5)
+    dense, classifiers = model.head, [model.head]
+    if config.head == "centernet2":
+        dense, classifiers = model.head.proposer, model.head.stages
+        torch.nn.init.normal_(dense.locate.weight, std=0.05)
+    for part in classifiers:
+        torch.nn.init.zeros_(part.classify.bias)
+        torch.nn.init.normal_(part.classify.weight, std=0.3)
+    torch.nn.init.constant_(dense.locate.bias, 1.5)
     return model
 
 
@@ -76,7 +81,7 @@ def save(path: Path, config: Config, **state) -> Path:
 
 @pytest.mark.parametrize("align", ["top-left", "center", "random"])
 @pytest.mark.parametrize("batch_size", [1, 4])
-@pytest.mark.parametrize("head", ["fcos", "centernet"])
+@pytest.mark.parametrize("head", ["fcos", "centernet", "centernet2"])
 def test_predict_detects_what_evaluate_detects(tiny, mixed, align, batch_size, head):
     """On files and on a cache of them, in batches of the same images: the same batches and detections, bit for bit."""
     config = replace(tiny, head=head, align=align, test_size=72, test_max_size=117)
