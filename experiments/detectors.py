@@ -25,14 +25,21 @@ from detector.train import train
 
 BIFPN = {"neck": "bifpn", "bifpn_repeats": 3}
 CENTERNET = {"head": "centernet"}
+CENTERNET2 = {"head": "centernet2", "nms_threshold": 0.7}
 RUNS: dict[str, dict[str, Any]] = {
     "fcos-fpn": {},
     "centernet-fpn": CENTERNET,
     "fcos-bifpn": BIFPN,
     "centernet-bifpn": {**CENTERNET, **BIFPN},
+    "centernet2-fpn": CENTERNET2,
+    "centernet2-bifpn": {**CENTERNET2, **BIFPN},
+    # Without what is said to matter, and with more of it.
     "centernet-fpn-centers": {**CENTERNET, "more_positives": False},
-    "fcos-fpn-seed1": {"seed": 1},
-    "centernet-fpn-seed1": {**CENTERNET, "seed": 1},
+    "centernet2-fpn-1-stage": {**CENTERNET2, "cascade_stages": 1},
+    "centernet2-fpn-512-rois": {**CENTERNET2, "rois": 512, "train_proposals": 2000},
+    # How far apart equal runs are.
+    "fcos-fpn-seed-1": {"seed": 1},
+    "centernet2-fpn-seed-1": {**CENTERNET2, "seed": 1},
 }
 # By dataset: what all its runs have in common.
 COMMON: dict[str, dict[str, Any]] = {
