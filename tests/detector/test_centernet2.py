@@ -221,6 +221,26 @@ def test_scores_are_the_mean_of_the_stages_and_the_root_of_the_first():
     assert (output.scores[~found] == 0).all()
 
 
+def test_the_canvas_does_not_change_a_prediction():
+    """The same image at other places of larger canvases: the same proposals, and the same scores of boxes that do not
+    touch its edge, where interpolation reaches half a cell into the padding."""
+    head = head_for(stages=2).eval()
+    head.proposer.box_tower = torch.nn.ModuleList()  # whose padding would count: see test_model for norms
+    levels, found = pyramid(1), []
+    for left, top, right, bottom in ((0, 0, 0, 0), (32, 0, 64, 32), (64, 96, 32, 0)):
+        sides = [[side // stride for side in (left, right, top, bottom)] for stride in STRIDES]
+        padded = [torch.nn.functional.pad(level, side) for level, side in zip(levels, sides, strict=True)]
+        with torch.no_grad():
+            output = head(padded, None, REGION[:1] + torch.tensor([left, top, left, top]))
+        found.append((output.boxes[0] - torch.tensor([left, top, left, top]), output.scores[0]))
+    (boxes, scores), *others = found
+    inner = ((boxes[:, :2] > 8) & (boxes[:, 2:] < REGION[0, 2:] - 8)).all(1)
+    assert inner.sum() > 5
+    for other_boxes, other_scores in others:
+        torch.testing.assert_close(other_boxes[inner], boxes[inner], rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(other_scores[inner], scores[inner], rtol=1e-4, atol=1e-5)
+
+
 def test_the_last_suppression_by_hand():
     """Pairs of one box and several classes, the threshold, an empty box, and the overlap within a class."""
     boxes = torch.tensor([[[0.0, 0, 10, 10], [0, 0, 10, 11], [20, 20, 30, 30], [5, 5, 5, 9]]])

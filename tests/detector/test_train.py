@@ -209,9 +209,10 @@ def test_two_processes_take_the_steps_of_one(tiny, tmp_path, settings):
 
 
 @pytest.mark.long
-def test_a_run_goes_on_in_another_number_of_processes(tiny):
+@pytest.mark.parametrize("name", ["fcos", "centernet2"])
+def test_a_run_goes_on_in_another_number_of_processes(tiny, name):
     """One process stops in mid-epoch, two take over: the epoch ends after the same number of steps."""
-    tiny = replace(tiny, epochs=1)
+    tiny = replace(tiny, epochs=1, **OTHERS.get(name, {}))
     run = open_run(tiny)
     stop_at(run, 1)
     run.fit()
