@@ -17,6 +17,7 @@ from pathlib import Path
 
 import stock
 import stock_center
+import stock_center2
 import torch
 import torch.nn.functional as F
 from rich.console import Console
@@ -30,7 +31,10 @@ from detector.loss.center_loss import center_loss
 from detector.loss.fcos_loss import fcos_loss
 from detector.loss.focal import sigmoid_focal_loss
 from detector.loss.heatmap import heatmap
+from detector.loss.rois import Objects, sample
+from detector.model.centernet2 import THRESHOLDS, CascadeSettings, CenterNet2Head, Proposed
 from detector.model.grid import Grid, make_grid
+from detector.model.head import Predictions
 from fastload import IMAGENET_MEAN, IMAGENET_STD, Normalize, PixelFormat, nms
 
 STRIDES = (8, 16, 32, 64, 128)
@@ -51,6 +55,7 @@ def main() -> None:
         "losses": losses(device),
         "CenterNet*: assignment and heatmap": center_targets(device),
         "CenterNet*: the same and losses": center_losses(device),
+        "CenterNet2: proposals and sampling": proposals(device),
         "postprocess": inference(device),
         "focal loss without one-hot": focal(device),
         "points made once per shape": points(device),
@@ -198,6 +203,34 @@ def center_losses(device: torch.device) -> Contenders:
         return total
 
     torch.testing.assert_close(run_ours(), run_stock(), rtol=1e-3, atol=1e-4)  # stock clamps probabilities at 0.0001
+    return run_stock, run_ours
+
+
+def proposals(device: torch.device) -> Contenders:
+    """2,000 proposals of each of 8 images of 800 x 1344, and 512 regions drawn from them."""
+    grid, (boxes, labels, usable) = grid_for(800, 1344, device), boxes_for(8, 45, 800, 1344, device)
+    settings = CascadeSettings(1, 8, 512, 2000)
+    head = CenterNet2Head(CLASSES, STRIDES, 8, 8, 1, "gn", settings).train()
+    logits, distances, quality = predictions(8, grid, device)
+    objects = Predictions([level.amax(1, keepdim=True) for level in logits], distances, [q[:, :0] for q in quality])
+    region = torch.tensor([[0.0, 0, 1344, 800]], device=device).expand(8, 4)
+    output = Proposed(objects, [], region)
+
+    def run_stock() -> object:
+        found = stock_center2.stock_proposals(output, grid, 2000)
+        return [
+            stock_center2.stock_sample(box, boxes[i][usable[i]], labels[i][usable[i]], 512, CLASSES)
+            for i, (box, _) in enumerate(found)
+        ]
+
+    def run_ours() -> object:
+        found = head.propose(objects, region)
+        truth = Objects(boxes, labels.clamp(min=0), usable)
+        return sample(found.boxes, found.labels >= 0, truth, 512, THRESHOLDS[0], CLASSES)
+
+    ours = head.propose(objects, region)
+    for i, (box, score) in enumerate(stock_center2.stock_proposals(output, grid, 2000)):
+        assert len(box) == int((ours.labels[i] >= 0).sum()) and torch.allclose(ours.scores[i, : len(score)], score)
     return run_stock, run_ours
 
 
