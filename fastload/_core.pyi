@@ -99,8 +99,31 @@ class MaskShapes:
 
 def draw_masks(plan: BatchPlan, masks: MaskPlan) -> tuple[tuple[Any, Any], dict[int, str]]: ...  # DLPack capsules
 def nms(
-    boxes: NDArray[np.float32], scores: NDArray[np.float32], labels: NDArray[np.int64], threshold: float, limit: int
+    boxes: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    threshold: float,
+    limit: int,
+    threads: int,
 ) -> NDArray[np.int64]: ...
+def roi_align(
+    levels: list[NDArray[np.float32]],
+    boxes: NDArray[np.float32],
+    valid: NDArray[np.bool_],
+    strides: Sequence[int],
+    samples: int,
+    threads: int,
+    out: NDArray[np.float32],
+) -> None: ...
+def roi_align_backward(
+    levels: list[NDArray[np.float32]],
+    boxes: NDArray[np.float32],
+    valid: NDArray[np.bool_],
+    strides: Sequence[int],
+    samples: int,
+    threads: int,
+    grad: NDArray[np.float32],
+) -> None: ...
 def simd_level() -> str: ...
 def xxh64(data: _Bytes, seed: int = 0) -> int: ...
 def turbojpeg_path() -> str: ...

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fastload import _core
+
 CANONICAL_SIZE = 224  # the side of a square box that is pooled from the level of stride 16
 FARTHEST = 2.0**24  # boxes that reach beyond, or that are not numbers, are empty
 
@@ -30,6 +32,9 @@ def roi_align(
     to the nearest that there is. A box is divided into size x size bins; a bin is the mean of samples x samples points.
     Points more than a cell outside a level count as 0. Gradients flow to the levels only.
 
+    CPU tensors are processed by the native core, in float32 and with the same bits for any number of threads; others by
+    PyTorch without a device synchronization.
+
         features = roi_align([p3, p4, p5], proposals, valid, strides=(8, 16, 32))  # (B, P, C, 7, 7)
         rows = features.permute(0, 1, 3, 4, 2).flatten(2)  # (B, P, 7 * 7 * C) for a linear layer, without a copy
 
@@ -41,7 +46,8 @@ def roi_align(
         valid: (B, P) bool. Other boxes, and empty ones, get zeros and no gradient.
         strides: pixels per cell of each level. Each is a power of two and twice the one before; of a single level, any.
         size: bins along each side.
-        samples: points along each side of a bin.
+        samples: points along each side of a bin. 0, for CPU tensors only: one for each cell or part of a cell that the
+            bin is long, for each axis.
 
     Returns:
         (B, P, C, size, size) in the dtype of the levels.
@@ -49,7 +55,48 @@ def roi_align(
     Raises:
         ValueError: the arguments do not agree.
     """
-    return roi_align_torch(levels, boxes, valid, strides, size, samples)
+    if boxes.device.type != "cpu":
+        return roi_align_torch(levels, boxes, valid, strides, size, samples)
+    _check(levels, boxes, valid, strides, size)
+    if levels[0].dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        raise ValueError(f"levels are float32, float16 or bfloat16, not {levels[0].dtype}")
+    if not 0 <= samples <= 256 or size > 256:
+        raise ValueError(f"samples is {samples} and size {size}, but both are at most 256")
+    pooled: Tensor = _Native.apply(boxes, valid, strides, size, samples, *levels)  # type: ignore[no-untyped-call]
+    return pooled
+
+
+class _Native(torch.autograd.Function):
+    """RoIAlign by the native core."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, boxes: Tensor, valid: Tensor, strides: Sequence[int], size: int, samples: int, *levels: Tensor
+    ) -> Tensor:
+        boxes, valid = boxes.float().contiguous(), valid.bool().contiguous()
+        ctx.save_for_backward(boxes, valid)
+        ctx.shapes, ctx.dtype, ctx.strides, ctx.samples = [x.shape for x in levels], levels[0].dtype, strides, samples
+        out = torch.empty(*boxes.shape[:2], size, size, levels[0].shape[1])
+        cells = [_channels_last(level).numpy() for level in levels]
+        threads = torch.get_num_threads()
+        _core.roi_align(cells, boxes.numpy(), valid.numpy(), strides, samples, threads, out.numpy())
+        return out.permute(0, 1, 4, 2, 3).to(ctx.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        boxes, valid = ctx.saved_tensors
+        totals = [torch.zeros(b, h, w, c) for b, c, h, w in ctx.shapes]
+        bins = grad.permute(0, 1, 3, 4, 2).float().contiguous()
+        cells = [total.numpy() for total in totals]
+        threads = torch.get_num_threads()
+        _core.roi_align_backward(cells, boxes.numpy(), valid.numpy(), ctx.strides, ctx.samples, threads, bins.numpy())
+        return (None,) * 5 + tuple(total.permute(0, 3, 1, 2).to(ctx.dtype) for total in totals)
+
+
+def _channels_last(level: Tensor) -> Tensor:
+    """A level as (B, h, w, C) float32. One with its channels last in memory already is not copied."""
+    return level.to(torch.float32, memory_format=torch.channels_last).permute(0, 2, 3, 1).contiguous()
 
 
 def roi_align_torch(
@@ -63,7 +110,7 @@ def roi_align_torch(
     """`roi_align` in PyTorch, with static shapes and no transfer to the host. Levels may be float64 too."""
     _check(levels, boxes, valid, strides, size)
     if samples < 1:
-        raise ValueError(f"samples is {samples}, but a number of samples that depends on the box needs a CPU")
+        raise ValueError(f"samples is {samples}, but only the native core takes as many as a box needs")
     channels = levels[0].shape[1]
     precise = torch.float64 if levels[0].dtype == torch.float64 else torch.float32
     table = torch.cat([level.permute(0, 2, 3, 1).flatten(0, 2) for level in levels]).to(precise)

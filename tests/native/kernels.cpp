@@ -14,6 +14,7 @@
 #include "planes.h"
 #include "resample.h"
 #include "rows.h"
+#include "taps.h"
 #include "tile.h"
 
 using namespace fastload;
@@ -220,6 +221,25 @@ void convert(const Kernels& kernels) {
     require(std::all_of(out.get(), out.get() + skew, [](uint8_t byte) { return byte == 99; }), "bytes before a row");
 }
 
+void weighted_sum(const Kernels& kernels) {
+    const size_t channels = size_t(uniform(0, 3) ? uniform(0, 80) : uniform(80, 400)), cells = size_t(uniform(1, 6));
+    std::vector<float> from(cells * cells * channels), ours(channels), theirs;
+    for (float& value : from) value = float(uniform(-1000, 1000)) / 64;
+    for (float& value : ours) value = float(uniform(-1000, 1000)) / 64;
+    theirs = ours;
+    std::vector<Tap> taps[2];
+    for (int axis = 0; axis < 2; ++axis)
+        for (int i = uniform(0, 5); i > 0; --i) {
+            const size_t step = axis ? channels : cells * channels;
+            taps[axis].push_back({ptrdiff_t(size_t(uniform(0, int(cells) - 1)) * step), float(uniform(1, 999)) / 999});
+        }
+    const TapGrid grid{taps[0].data(), taps[0].data() + taps[0].size(), taps[1].data(), taps[1].data() + taps[1].size()};
+    const bool add = uniform(0, 1);
+    kernels.weighted_sum(from.data(), grid, channels, add, ours.data());
+    scalar_kernels.weighted_sum(from.data(), grid, channels, add, theirs.data());
+    require(ours == theirs, "weighted sums");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -229,6 +249,7 @@ int main(int argc, char** argv) {
         blend(kernels());
         warp(kernels());
         mix(kernels());
+        weighted_sum(kernels());
         stream(kernels());
         change_colors(kernels());
         split(kernels());

@@ -133,6 +133,67 @@ def test_gradient_of_the_torch_version_is_that_of_finite_differences():
     assert torch.autograd.gradcheck(lambda *x: roi_align_torch(x, boxes, valid, STRIDES, 3), levels)
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(*[coordinate] * 4), min_size=1, max_size=6), st.integers(1, 3))
+def test_points_as_many_as_a_box_needs(rows, count):
+    """samples=0: natively, long and thin boxes have other numbers of points along each axis."""
+    levels = pyramid(1, 3)[:count]
+    boxes = torch.tensor(rows, dtype=torch.float32)[None].clamp(-4000, 4000)
+    valid = torch.ones(1, len(rows), dtype=torch.bool)
+    expected = by_definition(levels, boxes, valid, STRIDES[:count], 3, 0)
+    pooled = roi_align(levels, boxes, valid, STRIDES[:count], 3, 0)
+    torch.testing.assert_close(pooled.double(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 8, 19, 64, 100, 200])
+@pytest.mark.parametrize("samples", [1, 2, 3])
+def test_native_gradients_are_those_of_torch(channels, samples):
+    """Also of invalid boxes, boxes on no level, and levels with their channels last or not."""
+    first = [level.requires_grad_() for level in pyramid(2, channels)]
+    last = [x.detach().to(memory_format=torch.channels_last).requires_grad_() for x in first]
+    boxes = random_boxes(2, 40)
+    valid = torch.rand(2, 40, generator=torch.Generator().manual_seed(1)) < 0.8
+    weight = torch.randn(2, 40, channels, 7, 7, generator=torch.Generator().manual_seed(2))
+    for levels in (first, last):
+        native = torch.autograd.grad((roi_align(levels, boxes, valid, STRIDES, 7, samples) * weight).sum(), levels)
+        expected = torch.autograd.grad(
+            (roi_align_torch(levels, boxes, valid, STRIDES, 7, samples) * weight).sum(), levels
+        )
+        for ours, theirs in zip(native, expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(*[coordinate] * 4), min_size=1, max_size=6), st.sampled_from([0, 1, 2, 5]))
+def test_the_gradient_is_the_transpose(rows, samples):
+    """<pool(f), g> = <f, gradient(g)> for whatever boxes."""
+    levels = [level.requires_grad_() for level in pyramid(1, 3)]
+    boxes, valid = torch.tensor(rows, dtype=torch.float32)[None], torch.ones(1, len(rows), dtype=torch.bool)
+    pooled = roi_align(levels, boxes, valid, STRIDES, 3, samples)
+    weight = torch.randn(pooled.shape, generator=torch.Generator().manual_seed(0))
+    gradients = torch.autograd.grad((pooled * weight).sum(), levels)
+    there = sum((a.double() * b).sum() for a, b in zip(levels, gradients, strict=True))
+    torch.testing.assert_close(there, (pooled.double() * weight).sum(), rtol=1e-5, atol=1e-4)
+
+
+def test_any_number_of_threads_gives_the_same_bits():
+    """Values and gradients, for batches that are larger and smaller than the number of threads."""
+    threads = torch.get_num_threads()
+    for batch in (1, 3):
+        levels = [level.requires_grad_() for level in pyramid(batch, 130)]
+        boxes, valid = random_boxes(batch, 60), torch.ones(batch, 60, dtype=torch.bool)
+        results = []
+        for count in (1, 2, 8):
+            torch.set_num_threads(count)
+            try:
+                pooled = roi_align(levels, boxes, valid, STRIDES)
+                results.append([pooled, *torch.autograd.grad((pooled**2).sum(), levels)])
+            finally:
+                torch.set_num_threads(threads)
+        for result in results[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(result, results[0], strict=True))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_types_are_pooled_in_float32_and_returned_as_they_came(pool, dtype):
     """The result is the rounded result of the same levels in float32; gradients have the type of the levels."""

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 CSRC = ROOT / "fastload/csrc"
 INCLUDES = [f"-I{folder}" for folder in sorted(CSRC.glob("*/"))]
 READERS = ("cache/*", "dct/*", "jpeg/*", "render/*", "simd/*")  # all that reads bytes from outside, and what it needs
-POOL = (*READERS, "masks/*", "engine/*")  # all but bind and testing, which need Python
+POOL = (*READERS, "masks/*", "engine/*", "ops/*")  # all but bind and testing, which need Python
 BOUNDS = "-fsanitize=address,undefined"
 RACES = "-fsanitize=thread"
 OPTIONS = ["-std=c++17", "-O1", "-g", "-fno-sanitize-recover=all", "-pthread"]

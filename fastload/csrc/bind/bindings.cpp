@@ -22,7 +22,7 @@ PYBIND11_MODULE(_core, m) {
     bind_masks(m);
     bind_lmdb_tree(m);
     bind_mapped_file(m);
-    bind_nms(m);
+    bind_ops(m);
     bind_record(m);
     bind_pixels(m);
     bind_targets(m);

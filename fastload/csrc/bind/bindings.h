@@ -52,7 +52,7 @@ void bind_jpeg_write(py::module_& m);
 void bind_masks(py::module_& m);
 void bind_lmdb_tree(py::module_& m);
 void bind_mapped_file(py::module_& m);
-void bind_nms(py::module_& m);
+void bind_ops(py::module_& m);
 void bind_record(py::module_& m);
 void bind_pixels(py::module_& m);
 void bind_targets(py::module_& m);

@@ -3,7 +3,7 @@
 // scalar.cpp is the specification, and all others give the same bits. Each of the other files has a complete table, so
 // that a decoder or an image chooses once, and tests can select one set after the other.
 //
-// AVX2 and AVX-512 share the sources blend.h, colors.h, idct.h and samples.h, which are written in the operations of
+// AVX2 and AVX-512 share the sources blend.h, colors.h, idct.h, samples.h and weighted_sum.h, which are written in the operations of
 // vector_avx2.h and vector_avx512.h and compiled in avx2.cpp and in avx512.cpp. Functions are marked with their target
 // one by one: in a file compiled with -mavx2, inline functions of the standard library would contain such instructions,
 // and other files could link them.
@@ -29,6 +29,7 @@ struct HsvChange;
 struct LevelTable;
 struct McuBlock;
 struct PixelMatrix;
+struct TapGrid;
 struct Tile;
 struct TilePath;
 struct WeightedRows;
@@ -78,6 +79,11 @@ struct Kernels {
     void (*apply_signs)(uint8_t* values, const uint8_t* signs, size_t count);
     // The number of bits set in `count` bytes.
     size_t (*set_bits)(const uint8_t* bytes, size_t count);
+
+    // Pooling of features, see roi_align.h.
+    // Sums of `channels` floats over a grid of taps around `from`, in the order of its rows. Each product is added with
+    // one rounding. With `add`, the sums begin with what `out` has.
+    void (*weighted_sum)(const float* from, const TapGrid& taps, size_t channels, bool add, float* out);
 
     // Entropy coding: one source each, compiled with and without bit-manipulation instructions.
     // huffman.h

@@ -118,6 +118,7 @@ const Kernels neon_kernels = {horizontal,
                               scalar_kernels.inverse_dct,
                               scalar_kernels.apply_signs,
                               scalar_kernels.set_bits,
+                              scalar_kernels.weighted_sum,
                               huffman_decode,
                               decode_mcus};
 

@@ -12,6 +12,7 @@
 #include "pixel_format.h"
 #include "region.h"
 #include "resample.h"
+#include "taps.h"
 #include "tile.h"
 
 #define TARGET
@@ -295,10 +296,20 @@ void apply_signs(uint8_t* values, const uint8_t* signs, size_t count) {
     }
 }
 
+void weighted_sum(const float* from, const TapGrid& taps, size_t channels, bool add, float* out) {
+    if (!add) std::fill_n(out, channels, 0.f);
+    for (const Tap* row = taps.rows; row != taps.rows_end; ++row)
+        for (const Tap* column = taps.columns; column != taps.columns_end; ++column) {
+            const float weight = row->weight * column->weight;
+            const float* const cell = from + row->offset + column->offset;
+            for (size_t c = 0; c < channels; ++c) out[c] = std::fma(weight, cell[c], out[c]);
+        }
+}
+
 }  // namespace
 
 const Kernels scalar_kernels = {horizontal, vertical_then_color<vertical, color>, stream, recolor, adjust_hsv, look_up, warp,
-                                mix, split, convert, decode_blocks, inverse_dct, apply_signs, set_bits, huffman_decode,
+                                mix, split, convert, decode_blocks, inverse_dct, apply_signs, set_bits, weighted_sum, huffman_decode,
                                 decode_mcus};
 
 }  // namespace fastload
