@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastload import _core
 from fastload._core import testing
 from fastload.cache.format.layout import Encoding
 from fastload.plan.batch_plan import FILTERS
@@ -87,6 +88,42 @@ def test_what_is_not_shown_need_not_be_decoded(
     expected = row.drawn(whole=True, level=LEVELS[-1])
     for poison in (0, 255):
         np.testing.assert_array_equal(row.drawn(poison=poison, level=level), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("encoding", [Encoding.DCT, Encoding.DCT_FAST])
+def test_streams_are_decoded_to_the_end_of_what_is_shown(encoding: Encoding, kind: str) -> None:
+    """Bands at any height of a larger image of odd size, whose coded streams end within any of their four parts."""
+    data, width, height = source(kind, 451, 613, encoding)
+    for bottom in range(5, height + 40, 41):
+        top = max(bottom - 64, 0)
+        crop = np.array([3, top, width - 9, bottom - top], np.float32)
+        row = Row(data, crop, np.array([0, 0, width - 9, bottom - top], np.int32))
+        expected = row.drawn(whole=True, level=LEVELS[-1])
+        for level in LEVELS:
+            np.testing.assert_array_equal(row.drawn(poison=255, level=level), expected)
+
+
+def test_damage_below_what_is_shown_does_no_harm() -> None:
+    """Bits flipped in a packed image: its upper part may be drawn as before, though all of it is refused."""
+    data, width, _ = source("4:2:0", 451, 613, Encoding.DCT)
+    upper = Row(data, np.array([0, 0, width, 60], np.float32), np.array([0, 0, width, 60], np.int32))
+    expected, rng, outcomes = upper.drawn(), np.random.default_rng(0), set()
+    for place in rng.integers(len(data) // 4, len(data) - 64, 200):
+        damaged = bytearray(data)
+        damaged[place] ^= 1 << rng.integers(8)
+        row = replace(upper, record=bytes(damaged))
+        outcomes.add((drawn_or_refused(row, expected), drawn_or_refused(replace(row, whole=True), expected)))
+    assert {("same", "same"), ("same", "refused"), ("refused", "refused")} <= outcomes
+    assert not outcomes & {("refused", "same"), ("refused", "changed"), ("changed", "same")}
+
+
+def drawn_or_refused(row: Row, expected: np.ndarray) -> str:
+    """Say "same" if a row has the expected pixels, else "changed", and "refused" if its record is damaged."""
+    try:
+        return "same" if np.array_equal(row.drawn(), expected) else "changed"
+    except _core.DctError:
+        return "refused"
 
 
 @pytest.mark.parametrize("kind", SOURCES)

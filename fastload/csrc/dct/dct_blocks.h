@@ -12,9 +12,9 @@
 
 namespace fastload {
 
-// The decoded streams of a section, and the positions up to which they were read. open_section has checked that the
-// bits set in `presence` equal the bytes of `masks`, and the bits set in these the bytes of `values`, so blocks are
-// read without further checks. Only `rest` is checked on reading. Readable past their ends: 1 byte of rest, 8 of
+// The decoded streams of a section, and the positions up to which they were read. open_section has checked that as many
+// bytes of `masks` are decoded as bits are set in `presence`, and as many of `values` as bits are set in these, so
+// blocks are read without further checks. Only `rest` is checked on reading. Readable past their ends: 1 byte of rest, 8 of
 // presence and masks, 64 of values.
 struct BlockStreams {
     const uint8_t* presence;
@@ -28,9 +28,9 @@ struct BlockStreams {
 // The next large value of `rest`. Throws DctError at its end.
 int read_large_value(BlockStreams& streams);
 
-// Reads a block row's DC coefficients from `streams`: dc[stride * x] for block x. `above` is the first DC coefficient
-// of the row above, 0 for the first row.
-void read_dc_row(BlockStreams& streams, int blocks, int above, int16_t* dc, int stride);
+// Reads the first `wanted` of a block row's DC coefficients from `streams`, at least one: dc[stride * x] for block x.
+// Passes over the others. `above` is the first DC coefficient of the row above, 0 for the first row.
+void read_dc_row(BlockStreams& streams, int blocks, int wanted, int above, int16_t* dc, int stride);
 
 // If the dequantized coefficients of a column (or of two columns that the inverse DCT adds) sum to more, 16-bit
 // arithmetic overflows and decoders differ. Up to it, a first-pass result is at most 4 * 1.39 * 5800 < 32768. No 8-bit

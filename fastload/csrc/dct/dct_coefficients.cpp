@@ -16,7 +16,7 @@ using Bytes = std::vector<uint8_t>;
 Bytes decoded(const DctStream& stream) {
     Bytes bytes(stream.count + 2 * dct_padding);
     if (stream.coded)
-        scalar_kernels.huffman_decode(stream.data, stream.size, bytes.data(), stream.count);
+        scalar_kernels.huffman_decode(stream.data, stream.size, bytes.data(), stream.count, stream.count);
     else
         std::copy_n(stream.data, stream.count, bytes.data());
     return bytes;
@@ -67,7 +67,7 @@ JpegComponent read_component(const DctComponent& packed, BlockStreams& streams) 
     int16_t* row = component.coefficients.data();
     int above = 0;
     for (int y = 0; y < packed.blocks_h; ++y, row += row_size) {
-        read_dc_row(streams, packed.blocks_w, above, row, 64);
+        read_dc_row(streams, packed.blocks_w, packed.blocks_w, above, row, 64);
         above = row[0];
         for (int x = 0; x < packed.blocks_w; ++x) read_ac(streams, row + x * 64);
     }

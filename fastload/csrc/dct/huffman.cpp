@@ -6,6 +6,8 @@
 
 #include "huffman_code.h"
 
+#define ALWAYS_INLINE __attribute__((always_inline)) inline
+
 namespace fastload {
 namespace {
 
@@ -86,7 +88,7 @@ size_t stream_size(const std::array<uint32_t, 256>& frequency, const CodeLengths
 // byte the number of symbols.
 class Table {
 public:
-    explicit Table(const CodeLengths& lengths) : log2_size_(*std::max_element(lengths.begin(), lengths.end())) {
+    ALWAYS_INLINE explicit Table(const CodeLengths& lengths) : log2_size_(*std::max_element(lengths.begin(), lengths.end())) {
         const SymbolOrder order = order_symbols(lengths);
         entries_[1] = 0;
         for (int bits = 1; bits <= log2_size_; ++bits) fill(bits, order, lengths);
@@ -99,7 +101,7 @@ private:
     // Level n is for n known bits: a first symbol, followed by the entry of level n - (length of its code).
     const uint64_t* level(int bits) const { return entries_ + (size_t{1} << bits); }
 
-    void fill(int bits, const SymbolOrder& order, const CodeLengths& lengths) {
+    ALWAYS_INLINE void fill(int bits, const SymbolOrder& order, const CodeLengths& lengths) {
         uint64_t* out = entries_ + (size_t{1} << bits);
         uint64_t* const end = out + (size_t{1} << bits);
         for (int i = 0; i < order.count; ++i) {
@@ -112,7 +114,8 @@ private:
     }
 
     // Puts a symbol before each entry of `followers`; the symbol alone if the entry is full.
-    static uint64_t* prepend(uint8_t symbol, int length, const uint64_t* followers, size_t count, uint64_t* out) {
+    static ALWAYS_INLINE uint64_t* prepend(uint8_t symbol, int length, const uint64_t* __restrict followers,
+                                           size_t count, uint64_t* __restrict out) {
         const uint64_t alone = uint64_t{1} << 56 | uint64_t{symbol} << 8 | uint64_t(length);
         constexpr uint64_t ends = 0xff000000000000ff, symbols = 0x0000ffffffffff00;
         for (size_t i = 0; i < count; ++i) {
@@ -138,79 +141,93 @@ struct BitStream {
         window = load64(begin) | 1;
     }
 
-    __attribute__((always_inline)) inline void refill() {
+    ALWAYS_INLINE void refill() {
         const int used = __builtin_ctzll(window);
         next += used >> 3;
         window = (load64(next) | 1) << (used & 7);
     }
 };
 
-// How many rounds of `lookups` look-ups stay within the bytes and the symbols of all streams. A look-up writes eight
-// bytes and advances by at most max_symbols. A round advances by at most (7 + 5 * 11) / 8 = 7 bytes and, if next <= end
-// after it, reads at most 8 bytes past the end.
-size_t safe_rounds(const BitStream* stream) {
+// How many rounds of `lookups` look-ups stay within the bytes and the symbols of a stream. A look-up writes eight bytes
+// and advances by at most max_symbols. A round advances by at most (7 + 5 * 11) / 8 = 7 bytes and, if next <= end after
+// it, reads at most 8 bytes past the end.
+ALWAYS_INLINE size_t safe_rounds(const BitStream& stream) {
     constexpr ptrdiff_t out_round = lookups * max_symbols, in_round = 7;
-    ptrdiff_t rounds = PTRDIFF_MAX;
-    for (int s = 0; s < streams; ++s) {
-        rounds = std::min(rounds, (stream[s].out_end - stream[s].out - 8) / out_round);
-        rounds = std::min(rounds, (stream[s].end - stream[s].next) / in_round);
-    }
+    const ptrdiff_t rounds =
+        std::min((stream.out_end - stream.out - 8) / out_round, (stream.end - stream.next) / in_round);
     return size_t(std::max(rounds, ptrdiff_t{0}));
 }
 
-__attribute__((always_inline)) inline void rounds_source(const Table& table, BitStream* stream) {
-    const uint64_t* const entries = table.entries();
-    const int unused = 64 - table.log2_size();
-    BitStream local[streams];
-    std::copy_n(stream, streams, local);
-    while (size_t rounds = safe_rounds(local)) {
-        do {
-            for (int i = 0; i < lookups; ++i) {
-                for (int s = 0; s < streams; ++s) {
-                    const uint64_t entry = entries[local[s].window >> unused];
-                    const uint64_t symbols = entry >> 8;
-                    std::memcpy(local[s].out, &symbols, sizeof symbols);
-                    local[s].out += entry >> 56;
-                    local[s].window <<= entry & 63;
-                }
-            }
-            for (int s = 0; s < streams; ++s) local[s].refill();
-        } while (--rounds);
-    }
-    std::copy_n(local, streams, stream);
+ALWAYS_INLINE void look_up(const uint64_t* entries, int unused, BitStream& stream) {
+    const uint64_t entry = entries[stream.window >> unused];
+    const uint64_t symbols = entry >> 8;
+    std::memcpy(stream.out, &symbols, sizeof symbols);
+    stream.out += entry >> 56;
+    stream.window <<= entry & 63;
 }
 
-void decode_rounds(const Table& table, BitStream* stream) { rounds_source(table, stream); }
+// Decodes `count` streams side by side, since look-ups in one stream wait for each other, until one is nearly decoded.
+template <int count>
+ALWAYS_INLINE void rounds_of(const uint64_t* entries, int unused, BitStream* stream) {
+    BitStream local[count];
+    std::copy_n(stream, count, local);
+    for (;;) {
+        size_t rounds = safe_rounds(local[0]);
+        for (int s = 1; s < count; ++s) rounds = std::min(rounds, safe_rounds(local[s]));
+        if (rounds == 0) break;
+        do {
+            for (int i = 0; i < lookups; ++i)
+                for (int s = 0; s < count; ++s) look_up(entries, unused, local[s]);
+            for (int s = 0; s < count; ++s) local[s].refill();
+        } while (--rounds);
+    }
+    std::copy_n(local, count, stream);
+}
+
+// Decodes all but the last symbols of each stream, and changes the order of the streams.
+ALWAYS_INLINE void rounds_source(const uint64_t* entries, int unused, BitStream* stream) {
+    for (int left = streams;;) {
+        left = int(std::partition(stream, stream + left, safe_rounds) - stream);
+        if (left == 4)
+            rounds_of<4>(entries, unused, stream);
+        else if (left == 3)
+            rounds_of<3>(entries, unused, stream);
+        else if (left == 2)
+            rounds_of<2>(entries, unused, stream);
+        else if (left == 1)
+            rounds_of<1>(entries, unused, stream);
+        else
+            return;
+    }
+}
+
+// Not inlined, so that the table's address is in a register.
+__attribute__((noinline)) void decode_rounds(const uint64_t* entries, int unused, BitStream* stream) {
+    rounds_source(entries, unused, stream);
+}
 
 #if defined(__x86_64__)
-__attribute__((target("bmi,bmi2"))) void decode_rounds_bmi2(const Table& table, BitStream* stream) {
-    rounds_source(table, stream);
+__attribute__((noinline, target("bmi,bmi2"))) void decode_rounds_bmi2(const uint64_t* entries, int unused,
+                                                                      BitStream* stream) {
+    rounds_source(entries, unused, stream);
 }
 #endif
 
-// Decodes one symbol of a stream; returns whether there was one.
-__attribute__((always_inline)) inline bool decode_one(const Table& table, const CodeLengths& lengths,
-                                                      BitStream& stream) {
-    stream.refill();
-    if (stream.out == stream.out_end || stream.next > stream.end) return false;
-    const uint8_t symbol = uint8_t(table.entries()[stream.window >> (64 - table.log2_size())] >> 8);
-    *stream.out++ = symbol;
-    stream.window <<= lengths[symbol];
-    return true;
-}
-
-// Decodes the streams' last symbols.
-void decode_rest(const Table& table, const CodeLengths& lengths, BitStream* stream) {
-    for (bool more = true; more;) {
-        more = false;
-        for (int s = 0; s < streams; ++s) more |= decode_one(table, lengths, stream[s]);
+// Decodes the last symbols of a stream.
+ALWAYS_INLINE void decode_rest(const uint64_t* entries, int unused, const CodeLengths& lengths, BitStream& stream) {
+    for (; stream.out_end - stream.out >= 8 && stream.next <= stream.end; stream.refill())
+        look_up(entries, unused, stream);
+    for (; stream.out != stream.out_end && stream.next <= stream.end; stream.refill()) {
+        const uint8_t symbol = uint8_t(entries[stream.window >> unused] >> 8);
+        *stream.out++ = symbol;
+        stream.window <<= lengths[symbol];
     }
-    for (int s = 0; s < streams; ++s)
-        if ((stream[s].next - stream[s].end) * 8 + __builtin_ctzll(stream[s].window) > 0)
-            throw std::invalid_argument("a coded stream is cut short");
+    if ((stream.next - stream.end) * 8 + __builtin_ctzll(stream.window) > 0)
+        throw std::invalid_argument("a coded stream is cut short");
 }
 
-void open_streams(const uint8_t* data, const uint8_t* end, uint8_t* symbols, size_t count, BitStream* stream) {
+void open_streams(const uint8_t* data, const uint8_t* end, uint8_t* symbols, size_t count, size_t wanted,
+                  BitStream* stream) {
     if (size_t(end - data) < counts_bytes || size_t(end - data - counts_bytes) % streams != 0)
         throw std::invalid_argument("coded streams of impossible size");
     const size_t size = size_t(end - data - counts_bytes) / streams;
@@ -220,6 +237,8 @@ void open_streams(const uint8_t* data, const uint8_t* end, uint8_t* symbols, siz
         if (s < streams - 1) here = data[0] | data[1] << 8 | data[2] << 16 | uint32_t{data[3]} << 24;
         if (here > count) throw std::invalid_argument("coded streams of more symbols than there are");
         count -= here;
+        here = std::min(here, wanted);
+        wanted -= here;
         stream[s].open(begin);
         stream[s].end = begin + size;
         stream[s].out = symbols;
@@ -227,15 +246,16 @@ void open_streams(const uint8_t* data, const uint8_t* end, uint8_t* symbols, siz
     }
 }
 
-void decode(const uint8_t* coded, size_t size, uint8_t* symbols, size_t count,
-            void rounds(const Table& table, BitStream* stream)) {
+ALWAYS_INLINE void decode(const uint8_t* coded, size_t size, uint8_t* symbols, size_t count, size_t wanted,
+                          void rounds(const uint64_t* entries, int unused, BitStream* stream)) {
     const uint8_t* const end = coded + size;
     const CodeLengths lengths = read_lengths(coded, end);
     BitStream stream[streams];
-    open_streams(coded, end, symbols, count, stream);
+    open_streams(coded, end, symbols, count, wanted, stream);
     const Table table(lengths);
-    rounds(table, stream);
-    decode_rest(table, lengths, stream);
+    const int unused = 64 - table.log2_size();
+    rounds(table.entries(), unused, stream);
+    for (BitStream& one : stream) decode_rest(table.entries(), unused, lengths, one);
 }
 
 }  // namespace
@@ -260,13 +280,14 @@ bool huffman_encode(const uint8_t* symbols, size_t count, std::vector<uint8_t>& 
     return end - start < count;
 }
 
-void huffman_decode(const uint8_t* coded, size_t size, uint8_t* symbols, size_t count) {
-    decode(coded, size, symbols, count, decode_rounds);
+void huffman_decode(const uint8_t* coded, size_t size, uint8_t* symbols, size_t count, size_t wanted) {
+    decode(coded, size, symbols, count, wanted, decode_rounds);
 }
 
 #if defined(__x86_64__)
-void huffman_decode_bmi2(const uint8_t* coded, size_t size, uint8_t* symbols, size_t count) {
-    decode(coded, size, symbols, count, decode_rounds_bmi2);
+__attribute__((target("avx2,bmi,bmi2"))) void huffman_decode_avx2(const uint8_t* coded, size_t size, uint8_t* symbols,
+                                                                  size_t count, size_t wanted) {
+    decode(coded, size, symbols, count, wanted, decode_rounds_bmi2);
 }
 #endif
 

@@ -20,11 +20,11 @@ constexpr size_t huffman_read_slack = 16;
 // Appends the coded symbols. Returns false, without appending, if that takes no fewer bytes than the symbols.
 bool huffman_encode(const uint8_t* symbols, size_t count, std::vector<uint8_t>& coded);
 
-// Decodes exactly `count` symbols. Throws std::invalid_argument if the bytes are damaged. Never reads beyond the slack
-// or writes beyond the symbols.
-void huffman_decode(const uint8_t* coded, size_t size, uint8_t* symbols, size_t count);
+// Decodes the first `wanted` of `count` symbols. Throws std::invalid_argument if the bytes of these are damaged. Never
+// reads beyond the slack or writes beyond the symbols.
+void huffman_decode(const uint8_t* coded, size_t size, uint8_t* symbols, size_t count, size_t wanted);
 #if defined(__x86_64__)
-void huffman_decode_bmi2(const uint8_t* coded, size_t size, uint8_t* symbols, size_t count);
+void huffman_decode_avx2(const uint8_t* coded, size_t size, uint8_t* symbols, size_t count, size_t wanted);
 #endif
 
 }  // namespace fastload

@@ -335,7 +335,7 @@ TARGET void apply_signs(uint8_t* values, const uint8_t* signs, size_t count) {
 namespace fastload {
 
 const Kernels avx2_kernels = {horizontal, blend, stream, recolor, adjust_hsv, scalar_kernels.look_up, warp, mix, split,
-                              convert, decode_blocks, inverse_dct, apply_signs, set_bits, weighted_sum, huffman_decode_bmi2,
+                              convert, decode_blocks, inverse_dct, apply_signs, set_bits, weighted_sum, huffman_decode_avx2,
                               decode_mcus_bmi2};
 
 }  // namespace fastload

@@ -314,7 +314,7 @@ TARGET void look_up(uint8_t* rgb, size_t pixels, const LevelTable& given) {
 }  // namespace
 
 const Kernels avx512_kernels = {horizontal, blend, stream, recolor, adjust_hsv, look_up, warp, mix, split, convert, decode_blocks,
-                                inverse_dct, apply_signs, set_bits, weighted_sum, huffman_decode_bmi2, decode_mcus_bmi2};
+                                inverse_dct, apply_signs, set_bits, weighted_sum, huffman_decode_avx2, decode_mcus_bmi2};
 
 }  // namespace fastload
 #endif

@@ -179,8 +179,9 @@ TARGET void decode_blocks_to(BlockStreams& streams, const DctComponent& componen
     const Row row(scratch, (blocks + lanes - 1) / lanes * lanes);
     row.dc[0] = 0;
     for (int y = 0; y < rows; ++y) {
-        read_dc_row(streams, blocks, row.dc[0], row.dc, 8);
-        if (y < window.top || y >= window.bottom) {
+        const bool skipped = y < window.top || y >= window.bottom;
+        read_dc_row(streams, blocks, skipped ? 1 : window.right, row.dc[0], row.dc, 8);
+        if (skipped) {
             skip_blocks(streams, blocks);
             continue;
         }

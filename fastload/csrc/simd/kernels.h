@@ -87,7 +87,7 @@ struct Kernels {
 
     // Entropy coding: one source each, compiled with and without bit-manipulation instructions.
     // huffman.h
-    void (*huffman_decode)(const uint8_t* coded, size_t size, uint8_t* symbols, size_t count);
+    void (*huffman_decode)(const uint8_t* coded, size_t size, uint8_t* symbols, size_t count, size_t wanted);
     // jpeg_scan.h: MCUs `first` to `end`, each of `count` blocks
     ScanFault (*decode_mcus)(BitReader& reader, const McuBlock* blocks, size_t count, int first, int end,
                              const uint8_t* order);

@@ -260,8 +260,8 @@ void decode_blocks(BlockStreams& streams, const DctComponent& component, const B
     int16_t* const dc = reinterpret_cast<int16_t*>(scratch);
     dc[0] = 0;
     for (int y = 0; y < rows; ++y) {
-        read_dc_row(streams, component.blocks_w, dc[0], dc, 1);
         const bool skipped = y < window.top || y >= window.bottom;
+        read_dc_row(streams, component.blocks_w, skipped ? 1 : window.right, dc[0], dc, 1);
         const int left = skipped ? component.blocks_w : window.left, right = skipped ? left : window.right;
         skip_blocks(streams, left);
         for (int x = left; x < right; ++x) {
