@@ -45,6 +45,7 @@ from fastload.plan.transforms import (
     SanitizeBoxes,
     ScaleJitterCrop,
     ShortestEdge,
+    SimpleCopyPaste,
     Transform,
 )
 
@@ -66,6 +67,7 @@ class Recipe:
         pixels: the arguments `dtype`, `mean` and `std` of FastLoader for the values that the published model expects.
             Without them, images are uint8.
         skip_crowd, skip_empty: whether training skips crowd boxes, and images without boxes.
+        masks: whether training needs instance masks, which boxes then follow. The cache must have them.
     """
 
     transforms: list[Transform]
@@ -75,6 +77,7 @@ class Recipe:
     pixels: dict[str, Any] = field(default_factory=dict)
     skip_crowd: bool = True
     skip_empty: bool = False
+    masks: bool = False
 
     @property
     def train(self) -> dict[str, Any]:
@@ -84,6 +87,7 @@ class Recipe:
             "collate_fn": self.aligner,
             "skip_crowd": self.skip_crowd,
             "skip_empty": self.skip_empty,
+            **({"masks": True, "boxes_from_masks": True} if self.masks else {}),
         }
 
     @property
@@ -112,14 +116,26 @@ def retinanet() -> Recipe:
     )
 
 
-def lsj(size: int = 1024) -> Recipe:
-    """torchvision's `lsj` preset: large-scale jitter of 0.1 to 2, a crop or padding to a square, and a flip."""
+def lsj(size: int = 1024, copy_paste: bool = False) -> Recipe:
+    """torchvision's `lsj` preset: large-scale jitter of 0.1 to 2, a crop or padding to a square, and a flip.
+
+    Args:
+        size: the edge in pixels.
+        copy_paste: objects of the image before it in its batch are pasted onto each image, as with torchvision's
+            `--use-copypaste`. `Recipe.train` then asks for masks, and boxes end where pasted objects cover theirs.
+    """
     return Recipe(
-        [ScaleJitterCrop(size, (0.1, 2.0), diagonal=True), Pad(size), RandomFlip()],
+        [
+            ScaleJitterCrop(size, (0.1, 2.0), diagonal=True),
+            Pad(size),
+            RandomFlip(),
+            *([SimpleCopyPaste()] if copy_paste else []),
+        ],
         TopLeftAlign(fill=TORCHVISION_MEAN, canvas_sizes=size),
         [ShortestEdge(800, 1333)],
         TopLeftAlign(fill=TORCHVISION_MEAN),
         skip_empty=True,
+        masks=copy_paste,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from fastload import (
     SimpleCopyPaste,
     TopLeftAlign,
     Transform,
+    recipes,
 )
 from fastload.annotations import POLYGONS, RLE
 from fastload.cache.write.build import BuildOptions, build_cache
@@ -151,6 +153,29 @@ def test_draws_are_torchvisions():
     drawn = np.isin(np.arange(12000), plan.selected)
     for k in range(3):
         assert_share(drawn[k::3], 1 - (2 / 3) ** 3)
+
+
+def test_the_recipe_pastes_after_jitter_and_flip(cache):
+    """`recipes.lsj(copy_paste=True)` asks for masks; boxes end where they do, and the first rows are those of `lsj`."""
+    seen, plain = Seen(), Seen()
+    recipe, without = recipes.lsj(128, copy_paste=True), recipes.lsj(128)
+    masked = batch_of(cache, [*recipe.transforms, seen], **settings(recipe))
+    batch_of(cache, [*without.transforms, plain], **settings(without))
+    assert "masks" not in without.train and masked.images.shape == (COUNT, 3, 128, 128)
+    own = seen.plan.objects[:, 0] < 0
+    assert (~own).sum() >= 3
+    np.testing.assert_array_equal(seen.plan.crop[own], plain.plan.crop)
+    np.testing.assert_array_equal(seen.plan.clip[own], plain.plan.clip)
+    masks, boxes = masked.targets.masks.dense(), torch.cat(list(masked.targets.boxes))
+    assert len(masks) == len(boxes) > 0
+    for mask, box in zip(masks, boxes, strict=True):
+        y, x = torch.nonzero(mask, as_tuple=True)
+        assert box.tolist() == [x.min(), y.min(), x.max() + 1, y.max() + 1]
+
+
+def settings(recipe: recipes.Recipe) -> dict[str, Any]:
+    """The arguments of FastLoader for a recipe's training, without its transforms, with images without boxes."""
+    return {name: value for name, value in recipe.train.items() if name not in ("transforms", "skip_empty")}
 
 
 def test_what_cannot_be_pasted_is_explained(cache):
