@@ -36,9 +36,9 @@ def pick_dtype(config: Config, device: torch.device) -> torch.dtype:
         return DTYPES[config.precision]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
-    # Without AMX a CPU gains nothing from bf16: conversions cost as much as the products save.
-    has_matrix_units = device.type == "cpu" and torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if has_matrix_units else torch.float32
+    # Without instructions for bf16 a CPU gains nothing: conversions cost as much as the products save.
+    has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)  # which old versions of torch lack
+    return torch.bfloat16 if device.type == "cpu" and has_bf16() else torch.float32
 
 
 def pick_memory_format(config: Config, device: torch.device, dtype: torch.dtype) -> torch.memory_format:
