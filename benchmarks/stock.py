@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detector.model.grid import Grid
-from fastload import _core
+from fastload import nms
 
 Predicted = tuple[list[Tensor], list[Tensor], list[Tensor]]  # logits, boxes, quality, per level
 
@@ -144,6 +144,5 @@ def nms_of_image(boxes: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
         return labels
     apart = boxes + labels[:, None].to(boxes) * (boxes.max() + 1)
     same = torch.zeros_like(labels)
-    arrays = (t[None].numpy() for t in (apart, scores, same))
-    kept = torch.from_numpy(_core.nms(*arrays, 0.6, len(boxes)))[0]
+    kept = nms(apart[None], scores[None], same[None], 0.6, len(boxes))[0]
     return kept[kept >= 0]

@@ -11,6 +11,8 @@ from torch import Tensor
 from detector.model.grid import Grid, flatten
 from fastload import nms
 
+FEW = 0.1  # of all values
+
 
 @dataclass(frozen=True)
 class Detections:
@@ -131,10 +133,10 @@ def _largest(logits: Tensor, threshold: float, most: int) -> tuple[Tensor, Tenso
 
     Values that are not above the threshold may be missing, or be -inf with any index.
     """
-    if logits.device.type != "cpu":
+    # On a CPU, where shapes may depend on data, selecting the values above the threshold first is faster if few are.
+    if logits.device.type != "cpu" or (above := logits > threshold).count_nonzero() > FEW * logits.numel():
         return logits.topk(min(most, logits.shape[1]), sorted=False)
-    # Few values are above the threshold. On a CPU, where shapes may depend on data, selecting them first is faster.
-    row, column = (logits > threshold).nonzero(as_tuple=True)
+    row, column = above.nonzero(as_tuple=True)
     counts = row.bincount(minlength=len(logits))
     place = torch.arange(len(row)) - (counts.cumsum(0) - counts)[row]  # within its row
     values = logits.new_full((len(logits), int(counts.max())), -torch.inf)

@@ -51,7 +51,9 @@ def test_shapes_are_checked_before_anything_is_read(change, message):
         _core.roi_align_backward(grad=arguments.pop("out"), **arguments)
 
 
-@pytest.mark.parametrize("out", [np.zeros((2, 5, 7, 7, 4)), np.zeros((2, 5, 4, 7, 7), np.float32).transpose(0, 1, 3, 4, 2)])
+@pytest.mark.parametrize(
+    "out", [np.zeros((2, 5, 7, 7, 4)), np.zeros((2, 5, 4, 7, 7), np.float32).transpose(0, 1, 3, 4, 2)]
+)
 def test_results_are_not_written_to_a_copy(out):
     """An array of another type or order is refused."""
     levels, boxes, valid = [np.zeros((2, 6, 8, 4), np.float32)], np.zeros((2, 5, 4), np.float32), np.zeros((2, 5), bool)

@@ -234,13 +234,18 @@ def test_every_neck_and_head_has_one_cell_a_stride(name, strides):
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_every_detector_compiles_as_one_graph(name):
-    """torch.compile traces the whole network without a break, and it predicts the same."""
-    model = small("gn", **OTHERS[name]).eval()
-    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    """torch.compile traces the whole network without a break, and it predicts the same. A CPU's way to choose the
+    proposals of CenterNet2 in inference breaks it, but changes nothing."""
+    torch.compiler.reset()  # compilations of other tests count towards the limit
+    model = small("gn", **OTHERS[name])
     batch, region = images(2, 64, 96), torch.tensor([[0.0, 0, 96, 50], [10, 0, 60, 64]])
-    with torch.no_grad():
-        for ours, plain in zip(chain(*compiled(batch, region)), chain(*model(batch, region)), strict=True):
-            torch.testing.assert_close(ours, plain)
+    for training, fullgraph in ((True, True), (False, name != "centernet2")):
+        compiled = torch.compile(model.train(training), backend="eager", fullgraph=fullgraph)
+        with torch.no_grad():
+            for ours, plain in zip(
+                tree_leaves(compiled(batch, region)), tree_leaves(model(batch, region)), strict=True
+            ):
+                torch.testing.assert_close(ours, plain)
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "efficientnet_lite0"])
