@@ -160,8 +160,10 @@ def _corrected(value: Any, row: int, reasons: Reasons) -> str:
     rings = []
     for ring in value:
         numbers = _array(ring) if isinstance(ring, list) else None
-        if numbers is None or not np.all(np.abs(numbers) < 1e30):
+        if numbers is None:
             reasons.append((row, "a polygon is no list of numbers"))
+        elif not np.all(np.abs(numbers) < 1e30):
+            reasons.append((row, "a polygon has a coordinate that is not finite, or beyond 1e30"))
         elif numbers.size % 2 or (numbers.ndim > 1 and numbers.shape[1:] != (2,)):
             reasons.append((row, f"a polygon has {numbers.size} numbers, which are no pairs"))
         elif 0 < numbers.size < 6:
@@ -205,6 +207,9 @@ def read_mask(value: dict[str, Any]) -> Mask:
             raise ValueError("the `counts` of its mask are not whole numbers")
     else:
         raise ValueError("its mask has no `counts`")
-    if np.any(runs < 0) or runs.sum() != height * width or not runs.sum():
-        raise ValueError(f"its mask has {runs.sum()} pixels, its size is {width} x {height}")
+    if np.any(runs < 0):
+        raise ValueError(f"the `counts` of its mask have the negative number {runs.min()}")
+    pixels = sum(runs.tolist())  # which int64 may not hold
+    if pixels != height * width or pixels == 0:
+        raise ValueError(f"its mask has {pixels} pixels, its size is {width} x {height}")
     return Mask((height, width), compress(runs), box_of(runs, height))

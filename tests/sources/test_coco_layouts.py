@@ -13,7 +13,7 @@ import pytest
 from pycocotools import mask as coco_mask
 from typer.testing import CliRunner
 
-from fastload import Cache, SourceError
+from fastload import Cache, FastLoader, SourceError, TopLeftAlign
 from fastload.cache.format.problems import read_problems
 from fastload.cache.write.build import BuildOptions, build_cache
 from fastload.cli.app import app
@@ -275,6 +275,57 @@ def test_masks_in_run_lengths(tmp_path):
     assert [each.kind for each in source.problems] == ["mask dropped"] * len(bad)
     source, sample = read(tmp_path, annotations[:1], {"id": 1, "file_name": "a.jpg", "height": None}, masks=True)
     assert "that of its image is not stated" in source.problems[0].reason
+
+
+NAN, INF = float("nan"), float("inf")
+FULL = SIZE["height"] * SIZE["width"]
+TEXT = coco_mask.encode(np.asfortranarray(np.tri(48, 64), np.uint8))["counts"].decode()
+SOUND = [
+    [[5, 5, 40, 40, 40, 5, 5, 40]],
+    [[32, 2, 45, 44, 6, 16, 58, 16, 18, 44], SQUARE],
+    [[-1e6, -1e6, 1e6, -1e6, 1e6, 1e6, -1e6, 1e6]],
+    {"size": [48, 64], "counts": TEXT},
+    {"size": [48, 64], "counts": [FULL - 9, 9]},
+]
+WRONG = [
+    ([[1, 2, 30, 40]], "a polygon has 2 points: it needs 3"),
+    ([[0, 0, 1e40, 0, 0, 5]], "a coordinate that is not finite, or beyond 1e30"),
+    ([[NAN, 1, 20, 1, 20, 20]], "a coordinate that is not finite"),
+    ([[INF, 1, 20, 1, 20, 20]], "a coordinate that is not finite"),
+    ({"size": [48, 64], "counts": [10, 20]}, "its mask has 30 pixels, its size is 64 x 48"),
+    ({"size": [48, 64], "counts": [FULL, 1]}, f"its mask has {FULL + 1} pixels"),
+    ({"size": [48, 64], "counts": [1 << 52] * 4095 + [(1 << 52) + FULL]}, f"its mask has {(1 << 64) + FULL} pixels"),
+    ({"size": [48, 64], "counts": [-5, FULL + 5]}, "have the negative number -5"),
+    ({"size": [48, 64], "counts": [1.5, FULL - 1.5]}, "are not whole numbers"),
+    ({"size": [48, 64], "counts": TEXT[:-2]}, "are no compressed mask"),
+    ({"size": [48, 64], "counts": "\x01~~é"}, "are no compressed mask"),
+    ({"size": [64, 48], "counts": TEXT}, "the size of its mask is 48 x 64, that of its image is 64 x 48"),
+    ({"size": [10**9, 10**9], "counts": [10**18]}, "the size of its mask is 1000000000 x 1000000000"),
+]
+
+
+@pytest.mark.parametrize("engine", ["native", "reference"])
+def test_masks_that_are_wrong_are_named_and_the_others_drawn(tmp_path, engine):
+    """Self-crossing, huge and empty ones, and those of crowds, are pycocotools'; unusable ones are empty masks."""
+    put(tmp_path, "a.jpg")
+    values = [*SOUND, [], [[]], *(value for value, _ in WRONG)]
+    annotations = [box(i, 1, [1, 1, 60, 40], segmentation=value) | {"iscrowd": i % 2} for i, value in enumerate(values)]
+    source = CocoSource(write(tmp_path / "x.json", ["a.jpg"], annotations), tmp_path, masks=True)
+    build_cache(source, tmp_path / "x.lmdb")
+    named = {each.reason.partition(":")[0]: each for each in read_problems(tmp_path / "x.lmdb")}
+    assert len(named) == len(WRONG)
+    for i, (_, reason) in enumerate(WRONG, len(SOUND) + 2):
+        found = named[f"annotation {i}"]
+        assert (found.kind, found.file) == ("mask dropped", "a.jpg") and reason in found.reason
+    ((_, targets),) = FastLoader(tmp_path / "x.lmdb", 1, masks=True, engine=engine, collate_fn=TopLeftAlign(1))
+    masks = targets.masks.dense().numpy()
+    assert masks.shape == (len(values), 48, 64) and not masks[len(SOUND) :].any()
+    for mask, value in zip(masks, SOUND, strict=False):
+        parts = (
+            coco_mask.frPyObjects(value, 48, 64) if not isinstance(value, dict) or value["counts"] != TEXT else value
+        )
+        expected = coco_mask.decode(coco_mask.merge(parts) if isinstance(parts, list) else parts)
+        np.testing.assert_array_equal(mask, expected.astype(bool))
 
 
 def test_boxes_of_outlines(tmp_path):
