@@ -46,7 +46,8 @@ class Cache(CacheFile, Dataset[Example]):
         both = Cache(["voc2007/fastload/trainval.lmdb", "voc2012/fastload/trainval.lmdb"], renumber=True)
 
     Their categories are matched by name. Labels are category ids, so a name must have the same id in all caches. The
-    extra columns are those that all caches have.
+    extra columns are those that all caches have with the same type, shape and `flip_pairs`; others are left out, such
+    as keypoints of which one cache knows the left and right ones and another does not.
 
     Opening copies nothing: arrays and records are views of the mapped file, and keep it mapped. A file that is opened
     several times in a process is mapped once. The arrays of several caches are joined on first use. A cache pickles as
