@@ -34,7 +34,7 @@ from fastload.engines.native import NativeEngine
 from fastload.engines.reference import ReferenceEngine
 from fastload.plan.batch_plan import BatchPlan
 from fastload.plan.image_index import ImageIndex
-from fastload.plan.transforms.crop import Pad
+from fastload.plan.transforms.crop import CenterCrop, Pad
 from fastload.plan.transforms.mix import BatchMixUp, GridMosaic
 from fastload.plan.transforms.rand_augment import CHANGES
 from fastload.plan.transforms.resize import LetterBox, ShortestEdge
@@ -213,6 +213,12 @@ def resized_crop(case: Case, plan: BatchPlan, images: ImageIndex) -> None:
     plan.use_filter("bicubic" if case.draws["bicubic"] else "bilinear")
 
 
+def resize_center_crop(case: Case, plan: BatchPlan, images: ImageIndex) -> None:
+    for transform in (ShortestEdge(256, round_down=True), CenterCrop(224)):
+        transform(plan, np.random.default_rng(0), images)
+    plan.use_filter("bicubic" if case.draws["bicubic"] else "bilinear")
+
+
 def color_jitter(case: Case, plan: BatchPlan, images: ImageIndex) -> None:
     factors = iter([case.draws[name] for name in ("brightness", "contrast", "saturation", "hue")])
 
@@ -368,6 +374,7 @@ BOUNDS = {
     ),
     "classification": (
         Bound(resized_crop, "random_resized_crop_*", 0.4, 1, 0.2),
+        Bound(resize_center_crop, "resize_center_crop_*", 0.4, 1, 0.2),
         # in the order of the draws, with hue in HSV
         Bound(color_jitter, "color_jitter_*", 2.8, 7, 2.1),
         Bound(rand_augment, "randaugment_translate?_*", 0.2, 1, 0.1),

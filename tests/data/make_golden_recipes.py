@@ -49,7 +49,7 @@ import torchvision.transforms.functional as F
 import yaml
 from numpy.typing import NDArray
 from PIL import Image
-from torchvision.transforms import ColorJitter, InterpolationMode, RandomResizedCrop, autoaugment
+from torchvision.transforms import CenterCrop, ColorJitter, InterpolationMode, RandomResizedCrop, Resize, autoaugment
 from torchvision.transforms import v2 as T2
 
 DATA = Path(__file__).parent
@@ -317,7 +317,7 @@ def photometric(size: tuple[int, int], calls: SimpleNamespace) -> dict[str, Any]
 
 
 def classification_cases(sample: Sample, _repositories: Path) -> Golden:
-    """RandomResizedCrop, ColorJitter, and every operation of RandAugment."""
+    """RandomResizedCrop, ColorJitter, every operation of RandAugment, and Resize with CenterCrop."""
     golden = Golden(sample)
     filters = (InterpolationMode.BILINEAR, InterpolationMode.BILINEAR, InterpolationMode.BILINEAR)
     for case, (source, mode) in enumerate(zip((0, 3, 14, 9), (*filters, InterpolationMode.BICUBIC), strict=True)):
@@ -335,6 +335,10 @@ def classification_cases(sample: Sample, _repositories: Path) -> Golden:
         draws = {"order": order} | dict(zip(COLOR, factors, strict=True))
         golden.add(f"color_jitter_{case}", [source], draws, np.asarray(image))
     randaugment_cases(golden)
+    for case, source in enumerate((0, 3, 9, 14)):
+        mode = InterpolationMode.BICUBIC if case == 3 else InterpolationMode.BILINEAR
+        image = CenterCrop(224)(Resize(256, interpolation=mode)(sample.image(source)))
+        golden.add(f"resize_center_crop_{case}", [source], {"bicubic": case == 3}, np.asarray(image))
     return golden
 
 
