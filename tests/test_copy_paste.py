@@ -166,7 +166,7 @@ def test_the_recipe_pastes_after_jitter_and_flip(cache):
     assert (~own).sum() >= 3
     np.testing.assert_array_equal(seen.plan.crop[own], plain.plan.crop)
     np.testing.assert_array_equal(seen.plan.clip[own], plain.plan.clip)
-    masks, boxes = masked.targets.masks.dense(), torch.cat(list(masked.targets.boxes))
+    masks, boxes = masked.targets.masks.dense(), torch.cat([target["boxes"] for target in masked.targets])
     assert len(masks) == len(boxes) > 0
     for mask, box in zip(masks, boxes, strict=True):
         y, x = torch.nonzero(mask, as_tuple=True)
