@@ -43,10 +43,11 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 # By dataset: what all its runs have in common.
 COMMON: dict[str, dict[str, Any]] = {
-    "sample": {"epochs": 12, "eval_every": 3},
+    "sample": {"epochs": 12, "eval_every": 3, "precision": "fp32"},
     "coco-mini": {
         "epochs": 24,
         "eval_every": 6,
+        "precision": "fp32",
         "backbone_lr": 0.1,
         "sizes": (224, 256, 288, 320, 352, 384),
         "test_size": 416,
