@@ -10,11 +10,16 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from stock_center import stock_losses as stock_dense_losses
+from stock_center import stock_targets
 from torch import Tensor
 
-from detector.model.cascade import BoxHead
+from detector.loss.center_assign import RANGES
+from detector.model.cascade import SIDE, BoxHead
 from detector.model.centernet2 import (
     CANDIDATES,
+    FIRST_WEIGHTS,
+    IGNORED,
     PROPOSAL_IOU,
     PROPOSAL_THRESHOLD,
     SCALES,
@@ -130,6 +135,33 @@ def stock_losses(
                 for box, region, gt in zip(moved, output.region, objects, strict=True)
             ]
     return losses
+
+
+def stock_pool(levels: list[Tensor], boxes: list[Tensor], strides: tuple[int, ...]) -> Tensor:
+    """The features of all images' boxes, level by level: by torchvision's RoIAlign, which must be installed."""
+    from torchvision.ops import roi_align
+
+    everything = torch.cat([F.pad(box, (1, 0), value=float(image)) for image, box in enumerate(boxes)])
+    area = (everything[:, 3] - everything[:, 1]) * (everything[:, 4] - everything[:, 2])
+    level = (4 + (area.sqrt() / 224 + 1e-8).log2()).floor() - math.log2(strides[0])
+    level = level.clamp(0, len(levels) - 1)
+    pooled = levels[0].new_zeros(len(everything), levels[0].shape[1], SIDE, SIDE)
+    for number, (features, stride) in enumerate(zip(levels, strides, strict=True)):
+        here = (level == number).nonzero()[:, 0]
+        pooled[here] = roi_align(features, everything[here], SIDE, 1 / stride, 2, aligned=True)
+    return pooled
+
+
+def stock_first_losses(output: Proposed, objects: list[tuple[Tensor, Tensor]], grid: Grid) -> tuple[Tensor, Tensor]:
+    """The losses of the first stage; `objects` are the boxes and classes of each image."""
+    ranges = RANGES[len(grid.counts)]
+    count = max(len(labels) for _, labels in objects)
+    boxes = torch.stack([F.pad(box, (0, 0, 0, count - len(box))) for box, _ in objects])
+    usable = torch.stack([torch.arange(count, device=boxes.device) < len(labels) for _, labels in objects])
+    targets = stock_targets(boxes, torch.zeros_like(usable, dtype=torch.int64), usable, grid, ranges, 1)
+    logits, distances, _ = output.objects
+    objectness, box = stock_dense_losses(logits, distances, targets, grid, ranges, more=False, ignored=IGNORED)
+    return objectness * FIRST_WEIGHTS[0], box / 2 * FIRST_WEIGHTS[1]  # CenterNet*'s own weight is 2
 
 
 def stock_stage(

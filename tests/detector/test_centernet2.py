@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from benchmarks.stock_center2 import stock_decode, stock_encode, stock_losses, stock_proposals
+from benchmarks.stock_center2 import stock_decode, stock_encode, stock_first_losses, stock_losses, stock_proposals
 from detector.config import PRESETS
 from detector.infer.postprocess import Settings, postprocess_rois
 from detector.loss.rois import Objects, match, roi_losses, sample
@@ -96,6 +96,18 @@ def test_losses_and_gradients_are_the_stock_formulation(case, stages, rois, monk
         torch.testing.assert_close(losses[name], value, rtol=1e-4, atol=1e-5)
     for mine, theirs in zip(ours, gradients(head, levels), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_the_first_losses_are_the_stock_formulation():
+    """Half of the objectness, which knows no classes, and the boxes' loss without CenterNet*'s weight of 2."""
+    head, objects = head_for().train(), objects_of(IMAGES["objects"])
+    with torch.no_grad():
+        head.proposer.locate.weight.div_(40)  # probabilities far above 0.0001, where the stock formulation cuts
+        output = head(pyramid(2), None, REGION)
+    truth = [(objects.boxes[i][objects.usable[i]], objects.labels[i][objects.usable[i]]) for i in range(2)]
+    expected = stock_first_losses(output, truth, grid_of(STRIDES, output.objects.logits))
+    found = head._first_losses(output.objects, objects.boxes, objects.usable)
+    torch.testing.assert_close(torch.stack(list(found.values())), torch.stack(expected), rtol=1e-4, atol=0)
 
 
 def pool(levels: list[Tensor], boxes: list[Tensor]) -> Tensor:
