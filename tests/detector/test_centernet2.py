@@ -18,10 +18,9 @@ from detector.model.centernet2 import SCALES, CascadeSettings, CenterNet2Head, P
 from detector.model.detector import make_head
 from detector.model.grid import grid_of
 from fastload import roi_align
-from tests.detector.test_centernet import crowd
+from tests.detector.test_centernet import CLASSES, crowd, packed
 from tests.detector.waits import NoWaits
 
-CLASSES = 3
 STRIDES = (8, 16, 32)
 HEIGHT, WIDTH = 96, 128
 
@@ -49,14 +48,7 @@ def pyramid(batch: int, seed: int = 0, height: int = HEIGHT, width: int = WIDTH)
 
 def objects_of(images: list[list[tuple[float, ...]]], seed: int = 0) -> Objects:
     """A batch of these boxes with random labels, in padded arrays."""
-    generator = torch.Generator().manual_seed(seed)
-    count = max(map(len, images))
-    boxes, labels = torch.zeros(len(images), count, 4), torch.full((len(images), count), -1)
-    for i, found in enumerate(images):
-        if found:
-            boxes[i, : len(found)] = torch.tensor(found)
-            labels[i, : len(found)] = torch.randint(CLASSES, (len(found),), generator=generator)
-    return Objects(boxes, labels, labels >= 0)
+    return Objects(*packed(images, seed, usable_share=1.1))
 
 
 REGION = torch.tensor([[0.0, 0.0, WIDTH, HEIGHT], [16.0, 8.0, 112.0, 72.0]])
