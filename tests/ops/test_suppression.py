@@ -138,8 +138,8 @@ def test_too_few_rounds_keep_too_much_and_no_less():
 
 def test_images_are_suppressed_alike_by_any_number_of_threads():
     """A batch has what its images have alone."""
-    boxes, labels = clusters(0, 5, 800, 0.1), torch.zeros(5, 800, dtype=torch.int64)
-    scores = torch.rand(5, 800, generator=torch.Generator().manual_seed(1))
+    boxes, labels = clusters(0, 5, 6000, 0.1), torch.zeros(5, 6000, dtype=torch.int64)
+    scores = torch.rand(5, 6000, generator=torch.Generator().manual_seed(1))
     alone = [nms(boxes[i : i + 1], scores[i : i + 1], labels[i : i + 1], 0.8, 500) for i in range(5)]
     threads = torch.get_num_threads()
     for count in (1, 3, 8):

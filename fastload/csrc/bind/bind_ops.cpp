@@ -32,7 +32,8 @@ Ints batched_nms(const Floats& boxes, const Floats& scores, const Ints& labels, 
     const std::int64_t* label = labels.data();
     {
         WithoutGil without_gil;
-        in_parallel(batch, threads, [&](std::size_t i) {
+        constexpr std::size_t worth_a_thread = 10'000;  // boxes
+        in_parallel(batch, std::min(threads, batch * n / worth_a_thread + 1), [&](std::size_t i) {
             nms(box + 4 * i * n, score + i * n, label + i * n, n, threshold, limit, out + i * limit);
         });
     }

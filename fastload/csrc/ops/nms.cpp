@@ -41,31 +41,17 @@ std::vector<std::size_t> by_score(const float* scores, std::size_t n) {
     return order;
 }
 
-// Finds winners that may suppress a box.
-class AllWinners {
+// The boxes kept so far.
+//
+// A box is compared with all of them while they are few. Many are hashed: if the IoU of two boxes is above t, so is that
+// of their projections on each axis. So the widths w and v of two boxes differ by less than a factor of 1/t, and their
+// left sides by less than min(w, v) (1 - t) / t; heights and tops likewise. The key is the label, classes of the
+// logarithms of width and height, and the cell of a raster that suits these classes.
+class Winners {
 public:
-    explicit AllWinners(double threshold) : threshold_(threshold) {}
-
-    bool suppress(const Box& box) const {
-        return std::any_of(winners_.begin(), winners_.end(), [&](const Box& winner) {
-            return winner.label == box.label && iou(winner, box) > threshold_;
-        });
-    }
-    void add(const Box& box) { winners_.push_back(box); }
-
-private:
-    const double threshold_;
-    std::vector<Box> winners_;
-};
-
-// The same, for many winners. If the IoU of two boxes is above t, so is that of their projections on each axis. So the widths w and v of two boxes differ by less than a factor of 1/t, and their left sides
-// by less than min(w, v) (1 - t) / t; heights and tops likewise. Winners are hashed by label, classes of the logarithms
-// of their width and height, and the cells of a raster that suits these classes; few are in the places that a box must
-// look at.
-class HashedWinners {
-public:
-    HashedWinners(double threshold, std::size_t limit) : threshold_(threshold) {
-        // Wider than needed: rounding errors are much smaller, and a box looks at fewer places.
+    Winners(double threshold, std::size_t limit) : threshold_(threshold) {
+        if (limit <= few || !(threshold > .3)) return;  // below, boxes that differ much still overlap too much
+        // Wider than needed: rounding errors are much smaller.
         const double t = std::min(threshold, .98);
         ratio_ = -std::log2(t) * (1 + 1e-6);
         reach_ = (1 - t) / t * (1 + 1e-6);
@@ -75,6 +61,9 @@ public:
     }
 
     bool suppress(const Box& box) const {
+        if (first_.empty() || winners_.size() <= few)
+            return std::any_of(winners_.begin(), winners_.end(),
+                               [&](const Winner& winner) { return suppresses(winner, box); });
         if (!touches(box)) return false;
         const Side x = side(box.x0, box.x1), y = side(box.y0, box.y1);
         for (int i = 0; i < x.classes; ++i)
@@ -86,17 +75,21 @@ public:
     }
 
     void add(const Box& box) {
-        if (!touches(box)) return;
+        winners_.push_back({box, 0, none});
+        if (first_.empty() || !touches(box)) return;
         const int x = size_class(std::log2(box.x1 - box.x0)), y = size_class(std::log2(box.y1 - box.y0));
-        const std::uint64_t key = hash(box.label, x, y, cell(box.x0, x), cell(box.y0, y));
-        std::uint32_t& first = first_[key & (first_.size() - 1)];
-        winners_.push_back({box, key, first});
+        Winner& winner = winners_.back();
+        winner.key = hash(box.label, x, y, cell(box.x0, x), cell(box.y0, y));
+        std::uint32_t& first = first_[winner.key & (first_.size() - 1)];
+        winner.next = first;
         first = std::uint32_t(winners_.size() - 1);
     }
 
 private:
     static constexpr std::uint32_t none = ~std::uint32_t{0};
-    static constexpr double classes_wide = 3, cells_wide = 3;  // in units of what two boxes may differ by
+    static constexpr std::size_t few = 100;
+    // In units of what two boxes may differ by. Above 2, so that a box looks at one or two of each.
+    static constexpr double classes_wide = 2.25, cells_wide = 2.25;
 
     struct Winner {
         Box box;
@@ -108,6 +101,10 @@ private:
         int first, classes;
         std::array<std::int64_t, 2> from, to;  // cells of each class
     };
+
+    bool suppresses(const Winner& winner, const Box& box) const {
+        return winner.box.label == box.label && iou(winner.box, box) > threshold_;
+    }
 
     // Whether it can overlap anything. In a comparison with any other box, IoU is 0 or not a number.
     static bool touches(const Box& box) { return box.x1 > box.x0 && box.y1 > box.y0 && std::isfinite(box.area); }
@@ -134,29 +131,32 @@ private:
     bool suppressed_in(std::uint64_t key, const Box& box) const {
         for (std::uint32_t i = first_[key & (first_.size() - 1)]; i != none; i = winners_[i].next) {
             const Winner& winner = winners_[i];
-            if (winner.key == key && winner.box.label == box.label && iou(winner.box, box) > threshold_) return true;
+            if (winner.key == key && suppresses(winner, box)) return true;
         }
         return false;
     }
 
     static std::uint64_t hash(std::int64_t label, int x, int y, std::int64_t column, std::int64_t row) {
         std::uint64_t key = std::uint64_t(label);
-        for (const std::uint64_t part : {(std::uint64_t(x) << 32) + std::uint64_t(y), std::uint64_t(column), std::uint64_t(row)})
+        const auto classes = (std::uint64_t(x) << 32) + std::uint64_t(y);
+        for (const std::uint64_t part : {classes, std::uint64_t(column), std::uint64_t(row)})
             key = (key ^ part) * 0x9e3779b97f4a7c15, key ^= key >> 29;
         return key;
     }
 
     const double threshold_;
-    double ratio_, reach_;
-    std::vector<std::uint32_t> first_;  // the latest winner of each place
+    double ratio_ = 0, reach_ = 0;
+    std::vector<std::uint32_t> first_;  // the latest winner of each place; empty if there is no hash
     std::vector<Winner> winners_;
 };
 
-template <class Winners>
-std::size_t choose(const float* boxes, const std::vector<std::size_t>& order, const std::int64_t* labels,
-                   std::size_t limit, Winners winners, std::int64_t* kept) {
+}  // namespace
+
+std::size_t nms(const float* boxes, const float* scores, const std::int64_t* labels, std::size_t n, double threshold,
+                std::size_t limit, std::int64_t* kept) {
+    Winners winners(threshold, std::min(limit, n));
     std::size_t count = 0;
-    for (const std::size_t i : order) {
+    for (const std::size_t i : by_score(scores, n)) {
         if (count == limit) break;
         const float* p = boxes + 4 * i;
         const Box box{p[0], p[1], p[2], p[3], (double(p[2]) - p[0]) * (double(p[3]) - p[1]), labels[i]};
@@ -165,18 +165,6 @@ std::size_t choose(const float* boxes, const std::vector<std::size_t>& order, co
         winners.add(box);
     }
     return count;
-}
-
-}  // namespace
-
-std::size_t nms(const float* boxes, const float* scores, const std::int64_t* labels, std::size_t n, double threshold,
-                std::size_t limit, std::int64_t* kept) {
-    constexpr std::size_t few = 128;  // winners, among which looking at all is fastest
-    const std::vector<std::size_t> order = by_score(scores, n);
-    limit = std::min(limit, order.size());
-    const bool hashed = limit > few && threshold > .3;  // far apart in size and place is still an overlap below
-    return hashed ? choose(boxes, order, labels, limit, HashedWinners(threshold, limit), kept)
-                  : choose(boxes, order, labels, limit, AllWinners(threshold), kept);
 }
 
 }  // namespace fastload
