@@ -1,40 +1,53 @@
-"""Compares a whole training step (ResNet-18, batch 16, 512 px) with a stock implementation of the same network.
+"""Compares a whole training step (ResNet-18, batch 8, 512 px) with a stock implementation of the same network.
 
     python benchmarks/train_step.py --json train_step.json
 
-Stock: fp32, contiguous images, the head of `stock.py`, a plain optimizer, the loss read every step. Two more
-contenders: the optimized head in stock's precision and layout, which shows the gain of the head alone, and
-torchvision's FCOS if torchvision is installed. Contenders take turns; medians are compared. All do the same work: one
-update, no clipping, no averaged weights; with `--head centernet` only centers are positive. Stock's images are
-normalized before the step, ours are uint8 and normalized in the step.
+Stock: fp32, contiguous images, the head of `stock.py`, a plain optimizer, the loss read every step, and the memory
+allocator's default settings. Ours: in the same precision and layout, and what channels_last and bf16 add. For each of
+ours, its convolutions are also run alone, forward and backward: no step of this network can be faster. Beside them runs
+torchvision's FCOS if torchvision is installed.
+
+Each contender has a process of its own. They take turns; medians are compared. All do the same work: one update, no
+clipping, no averaged weights; with `--head centernet` only centers are positive. Stock's images are normalized before
+the step, ours are uint8 and normalized in the step.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import statistics
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import stock
 import stock_center
 import torch
+from machine import machine
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision_fcos import make_torchvision_fcos
 
 from detector.config import PRESETS, Config
 from detector.loss.center_assign import RANGES
 from detector.model.detector import Detector
+from detector.runtime import keep_freed_memory
 from detector.train.trainer import Trainer
 from fastload import Normalize, PixelFormat
 
 CLASSES = 80
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+OURS = (("fp32", "contiguous"), ("fp32", "channels_last"), ("bf16", "channels_last"))
 Step = Callable[[], object]
 
 
@@ -42,34 +55,125 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--rounds", type=int, default=5, help="times that each contender runs")
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--size", type=int, default=512, help="edge of the square images, a multiple of 32")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16", help="ours")
+    parser.add_argument("--only", nargs="+", default=[""], help="run contenders that have these words in their name")
     parser.add_argument("--head", choices=("fcos", "centernet"), default="fcos")
     options = parser.parse_args()
     device = torch.device(options.device)
-    torch.manual_seed(0)
-    images, targets = make_batch(options.batch_size, options.size)
-    contenders: dict[str, Step] = {
-        "stock, fp32, contiguous": stock_step(images, targets, device, settings("fp32", options.head)),
-        "our head, fp32, contiguous": our_step(
-            images, targets, device, settings("fp32", options.head), torch.contiguous_format
-        ),
-        f"ours, {options.precision}": our_step(images, targets, device, settings(options.precision, options.head)),
+    stocks = partial(stock_step, config=settings("fp32", options.head))
+    contenders: dict[str, Callable[..., Step]] = {"stock, fp32, contiguous": stocks}
+    for precision, layout in OURS:
+        make = partial(our_step, config=settings(precision, options.head), layout=LAYOUTS[layout])
+        contenders[f"ours, {precision}, {layout}"] = make
+    if options.head == "fcos" and make_torchvision_fcos(CLASSES, options.size):
+        contenders["torchvision's FCOS, fp32, contiguous"] = torchvision_step
+    processes = {
+        name: Process(
+            partial(make, device=device), options.batch_size, options.size, keep_memory=name.startswith("ours")
+        )
+        for name, make in contenders.items()
+        if any(words in name for words in options.only)
     }
-    if options.head == "fcos" and (peer := torchvision_step(images, targets, device)):
-        contenders["torchvision's FCOS, fp32, contiguous"] = peer
-    times = take_turns(contenders, options.rounds, device)
+    turns: dict[str, Step] = {}
+    for name, process in processes.items():
+        turns[name] = partial(process.run, "step")
+        if name.startswith("ours"):
+            turns[f"{name}: convolutions"] = partial(process.run, "convolutions")
+    times = take_turns(turns, options.rounds, device)
     base = next(iter(times.values()))
-    figures = {name: {"step_ms": value, "speedup": base / value} for name, value in times.items()}
-    Console().print(table(figures, device))
+    steps: dict[str, dict[str, Any]] = {
+        name: {
+            "step_ms": times[name],
+            "speedup": base / times[name],
+            "convolutions_ms": times.get(f"{name}: convolutions"),
+        }
+        for name in processes
+    }
+    figures = {"machine": machine(), "device": device.type, **vars(options), "steps": steps}
+    Console().print(table(figures))
     if device.type == "cuda":
-        counted = syncs(list(contenders.values())[2])
-        figures["syncs in a step"] = {"ours": counted}
-        Console().print(f"waits for the device in one of our steps: {counted}")
+        figures["syncs in a step"] = next(p.run("waits") for name, p in processes.items() if "bf16" in name)
+        Console().print(f"waits for the device in one of our steps: {figures['syncs in a step']}")
     if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+        options.json.write_text(json.dumps(figures, indent=2, default=str) + "\n")
+
+
+class Process:
+    """A contender in a process of its own, in which memory is kept as its users keep it.
+
+    Args:
+        make: makes its step from images and targets.
+        batch, size: number of images, and the edge of each.
+        keep_memory: let the allocator keep freed memory, as the detector's commands do.
+    """
+
+    def __init__(self, make: Callable[..., Step], batch: int, size: int, keep_memory: bool) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        context.Process(target=_serve, args=(theirs, make, batch, size, keep_memory), daemon=True).start()
+        theirs.close()
+        self.pipe.recv()
+
+    def run(self, what: str) -> Any:
+        """Make a "step", run its "convolutions" alone, or count how often the host "waits" in it."""
+        self.pipe.send(what)
+        return self.pipe.recv()
+
+
+def _serve(pipe: Connection, make: Callable[..., Step], batch: int, size: int, keep_memory: bool) -> None:
+    if keep_memory:
+        keep_freed_memory()
+    torch.manual_seed(0)
+    step = make(*make_batch(batch, size))
+    recorded = Convolutions()
+    result = None
+    while True:
+        pipe.send(result)
+        try:
+            what = pipe.recv()
+        except EOFError:  # the benchmark is over
+            return
+        result = None
+        if what == "step":
+            step()
+        elif what == "waits":
+            result = syncs(step)
+        else:
+            if not recorded.calls:
+                with recorded:
+                    step()
+            recorded.run()
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+
+
+class Convolutions(TorchDispatchMode):
+    """Records which convolutions are computed, forward and backward, to compute them again without all the rest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Callable[..., object], list[Any]]] = []
+        self.tensors: dict[tuple[Any, ...], Tensor] = {}  # one for each shape, layout and precision
+
+    def __torch_dispatch__(
+        self, function: Callable[..., object], types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        if function in (torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default):
+            self.calls.append((function, [self._same(x) if isinstance(x, Tensor) else x for x in args]))
+        return function(*args, **(kwargs or {}))
+
+    def _same(self, x: Tensor) -> Tensor:
+        key = (x.shape, x.stride(), x.dtype)
+        if key not in self.tensors:
+            self.tensors[key] = x.detach().clone()
+        return self.tensors[key]
+
+    @torch.no_grad()
+    def run(self) -> None:
+        for function, args in self.calls:
+            function(*args)
 
 
 def take_turns(contenders: dict[str, Step], rounds: int, device: torch.device) -> dict[str, float]:
@@ -86,12 +190,17 @@ def take_turns(contenders: dict[str, Step], rounds: int, device: torch.device) -
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def table(figures: dict[str, dict[str, float]], device: torch.device) -> Table:
-    title = f"{device.type}, PyTorch {torch.__version__}, {torch.get_num_threads()} threads"
-    title += "" if device.type == "cuda" else "; no GPU was measured"
-    shown = Table("step", "time", "speed-up", title=title)
-    for name, row in figures.items():
-        shown.add_row(name, f"{row['step_ms']:.0f} ms", f"{row['speedup']:.2f}x")
+def table(figures: dict[str, Any]) -> Table:
+    about = figures["machine"]
+    title = (
+        f"{about['processor']}, {about['cores']} cores, {torch.backends.cpu.get_cpu_capability()}, {about['software']}"
+    )
+    title += f", {torch.cuda.get_device_name()}" if figures["device"] == "cuda" else "; no GPU was measured"
+    shown = Table("step", "time", "speed-up", "its convolutions alone", title=title)
+    for name, row in figures["steps"].items():
+        alone = row["convolutions_ms"]
+        share = f"{alone:.0f} ms, {alone / row['step_ms']:.0%}" if alone else ""
+        shown.add_row(name, f"{row['step_ms']:.0f} ms", f"{row['speedup']:.2f}x", share)
     return shown
 
 
@@ -155,20 +264,9 @@ def stock_step(images: Tensor, targets: SimpleNamespace, device: torch.device, c
     return step
 
 
-def torchvision_step(images: Tensor, targets: SimpleNamespace, device: torch.device) -> Step | None:
-    """torchvision's FCOS on a ResNet-18, with torchvision's images and targets; None without torchvision."""
-    try:
-        from torchvision.models.detection import FCOS as Peer
-        from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
-        from torchvision.ops.feature_pyramid_network import LastLevelP6P7
-    except (ImportError, RuntimeError):
-        return None
-    backbone = resnet_fpn_backbone(
-        backbone_name="resnet18", weights=None, trainable_layers=5, returned_layers=[2, 3, 4],
-        extra_blocks=LastLevelP6P7(256, 256),
-    )  # fmt: skip
-    size = images.shape[-1]
-    model = Peer(backbone, CLASSES, min_size=size, max_size=size).to(device).train()
+def torchvision_step(images: Tensor, targets: SimpleNamespace, device: torch.device) -> Step:
+    """torchvision's FCOS on a ResNet-18, with torchvision's images and targets."""
+    model = make_torchvision_fcos(CLASSES, images.shape[-1]).to(device).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=1e-4)
     pictures = [image.contiguous().float() / 255 for image in images]
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
+from torch import nn
 
-from tests.benchmarks.test_benchmark import run
+from tests.benchmarks.test_benchmark import ROOT, run
 
 
 @pytest.mark.parametrize("preset", ["fcos_r18_bifpn", "centernet_r18_rt"])
@@ -23,3 +25,39 @@ def test_inference_is_timed_whatever_the_head(tmp_path, preset):
         for batch in figures.values():
             few, many = batch["post-processing"]
             assert batch["forward_ms"] > 0 and few["ms"] > 0 and 0 < few["candidates"] < many["candidates"]
+
+
+@pytest.mark.long  # each of the four contenders loads torch
+@pytest.mark.parametrize("head", ["fcos", "centernet"])
+def test_a_training_step_is_timed_beside_its_convolutions_alone(tmp_path, head):
+    """Stock and ours take their steps in processes of their own; a step's convolutions take a part of its time."""
+    path = tmp_path / "step.json"
+    done = run("train_step.py", "--head", head, "--size", "64", "--batch-size", "2", "--rounds", "1", "--json", path)
+    assert done.returncode == 0, done.stderr
+    steps = json.loads(path.read_text())["steps"]
+    ours = [step for name, step in steps.items() if name.startswith("ours")]
+    assert steps["stock, fp32, contiguous"]["speedup"] == 1 and len(ours) == 3
+    assert all(step["convolutions_ms"] > 0 and step["step_ms"] > 0 for step in ours)
+
+
+def test_the_convolutions_alone_are_those_of_the_step(monkeypatch):
+    """Recorded forward and backward, with the same arguments; nothing else of the step is computed again."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from train_step import Convolutions
+
+    first, second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
+    recorded = Convolutions()
+    with recorded:
+        second(first(torch.randn(2, 3, 6, 6)).relu()).square().sum().backward()
+    assert [function.name() for function, _ in recorded.calls] == ["aten::convolution"] * 2 + [
+        "aten::convolution_backward"
+    ] * 2
+    assert [[x.shape for x in args if isinstance(x, torch.Tensor)] for _, args in recorded.calls] == [
+        [(2, 3, 6, 6), (8, 3, 3, 3), (8,)],
+        [(2, 8, 6, 6), (4, 8, 1, 1), (4,)],
+        [(2, 4, 6, 6), (2, 8, 6, 6), (4, 8, 1, 1)],
+        [(2, 8, 6, 6), (2, 3, 6, 6), (8, 3, 3, 3)],
+    ]
+    with Convolutions() as again:
+        recorded.run()
+    assert [function for function, _ in again.calls] == [function for function, _ in recorded.calls]
