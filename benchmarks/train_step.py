@@ -8,8 +8,8 @@ ours, its convolutions are also run alone, forward and backward: no step of this
 torchvision's FCOS if torchvision is installed.
 
 Each contender has a process of its own. They take turns; medians are compared. All do the same work: one update, no
-clipping, no averaged weights; with `--head centernet` only centers are positive. Stock's images are normalized before
-the step, ours are uint8 and normalized in the step.
+clipping, no averaged weights; with `--head centernet` only centers are positive; stock's `--head centernet2` needs
+torchvision. Stock's images are normalized before the step, ours are uint8 and normalized in the step.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from typing import Any
 
 import stock
 import stock_center
+import stock_center2
 import torch
 from machine import machine
 from rich.console import Console
@@ -41,6 +42,7 @@ from torchvision_fcos import make_torchvision_fcos
 from detector.config import PRESETS, Config
 from detector.loss.center_assign import RANGES
 from detector.model.detector import Detector
+from detector.model.grid import grid_of
 from detector.runtime import keep_freed_memory
 from detector.train.trainer import Trainer
 from fastload import Normalize, PixelFormat
@@ -59,7 +61,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512, help="edge of the square images, a multiple of 32")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--only", nargs="+", default=[""], help="run contenders that have these words in their name")
-    parser.add_argument("--head", choices=("fcos", "centernet"), default="fcos")
+    parser.add_argument("--head", choices=("fcos", "centernet", "centernet2"), default="fcos")
     options = parser.parse_args()
     device = torch.device(options.device)
     stocks = partial(stock_step, config=settings("fp32", options.head))
@@ -248,20 +250,27 @@ def stock_step(images: Tensor, targets: SimpleNamespace, device: torch.device, c
 
     def step() -> float:
         on_device = targets.to(device)
-        predictions = model(floats.to(device))
-        grid = model.head.grid(predictions)
-        batch = on_device.boxes, on_device.labels, on_device.labels >= 0
-        if config.head == "fcos":
-            loss = sum(stock.stock_loss(predictions, stock.stock_assign(*batch, grid)))
-        else:
-            assigned = stock_center.stock_targets(*batch, grid, RANGES[5], CLASSES)
-            loss = sum(stock_center.stock_losses(*predictions[:2], assigned, grid, RANGES[5], more=False))
+        loss = stock_losses(model, model(floats.to(device)), on_device.boxes, on_device.labels, config.head)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         return loss.item()
 
     return step
+
+
+def stock_losses(model: Detector, output: Any, boxes: Tensor, labels: Tensor, head: str) -> Tensor:
+    if head == "centernet2":
+        objects = [(box[label >= 0], label[label >= 0]) for box, label in zip(boxes, labels, strict=True)]
+        pool = partial(stock_center2.stock_pool, strides=model.strides)
+        second = stock_center2.stock_losses(model.head, output, objects, pool)
+        first = stock_center2.stock_first_losses(output, objects, grid_of(model.strides, output.objects.logits))
+        return sum([*first, *second.values()])
+    batch, grid = (boxes, labels, labels >= 0), grid_of(model.strides, output.logits)
+    if head == "fcos":
+        return sum(stock.stock_loss(output, stock.stock_assign(*batch, grid)))
+    assigned = stock_center.stock_targets(*batch, grid, RANGES[5], CLASSES)
+    return sum(stock_center.stock_losses(*output[:2], assigned, grid, RANGES[5], more=False))
 
 
 def torchvision_step(images: Tensor, targets: SimpleNamespace, device: torch.device) -> Step:
