@@ -29,6 +29,7 @@ from torchvision_fcos import make_torchvision_fcos
 
 from detector.config import PRESETS
 from detector.infer.postprocess import Settings
+from detector.model.centernet2 import Classified
 from detector.model.detector import Detector
 from detector.model.fuse import fuse_batch_norm
 from detector.model.grid import flatten
@@ -50,7 +51,9 @@ class Contender:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument("--preset", nargs="+", choices=PRESETS, default=["fcos_r18_rt", "centernet_r18_rt"])
+    parser.add_argument(
+        "--preset", nargs="+", choices=PRESETS, default=["fcos_r18_rt", "centernet_r18_rt", "centernet2_r18_rt"]
+    )
     parser.add_argument("--precision", nargs="+", choices=DTYPES, default=["fp32"])
     parser.add_argument("--batch-size", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--size", type=int, default=512, help="edge of the square images, a multiple of 32")
@@ -109,11 +112,12 @@ def ours(model: Detector, dtype: torch.dtype) -> Callable[[Tensor], Contender]:
         def decode(predictions: Any, threshold: float) -> Any:
             return model.decoder(Settings(score_threshold=threshold))(predictions, region).cpu()
 
-        return Contender(
-            forward,
-            decode,
-            lambda predictions: torch.cat([flatten(x) for x in predictions.logits], 1).float().sigmoid(),
-        )
+        def scores(predictions: Any) -> Tensor:
+            if isinstance(predictions, Classified):
+                return predictions.scores
+            return torch.cat([flatten(x) for x in predictions.logits], 1).float().sigmoid()
+
+        return Contender(forward, decode, scores)
 
     return on
 

@@ -11,7 +11,7 @@ from torch import nn
 from tests.benchmarks.test_benchmark import ROOT, run
 
 
-@pytest.mark.parametrize("preset", ["fcos_r18_bifpn", "centernet_r18_rt"])
+@pytest.mark.parametrize("preset", ["fcos_r18_bifpn", "centernet_r18_rt", "centernet2_r18_rt"])
 def test_inference_is_timed_whatever_the_head(tmp_path, preset):
     """Forward and post-processing of each form, with more candidates where more points pass."""
     path = tmp_path / "inference.json"
