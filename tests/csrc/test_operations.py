@@ -1,4 +1,4 @@
-"""Pooling and suppression in the core, under AddressSanitizer and UndefinedBehaviorSanitizer."""
+"""Pooling and suppression in the core, under sanitizers, and what they refuse."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from fastload import _core
-from tests.support.native_programs import POOL, build_program
+from tests.support.native_programs import BOUNDS, POOL, RACES, build_program
 
 
-def test_boxes_of_every_kind_under_sanitizers(tmp_path):
-    """3,000 batches with boxes that are empty, endless, huge or not numbers: no report, and means are means."""
-    program = build_program("operations", tmp_path, POOL)
-    run = subprocess.run([program, "3000", "1"], capture_output=True, text=True)
+@pytest.mark.parametrize(("sanitizer", "rounds"), [(BOUNDS, 3000), (RACES, 300)])
+def test_boxes_of_every_kind_under_sanitizers(tmp_path, sanitizer, rounds):
+    """Batches with boxes that are empty, endless, huge or not numbers: no report, and means are means."""
+    program = build_program("operations", tmp_path, POOL, sanitizer)
+    run = subprocess.run([program, str(rounds), "1"], capture_output=True, text=True)
     assert run.returncode == 0 and run.stdout == "done\n", run.stderr[-5000:]
 
 

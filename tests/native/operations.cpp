@@ -1,5 +1,5 @@
-// Run under AddressSanitizer and UndefinedBehaviorSanitizer with a number and a seed: pools and suppresses so many random
-// batches, with boxes of all kinds, from and into memory of exactly their size. Prints "done".
+// Run under sanitizers with a number and a seed: pools and suppresses so many random batches, with boxes of all kinds,
+// from and into memory of exactly their size. Prints "done".
 #include <array>
 #include <cstdint>
 #include <cstdio>
