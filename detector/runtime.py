@@ -61,8 +61,9 @@ def keep_freed_memory() -> None:
     """Make malloc keep freed memory for the next allocation. Has an effect with glibc only.
 
     A training step on a CPU makes hundreds of tensors of many megabytes. By default glibc maps and unmaps each of them,
-    and the kernel clears its pages again every time: a tenth of a step. For a thread other than the main one, such as
-    the network's in a PredictStream, it is half the time, since its arena holds 64 MB at most.
+    and the kernel clears its pages again every time: a tenth of a step, on a virtual machine up to half. For a thread
+    other than the main one, such as the network's in a PredictStream, it is half the time, since its arena holds 64 MB
+    at most.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
