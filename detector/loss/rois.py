@@ -99,8 +99,7 @@ def roi_losses(logits: Tensor, differences: Tensor, rois: Rois, scale: tuple[flo
     count = rois.valid.sum().clamp(min=1)
     cost = F.cross_entropy(logits.float().flatten(0, 1), rois.labels.flatten(), reduction="none")
     on_object = (rois.valid & (rois.labels < logits.shape[-1] - 1))[..., None]
-    unit = rois.boxes.new_tensor([0.0, 0.0, 1.0, 1.0])  # has an area, so that no gradient is NaN
-    target = encode(torch.where(on_object, rois.boxes, unit), torch.where(on_object, rois.targets, unit), scale)
+    target = torch.where(on_object, encode(rois.boxes, rois.targets, scale), 0.0)  # other boxes may be empty
     distance = torch.where(on_object, (differences.float() - target).abs(), 0.0)
     return torch.where(rois.valid.flatten(), cost, 0.0).sum() / count, distance.sum() / count
 

@@ -110,10 +110,8 @@ class CenterNet2Head(Head):
         losses = self._first_losses(output.objects, boxes, usable)
         proposals = self.propose(output.objects, output.region)
         objects = Objects(boxes, labels.clamp(min=0), usable)
-        rois = sample(
-            *(proposals.boxes, proposals.labels >= 0, objects),
-            *(self.settings.rois, THRESHOLDS[0], self.classes),
-        )
+        found, count = proposals.labels >= 0, self.settings.rois
+        rois = sample(proposals.boxes, found, objects, count, THRESHOLDS[0], self.classes)
         pyramid = [_scale_gradient(level, 1 / len(self.stages)) for level in output.pyramid]
         for number, (stage, scale) in enumerate(zip(self.stages, self.scales, strict=True), 1):
             logits, differences = stage(self._features(pyramid, rois.boxes, rois.valid))

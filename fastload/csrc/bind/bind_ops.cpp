@@ -40,10 +40,6 @@ Ints batched_nms(const Floats& boxes, const Floats& scores, const Ints& labels, 
     return kept;
 }
 
-}  // namespace
-
-namespace {
-
 using Features = std::vector<Array<float>>;
 
 // Checks all that the loops rely on. `bins` is the output or its gradient.
